@@ -1,0 +1,160 @@
+"""The words of Ship as frozen values: ids, states, and what events are made of.
+
+Times are milliseconds since the Unix epoch (``*_ms``), money is US dollars, sizes are bytes.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=False):
+    """A frozen value; unknown fields are refused when it is decoded."""
+
+
+class SessionStatus(StrEnum):
+    """Where a session stands; ``docs/glossary.md`` draws the transitions."""
+
+    CREATED = "created"
+    PROVISIONING = "provisioning"
+    READY = "ready"
+    RUNNING = "running"
+    FAILED = "failed"
+    ARCHIVED = "archived"
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ActorKind(StrEnum):
+    """Who caused an event."""
+
+    USER = "user"
+    AGENT = "agent"
+    SYSTEM = "system"
+
+
+class Actor(Value, frozen=True):
+    """Who caused an event: a person by the name of their credential, the agent, or Ship itself."""
+
+    kind: ActorKind
+    name: str
+
+
+SYSTEM = Actor(kind=ActorKind.SYSTEM, name="ship")
+AGENT = Actor(kind=ActorKind.AGENT, name="agent")
+
+
+class Approval(StrEnum):
+    """Whether the agent asks a person before it edits files or runs commands."""
+
+    AUTO = "auto"
+    ASK = "ask"
+
+
+class AgentMode(StrEnum):
+    """``build`` changes the workspace, ``plan`` only reads it."""
+
+    BUILD = "build"
+    PLAN = "plan"
+
+
+class Repository(Value, frozen=True):
+    """What a session works on.
+
+    ``source`` is an ``http(s)://`` URL, an absolute path on the control plane's machine below an allowed
+    root, or ``upload:<sha256>`` for a git bundle sent beforehand. ``branch`` is a branch, tag or commit;
+    empty means the repository's own default.
+    """
+
+    source: str
+    branch: str = ""
+
+
+class Failure(Value, frozen=True):
+    """Why something failed: a stable code, the reason in words, and what to do."""
+
+    code: str
+    reason: str
+    hint: str = ""
+
+
+class Usage(Value, frozen=True):
+    """Model usage as counted by the gateway."""
+
+    model_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def plus(self, other: "Usage") -> "Usage":
+        """The sum of both."""
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
+
+
+class Todo(Value, frozen=True):
+    """One line of the agent's own plan."""
+
+    content: str
+    status: str
+    priority: str = ""
+
+
+class ChangedFile(Value, frozen=True):
+    """One file of a diff. ``status`` is git's letter: A, M, D, R, T."""
+
+    path: str
+    status: str
+    additions: int
+    deletions: int
+
+
+class RequestKind(StrEnum):
+    """What the agent wants of a person."""
+
+    PERMISSION = "permission"
+    QUESTION = "question"
+
+
+class Choice(Value, frozen=True):
+    """One offered answer to a question."""
+
+    label: str
+    description: str = ""
+
+
+class Question(Value, frozen=True):
+    """One question of a request; ``multiple`` allows several labels, ``custom`` a free text."""
+
+    question: str
+    header: str = ""
+    options: tuple[Choice, ...] = ()
+    multiple: bool = False
+    custom: bool = True
+
+
+class PermissionReply(StrEnum):
+    """A person's word on a permission. ``reject`` also declines a question."""
+
+    ONCE = "once"
+    ALWAYS = "always"
+    REJECT = "reject"
+
+
+class Answer(Value, frozen=True):
+    """A person's answer: ``reply`` for a permission, ``answers`` (labels or free text, one list a question) for
+    a question."""
+
+    reply: PermissionReply | None = None
+    answers: tuple[tuple[str, ...], ...] = ()
+    message: str = ""
