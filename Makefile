@@ -61,7 +61,7 @@ fix: $(SHIP_READY)
 wheel: setup
 	@scripts/wheel.sh
 
-lock: $(SHIP_READY)
+lock: | system
 	@scripts/lock.sh
 
 clean:
