@@ -1,0 +1,1 @@
+"""What Ship asks of the world, as Protocols; the contracts are in their docstrings."""

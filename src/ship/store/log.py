@@ -1,0 +1,118 @@
+"""The log on an open connection: append, pages, messages, snapshots, the list of sessions."""
+
+import sqlite3
+from collections.abc import Sequence
+
+from ship.errors import Conflict
+
+
+class HeadMoved(Conflict):
+    """Somebody else appended first: fold the tail, decide again."""
+
+    code = "head_moved"
+
+
+def head(connection: sqlite3.Connection, session_id: str) -> int:
+    """The last seq, 0 when there is no such session."""
+    row = connection.execute("SELECT max(seq) FROM events WHERE session_id = ?", (session_id,)).fetchone()
+    return int(row[0] or 0)
+
+
+def append(
+    connection: sqlite3.Connection, session_id: str, expected_head: int, events: Sequence[tuple[str, bytes]]
+) -> None:
+    """Append (type, body) pairs after ``expected_head``.
+
+    Raises:
+        HeadMoved: the log does not end there.
+    """
+    found = head(connection, session_id)
+    if found != expected_head:
+        raise HeadMoved(f"the log of {session_id} ends at {found}, not at {expected_head}")
+    connection.executemany(
+        "INSERT INTO events (session_id, seq, type, body) VALUES (?, ?, ?, ?)",
+        [(session_id, seq, kind, body) for seq, (kind, body) in enumerate(events, start=expected_head + 1)],
+    )
+
+
+def page(
+    connection: sqlite3.Connection,
+    session_id: str,
+    after: int,
+    limit: int,
+    types: Sequence[str] = (),
+    up_to: int | None = None,
+) -> list[tuple[int, bytes]]:
+    """(seq, body) of at most ``limit`` events past ``after``, oldest first; only of these types when any are given."""
+    query = "SELECT seq, body FROM events WHERE session_id = ? AND seq > ?"
+    values: list[object] = [session_id, after]
+    if up_to is not None:
+        query += " AND seq <= ?"
+        values.append(up_to)
+    if types:
+        query += f" AND type IN ({', '.join('?' * len(types))})"
+        values += types
+    rows = connection.execute(f"{query} ORDER BY seq LIMIT ?", (*values, limit))
+    return [(row["seq"], row["body"]) for row in rows]
+
+
+def add_messages(
+    connection: sqlite3.Connection, session_id: str, messages: Sequence[tuple[int, bytes]]
+) -> None:
+    """Index what was said, by the seq of its event."""
+    connection.executemany(
+        "INSERT INTO messages (session_id, seq, body) VALUES (?, ?, ?)",
+        [(session_id, seq, body) for seq, body in messages],
+    )
+
+
+def messages(
+    connection: sqlite3.Connection, session_id: str, before: int | None, limit: int
+) -> list[tuple[int, bytes]]:
+    """The last ``limit`` messages before that seq, newest last."""
+    rows = connection.execute(
+        "SELECT seq, body FROM messages WHERE session_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+        (session_id, before if before is not None else 1 << 62, limit),
+    ).fetchall()
+    return [(row["seq"], row["body"]) for row in reversed(rows)]
+
+
+def save_snapshot(connection: sqlite3.Connection, session_id: str, seq: int, shape: int, body: bytes) -> None:
+    """Keep a folded state; ``shape`` is the version of its form."""
+    connection.execute(
+        "INSERT OR REPLACE INTO snapshots (session_id, seq, shape, body) VALUES (?, ?, ?, ?)",
+        (session_id, seq, shape, body),
+    )
+
+
+def snapshot(connection: sqlite3.Connection, session_id: str, shape: int) -> bytes | None:
+    """The kept state, unless it has another form."""
+    row = connection.execute(
+        "SELECT body FROM snapshots WHERE session_id = ? AND shape = ?", (session_id, shape)
+    ).fetchone()
+    return row["body"] if row else None
+
+
+def save_summary(
+    connection: sqlite3.Connection, session_id: str, status: str, created_at_ms: int, body: bytes
+) -> None:
+    """Write the session's line in the list."""
+    connection.execute(
+        "INSERT INTO sessions (id, status, created_at_ms, body) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (id) DO UPDATE SET status = excluded.status, body = excluded.body",
+        (session_id, status, created_at_ms, body),
+    )
+
+
+def summaries(
+    connection: sqlite3.Connection, status: str | None, before: tuple[int, str] | None, limit: int
+) -> list[tuple[int, str, bytes]]:
+    """(created_at_ms, id, body), newest first, past the pair ``before`` of a former page."""
+    created_at_ms, session_id = before or (1 << 62, "")
+    rows = connection.execute(
+        "SELECT created_at_ms, id, body FROM sessions "
+        "WHERE (created_at_ms, id) < (?, ?) AND (? IS NULL OR status = ?) "
+        "ORDER BY created_at_ms DESC, id DESC LIMIT ?",
+        (created_at_ms, session_id, status, status, limit),
+    )
+    return [(row["created_at_ms"], row["id"], row["body"]) for row in rows]

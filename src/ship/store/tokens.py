@@ -1,0 +1,44 @@
+"""Credentials on an open connection, by the digest of their secret."""
+
+import sqlite3
+from typing import NamedTuple
+
+
+class StoredToken(NamedTuple):
+    """A credential without its secret. ``kind`` is ``api``, ``browser`` or ``login``."""
+
+    digest: str
+    kind: str
+    name: str
+    created_at_ms: int
+    expires_at_ms: int | None
+
+
+def add(connection: sqlite3.Connection, token: StoredToken) -> None:
+    """Keep it."""
+    connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?)", token)
+
+
+def find(connection: sqlite3.Connection, digest: str, now_ms: int) -> StoredToken | None:
+    """The credential of that digest, unless its time is over."""
+    row = connection.execute(
+        "SELECT * FROM tokens WHERE digest = ? AND (expires_at_ms IS NULL OR expires_at_ms > ?)",
+        (digest, now_ms),
+    ).fetchone()
+    return StoredToken(*row) if row else None
+
+
+def remove(connection: sqlite3.Connection, digest: str) -> bool:
+    """Revoke it; False when there was none."""
+    return connection.execute("DELETE FROM tokens WHERE digest = ?", (digest,)).rowcount > 0
+
+
+def remove_named(connection: sqlite3.Connection, kind: str, name: str) -> int:
+    """Revoke all of that kind and name; returns how many."""
+    return connection.execute("DELETE FROM tokens WHERE kind = ? AND name = ?", (kind, name)).rowcount
+
+
+def listed(connection: sqlite3.Connection, kind: str) -> list[StoredToken]:
+    """All of that kind, oldest first."""
+    rows = connection.execute("SELECT * FROM tokens WHERE kind = ? ORDER BY created_at_ms, digest", (kind,))
+    return [StoredToken(*row) for row in rows]
