@@ -1,0 +1,94 @@
+"""What a model request says about the conversation so far, the same for every protocol."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+_WORKSPACE = re.compile(r"Working directory: (\S.*)")
+_REMINDER = re.compile(
+    r"<system-reminder>\s*The user sent the following message:\s*(.*?)\n+Please address", re.DOTALL
+)
+_ENDED = ("aborted", "interrupted", "cancelled")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message. ``calls`` counts the tool calls of an assistant's message."""
+
+    role: Role
+    text: str
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a conversation stands: which task (from 1), its prompt, how many answers it got, and what came since."""
+
+    task_number: int
+    prompt: str
+    turn: int
+    steers: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One request. ``tools`` are the names of the tools that are offered."""
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: frozenset[str] = field(default_factory=frozenset)
+    stream: bool = False
+
+    @property
+    def workspace(self) -> str:
+        """The folder that the agent says it works in, or ``.``."""
+        for message in self.messages:
+            found = _WORKSPACE.search(message.text) if message.role == "system" else None
+            if found:
+                return found[1].strip()
+        return "."
+
+    @property
+    def position(self) -> Position:
+        """The task that runs.
+
+        A prompt that follows an answer without tool calls, or a tool call that was cut short, starts a new task. One that
+        follows a tool's result steers the running task.
+        """
+        prompt, number, turns = "", 0, 0
+        running = False
+        steers: list[str] = []
+        results: list[str] = []
+        for message in self.messages:
+            if message.role == "assistant":
+                turns, running = turns + 1, message.calls > 0
+                steers.clear()
+                results.clear()
+            elif message.role == "tool":
+                results.append(message.text)
+                running = running and not _cut_short(message.text)
+            elif message.role == "user" and running:
+                steers.append(_steer_text(message.text))
+            elif message.role == "user":
+                if number == 0 or turns:
+                    number += 1
+                prompt, turns = message.text, 0
+        return Position(number, _unquoted(prompt), turns, tuple(steers), tuple(results))
+
+
+def _cut_short(result: str) -> bool:
+    return len(result) < 200 and any(word in result.lower() for word in _ENDED)
+
+
+def _steer_text(text: str) -> str:
+    wrapped = _REMINDER.search(text)
+    return (wrapped[1] if wrapped else text).strip()
+
+
+def _unquoted(prompt: str) -> str:
+    """``opencode run`` puts a prompt of several words in double quotes."""
+    text = prompt.strip()
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
