@@ -1,0 +1,203 @@
+"""What the server answers, as frozen values; ``docs/protocol.md`` describes each.
+
+Fields that this version does not know are ignored, so that an older client reads a newer server.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from ship.events import Record
+from ship.model import (
+    AgentMode,
+    Approval,
+    ChangedFile,
+    Failure,
+    Question,
+    Repository,
+    RequestKind,
+    SessionStatus,
+    TaskStatus,
+    Todo,
+    Usage,
+)
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """One JSON object of an answer."""
+
+
+class Step(View, frozen=True, kw_only=True):
+    """One step on the way to a ready sandbox. ``took_ms`` is None while it runs."""
+
+    step: str
+    status: Literal["running", "done", "failed"]
+    started_at_ms: int
+    took_ms: int | None = None
+    detail: str = ""
+
+
+class Sandbox(View, frozen=True, kw_only=True):
+    """Where the session's present sandbox stands; generation 0 means that there was none yet."""
+
+    generation: int
+    sandbox_id: str | None = None
+    status: Literal["none", "creating", "ready", "failed", "lost"]
+    steps: tuple[Step, ...] = ()
+
+
+class Task(View, frozen=True, kw_only=True):
+    """One prompt and the work that it started."""
+
+    id: str
+    status: TaskStatus
+    prompt: str
+    author: str
+    model: str
+    agent: AgentMode
+    queued_at_ms: int
+    started_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    cancel_requested: bool = False
+    failure: Failure | None = None
+    usage: Usage = Usage()
+
+
+class OpenRequest(View, frozen=True, kw_only=True):
+    """A permission or question that waits for a person."""
+
+    id: str
+    task_id: str
+    kind: RequestKind
+    title: str
+    detail: str = ""
+    questions: tuple[Question, ...] = ()
+    asked_at_ms: int
+
+
+class Checkpoint(View, frozen=True, kw_only=True):
+    """The workspace after a task."""
+
+    id: str
+    task_id: str
+    commit: str
+    base_commit: str
+    files: tuple[ChangedFile, ...] = ()
+
+
+class Artifact(View, frozen=True, kw_only=True):
+    """A named blob of a session."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+class Session(View, frozen=True, kw_only=True):
+    """The folded state of a session; its log reaches up to ``head_seq``."""
+
+    id: str
+    title: str
+    status: SessionStatus
+    failure: Failure | None = None
+    repository: Repository
+    model: str
+    approval: Approval
+    work_branch: str | None = None
+    base_commit: str | None = None
+    created_by: str
+    created_at_ms: int
+    updated_at_ms: int
+    head_seq: int
+    sandbox: Sandbox
+    tasks: tuple[Task, ...] = ()
+    requests: tuple[OpenRequest, ...] = ()
+    todos: tuple[Todo, ...] = ()
+    usage: Usage = Usage()
+    checkpoint: Checkpoint | None = None
+    artifacts: tuple[Artifact, ...] = ()
+
+
+class SessionSummary(View, frozen=True, kw_only=True):
+    """A session as a line of a list."""
+
+    id: str
+    title: str
+    status: SessionStatus
+    failure: Failure | None = None
+    repository: Repository
+    model: str
+    created_by: str
+    created_at_ms: int
+    updated_at_ms: int
+    head_seq: int
+    open_requests: int = 0
+    running_task: str | None = None
+    files_changed: int = 0
+    additions: int = 0
+    deletions: int = 0
+
+
+class SessionPage(View, frozen=True, kw_only=True):
+    """Sessions, newest first."""
+
+    items: tuple[SessionSummary, ...]
+    next_cursor: str | None = None
+
+
+class TaskAccepted(View, frozen=True, kw_only=True):
+    """Where a new task or steer stands in the log. ``steer_id`` is set when it steers the running task."""
+
+    task_id: str
+    seq: int
+    steer_id: str | None = None
+
+
+class Message(View, frozen=True, kw_only=True):
+    """What a person or the agent said."""
+
+    seq: int
+    kind: Literal["note", "prompt", "steer", "agent"]
+    author: str
+    text: str
+    task_id: str | None = None
+    at_ms: int
+
+
+class MessagePage(View, frozen=True, kw_only=True):
+    """Messages, newest last."""
+
+    items: tuple[Message, ...]
+    has_more: bool = False
+
+
+class EventPage(View, frozen=True, kw_only=True):
+    """Records in order of ``seq``; the log reaches up to ``head_seq``."""
+
+    items: tuple[Record, ...]
+    head_seq: int
+
+
+class Entry(View, frozen=True, kw_only=True):
+    """One file, folder or link of the workspace."""
+
+    name: str
+    path: str
+    kind: Literal["file", "directory", "symlink"]
+    size_bytes: int = 0
+
+
+class ModelChoice(View, frozen=True, kw_only=True):
+    """A model that a task may ask for; ``id`` is ``provider/name``."""
+
+    id: str
+    provider: str
+    name: str
+
+
+class Models(View, frozen=True, kw_only=True):
+    """The configured models, and which one a task gets that names none."""
+
+    items: tuple[ModelChoice, ...]
+    default: str | None = None
