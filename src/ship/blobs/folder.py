@@ -37,16 +37,14 @@ class FolderBlobs:
                     await asyncio.to_thread(file.write, piece)
                 await asyncio.to_thread(self._settle, file, digest.hexdigest())
             except OSError as error:
-                Path(file.name).unlink(missing_ok=True)
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT)
                 raise Unavailable(
                     f"the blob could not be stored: {error.strerror}",
                     code="disk_full" if full else "blobs_unavailable",
                     hint="Free some space on the disk of the data folder." if full else "",
                 ) from error
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+            finally:
+                await asyncio.to_thread(Path(file.name).unlink, missing_ok=True)
         return StoredBlob(digest.hexdigest(), size_bytes)
 
     async def get(self, sha256: str) -> AsyncIterator[bytes]:

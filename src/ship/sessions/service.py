@@ -1,0 +1,305 @@
+"""The session service: load, decide, commit, publish. Any node may serve any session."""
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ship.bus import LocalBus, Notice, Partials
+from ship.errors import Conflict, NotFound
+from ship.events import Fact, Record, decode, encode, facts
+from ship.events.frames import Delta
+from ship.model import SYSTEM, Actor, SessionStatus
+from ship.sessions import commands, views
+from ship.sessions.ids import new_id
+from ship.sessions.machine import Decision, decide
+from ship.sessions.state import SessionState, evolve
+from ship.store import idempotency, log, outbox
+from ship.store.sqlite import Database
+
+CACHED_STATES = 1_000
+SNAPSHOT_EVERY = 200
+STATE_SHAPE = 1
+"""The version of ``SessionState``'s form; kept snapshots of another one are ignored."""
+ATTEMPTS = 20
+PAGE = 500
+HEARTBEAT_S = 10.0
+SUMMARIES = "sessions"
+
+_END_OF_TEXT = (facts.TextFinished, facts.ReasoningFinished, facts.ToolFinished)
+_END_OF_TASK = (facts.TaskCompleted, facts.TaskFailed, facts.TaskCancelled)
+
+
+class IdempotencyKey(NamedTuple):
+    """A caller's key. ``fingerprint`` is a digest of the request, so that a key cannot stand for two."""
+
+    scope: str
+    key: str
+    fingerprint: str
+
+
+class Outcome(NamedTuple):
+    """What a command came to. ``repeated`` says that this is the first answer to the same key."""
+
+    session_id: str
+    answer: dict[str, Any]
+    state: SessionState
+    repeated: bool = False
+
+
+class Sessions:
+    """All sessions of this store."""
+
+    def __init__(self, database: Database, bus: LocalBus, now_ms: Callable[[], int]) -> None:
+        self._db = database
+        self.bus = bus
+        self.partials = Partials()
+        self.now_ms = now_ms
+        self._cache: OrderedDict[str, SessionState] = OrderedDict()
+        self._on_work: Callable[[], None] = lambda: None
+
+    def on_work(self, wake: Callable[[], None]) -> None:
+        """Call this whenever an effect or alarm was written."""
+        self._on_work = wake
+
+    async def create(
+        self, command: commands.CreateSession, actor: Actor, key: IdempotencyKey | None = None
+    ) -> Outcome:
+        """Begin a session. Raises as ``execute``."""
+        return await self.execute(new_id("ses"), command, actor, key)
+
+    async def execute(
+        self,
+        session_id: str,
+        command: commands.Command,
+        actor: Actor,
+        key: IdempotencyKey | None = None,
+    ) -> Outcome:
+        """Decide on the command and commit what follows. Returns when it is on disk; a repeated key gets the first answer.
+
+        Raises:
+            ShipError: the command was refused or could not be committed; nothing of it is kept.
+        """
+        for _ in range(ATTEMPTS):
+            if key and (first := await self._first_answer(key)):
+                return first
+            state = None if isinstance(command, commands.CreateSession) else await self.state(session_id)
+            decision = decide(state, command, actor, self.now_ms())
+            if not (decision.records or decision.effects or decision.alarms or key):
+                return Outcome(session_id, decision.answer, decision.state)
+            # Later commands build on this state before it is on disk; they share its commit or fail with it.
+            self._remember(session_id, decision.state)
+            bodies = [encode(record) for record in decision.records]
+            try:
+                await self._db.write(partial(self._commit, session_id, state, decision, bodies, key))
+            except (log.HeadMoved, sqlite3.IntegrityError):
+                self._cache.pop(session_id, None)
+                continue
+            except BaseException:
+                self._cache.pop(session_id, None)
+                raise
+            self._publish(session_id, decision, bodies)
+            return Outcome(session_id, decision.answer, decision.state)
+        raise Conflict("this session is too busy", code="session_busy", hint="Try again.")
+
+    async def state(self, session_id: str) -> SessionState:
+        """The folded state.
+
+        Raises:
+            NotFound: ``session_not_found``.
+        """
+        cached = self._cache.get(session_id)
+        if cached is not None:
+            self._cache.move_to_end(session_id)
+            return cached
+        loaded = await self._db.read(lambda c: _load(c, session_id))
+        if loaded is None:
+            raise NotFound("no such session", code="session_not_found")
+        if session_id not in self._cache:
+            self._remember(session_id, loaded)
+        return self._cache[session_id]
+
+    async def head(self, session_id: str) -> int:
+        """The last seq that is on disk.
+
+        Raises:
+            NotFound: ``session_not_found``.
+        """
+        found = await self._db.read(lambda c: log.head(c, session_id))
+        if not found:
+            raise NotFound("no such session", code="session_not_found")
+        return found
+
+    async def events(
+        self, session_id: str, after: int, limit: int, types: Sequence[str] = (), up_to: int | None = None
+    ) -> list[tuple[int, bytes]]:
+        """(seq, encoded record) past ``after``, oldest first."""
+        return await self._db.read(lambda c: log.page(c, session_id, after, limit, types, up_to))
+
+    async def messages(self, session_id: str, before: int | None, limit: int) -> list[bytes]:
+        """The last encoded messages before that seq, newest last."""
+        await self.head(session_id)
+        rows = await self._db.read(lambda c: log.messages(c, session_id, before, limit))
+        return [body for _, body in rows]
+
+    async def summaries(
+        self, status: str | None, before: tuple[int, str] | None, limit: int
+    ) -> list[tuple[int, str, bytes]]:
+        """(created_at_ms, id, encoded summary), newest first."""
+        return await self._db.read(lambda c: log.summaries(c, status, before, limit))
+
+    def grow(self, session_id: str, delta: Delta) -> None:
+        """Fan out text that is still growing."""
+        self.partials.grow(session_id, delta)
+        self.bus.publish(session_id, [Notice(0, "delta", msgspec.json.encode(delta))])
+
+    async def check_soon(self, session_id: str, after_ms: int) -> None:
+        """See after the session's sandbox before its next turn: its runner fell silent."""
+        due_at_ms = self.now_ms() + after_ms
+        await self._db.write(lambda c: outbox.set_alarm(c, session_id, "sandbox_check", due_at_ms))
+        self._on_work()
+
+    async def follow(
+        self, session_id: str, after: int, types: Sequence[str] = ()
+    ) -> AsyncIterator[tuple[int, str, bytes]]:
+        """The session's stream past ``after``: (seq, kind, JSON). First the log, then live, without a gap or a duplicate.
+
+        Kinds are event types, and with seq 0 ``delta``, ``live`` and ``head``. Ends when the session is archived.
+
+        Raises:
+            NotFound: ``session_not_found``.
+        """
+        with self.bus.listen(session_id) as listener:
+            seen = after
+            head = await self.head(session_id)
+            async for item in self._replay(session_id, seen, head, types):
+                yield item
+            seen = max(seen, head)
+            for delta in self.partials.of(session_id) if not types else ():
+                yield 0, "delta", msgspec.json.encode(delta)
+            yield 0, "live", _head_frame("live", seen)
+            while not await self._is_over(session_id, seen):
+                notices = await listener.take(HEARTBEAT_S)
+                if not notices or listener.lagged:
+                    listener.lagged = False
+                    head = await self.head(session_id)
+                    async for item in self._replay(session_id, seen, head, types):
+                        yield item
+                    seen = max(seen, head)
+                    if not notices:
+                        yield 0, "head", _head_frame("head", seen)
+                for seq, kind, body in notices:
+                    if seq == 0:
+                        if not types:
+                            yield seq, kind, body
+                    elif seq > seen:
+                        async for item in self._replay(session_id, seen, seq - 1, types):
+                            yield item
+                        seen = seq
+                        if not types or kind in types:
+                            yield seq, kind, body
+
+    async def _is_over(self, session_id: str, seen: int) -> bool:
+        state = await self.state(session_id)
+        return state.status is SessionStatus.ARCHIVED and state.head_seq <= seen
+
+    async def _replay(
+        self, session_id: str, after: int, up_to: int, types: Sequence[str]
+    ) -> AsyncIterator[tuple[int, str, bytes]]:
+        while after < up_to:
+            rows = await self.events(session_id, after, PAGE, types, up_to)
+            for seq, body in rows:
+                yield seq, "event", body
+            if len(rows) < PAGE:
+                return
+            after = rows[-1][0]
+
+    async def _first_answer(self, key: IdempotencyKey) -> Outcome | None:
+        stored = await self._db.read(lambda c: idempotency.find(c, key.scope, key.key, key.fingerprint))
+        if stored is None:
+            return None
+        session_id, answer = msgspec.json.decode(stored, type=tuple[str, dict[str, Any]])
+        return Outcome(session_id, answer, await self.state(session_id), repeated=True)
+
+    def _remember(self, session_id: str, state: SessionState) -> None:
+        self._cache[session_id] = state
+        self._cache.move_to_end(session_id)
+        if len(self._cache) > CACHED_STATES:
+            self._cache.popitem(last=False)
+
+    def _commit(
+        self,
+        session_id: str,
+        before: SessionState | None,
+        decision: Decision,
+        bodies: list[bytes],
+        key: IdempotencyKey | None,
+        connection: sqlite3.Connection,
+    ) -> None:
+        state = decision.state
+        now_ms = state.updated_at_ms if decision.records else self.now_ms()
+        head = before.head_seq if before else 0
+        events = [(record.fact.TYPE, body) for record, body in zip(decision.records, bodies, strict=True)]
+        log.append(connection, session_id, head, events)
+        said = [(record.seq, view) for record in decision.records if (view := views.message(record))]
+        if said:
+            log.add_messages(connection, session_id, [(seq, msgspec.json.encode(view)) for seq, view in said])
+        if events:
+            summary = msgspec.json.encode(views.summary(session_id, state))
+            log.save_summary(connection, session_id, state.status, state.created_at_ms, summary)
+        if head // SNAPSHOT_EVERY != state.head_seq // SNAPSHOT_EVERY:
+            body = msgspec.json.encode(state)
+            log.save_snapshot(connection, session_id, state.head_seq, STATE_SHAPE, body)
+        effects = [
+            (f"{session_id}:{state.head_seq}:{number}", msgspec.json.encode(effect))
+            for number, effect in enumerate(decision.effects)
+        ]
+        outbox.add(connection, session_id, now_ms, effects)
+        for alarm in decision.alarms:
+            due_at_ms = None if alarm.after_ms is None else now_ms + alarm.after_ms
+            outbox.set_alarm(connection, session_id, alarm.name, due_at_ms)
+        if key:
+            answer = msgspec.json.encode((session_id, decision.answer))
+            idempotency.keep(connection, key.scope, key.key, key.fingerprint, answer, now_ms)
+
+    def _publish(self, session_id: str, decision: Decision, bodies: list[bytes]) -> None:
+        for record in decision.records:
+            if isinstance(record.fact, _END_OF_TEXT):
+                self.partials.finish(session_id, record.fact.part_id)
+            elif isinstance(record.fact, _END_OF_TASK):
+                self.partials.clear(session_id)
+        notices = [
+            Notice(record.seq, record.fact.TYPE, body)
+            for record, body in zip(decision.records, bodies, strict=True)
+        ]
+        self.bus.publish(session_id, notices)
+        if notices:
+            summary = msgspec.json.encode(views.summary(session_id, decision.state))
+            self.bus.publish(SUMMARIES, [Notice(decision.state.head_seq, "summary", summary)])
+        if decision.effects or decision.alarms:
+            self._on_work()
+
+
+def progress(generation: int, fact: Fact) -> commands.ReportProgress:
+    """The command by which Ship's own side reports on a sandbox."""
+    return commands.ReportProgress(generation=generation, fact=fact)
+
+
+def _load(connection: sqlite3.Connection, session_id: str) -> SessionState | None:
+    kept = log.snapshot(connection, session_id, STATE_SHAPE)
+    state = msgspec.json.decode(kept, type=SessionState) if kept else None
+    while rows := log.page(connection, session_id, state.head_seq if state else 0, PAGE):
+        for _, body in rows:
+            record: Record = decode(body)
+            state = evolve(state, record)
+    return state
+
+
+def _head_frame(name: str, seq: int) -> bytes:
+    return msgspec.json.encode({"t": name, "head_seq": seq})
+
+
+__all__ = ["SUMMARIES", "SYSTEM", "IdempotencyKey", "Outcome", "Sessions", "progress"]
