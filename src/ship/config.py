@@ -1,11 +1,23 @@
-"""Settings: one frozen value, read once from a TOML file and the environment, then passed in."""
+"""Settings: one frozen value, read once from a TOML file and the environment, then passed in.
 
-from typing import Literal
+``docs/configuration.md`` has the table of all of them; a test compares the two. What the environment says wins over the file.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
+from ship.errors import ConfigurationError
 
-class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One table of the settings file; unknown keys are refused."""
+
+
+class ModelSpec(Table, frozen=True):
     """One model of a provider. Prices are US dollars per million tokens; 0 means unknown."""
 
     name: str
@@ -17,7 +29,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     cache_write_price: float = 0.0
 
 
-class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Provider(Table, frozen=True):
     """One model API. ``base_url`` ends in the version segment (``…/v1``); ``key_setting`` names the setting that holds
     the key, for messages."""
 
@@ -27,3 +39,225 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     api_key: str = ""
     key_setting: str = ""
     models: tuple[ModelSpec, ...] = ()
+
+
+class ModelSettings(Table, frozen=True):
+    """Which models there are. ``default`` is ``provider/name``; empty means the first one."""
+
+    default: str = ""
+    scripted: bool = False
+    providers: tuple[Provider, ...] = ()
+
+
+class SandboxSettings(Table, frozen=True):
+    """Where sandboxes come from. An empty ``api_url`` means our own host, started beside the server."""
+
+    api_url: str = ""
+    sandbox_url: str = ""
+    api_key: str = ""
+    template: str = "ship"
+    control_url: str = "http://ship.internal"
+
+
+class RepositorySettings(Table, frozen=True):
+    """Which repositories sessions may name. ``local_roots`` are the folders below which a path is allowed."""
+
+    local_roots: tuple[str, ...] = ("~",)
+    upload_limit_bytes: int = 2 * 1024**3
+
+
+class LimitSettings(Table, frozen=True):
+    """Bounds on what callers send, in bytes."""
+
+    prompt_bytes: int = 1024**2
+    artifact_bytes: int = 512 * 1024**2
+
+
+class Settings(Table, frozen=True):
+    """Everything that can be set."""
+
+    listen: str = "127.0.0.1:8700"
+    data: str = "~/.local/share/ship"
+    cache: str = "~/.cache/ship"
+    public_url: str = ""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    models: ModelSettings = ModelSettings()
+    sandboxes: SandboxSettings = SandboxSettings()
+    repositories: RepositorySettings = RepositorySettings()
+    limits: LimitSettings = LimitSettings()
+
+    @property
+    def data_path(self) -> Path:
+        """The data folder."""
+        return Path(self.data).expanduser().resolve()
+
+    @property
+    def cache_path(self) -> Path:
+        """Where downloads are kept."""
+        return Path(self.cache).expanduser().resolve()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on; port 0 means any free one."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+OPENAI_MODELS = (
+    ModelSpec(
+        name="gpt-5.1-codex",
+        context_tokens=400_000,
+        output_tokens=128_000,
+        input_price=1.25,
+        output_price=10.0,
+        cache_read_price=0.125,
+    ),
+    ModelSpec(
+        name="gpt-5-mini",
+        context_tokens=400_000,
+        output_tokens=128_000,
+        input_price=0.25,
+        output_price=2.0,
+        cache_read_price=0.025,
+    ),
+)
+ANTHROPIC_MODELS = (
+    ModelSpec(
+        name="claude-sonnet-4-5",
+        output_tokens=64_000,
+        input_price=3.0,
+        output_price=15.0,
+        cache_read_price=0.3,
+        cache_write_price=3.75,
+    ),
+    ModelSpec(
+        name="claude-haiku-4-5",
+        output_tokens=64_000,
+        input_price=1.0,
+        output_price=5.0,
+        cache_read_price=0.1,
+        cache_write_price=1.25,
+    ),
+)
+
+ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
+    "SHIP_LISTEN": ("listen",),
+    "SHIP_DATA": ("data",),
+    "SHIP_CACHE": ("cache",),
+    "SHIP_PUBLIC_URL": ("public_url",),
+    "SHIP_LOG_LEVEL": ("log_level",),
+    "SHIP_MODEL": ("models", "default"),
+    "SHIP_SCRIPTED_MODEL": ("models", "scripted"),
+    "SHIP_SANDBOX_API_URL": ("sandboxes", "api_url"),
+    "SHIP_SANDBOX_URL": ("sandboxes", "sandbox_url"),
+    "SHIP_SANDBOX_API_KEY": ("sandboxes", "api_key"),
+    "SHIP_SANDBOX_TEMPLATE": ("sandboxes", "template"),
+    "SHIP_CONTROL_URL": ("sandboxes", "control_url"),
+    "SHIP_LOCAL_ROOTS": ("repositories", "local_roots"),
+}
+"""Which variable sets which setting. ``SHIP_LOCAL_ROOTS`` is a list parted by colons."""
+
+PROVIDER_ENVIRONMENT = (
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "OPENAI_MODELS",
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+)
+"""The providers' own variables. ``OPENAI_MODELS`` names the models of another OpenAI-compatible API, parted by commas."""
+
+
+def load(
+    path: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """The settings from the file (if one is given), the environment, and what the command line said (top-level keys and tables, merged).
+
+    Raises:
+        ConfigurationError: ``configuration_invalid``, naming the key that is wrong.
+    """
+    tables = _read(path) if path else {}
+    for variable, keys in ENVIRONMENT.items():
+        if value := environment.get(variable):
+            _set(tables, keys, _parsed(keys, value))
+    _merge(tables, overrides or {})
+    _add_providers(tables, environment)
+    try:
+        settings = msgspec.convert(tables, Settings)
+        _ = settings.address
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigurationError(
+            f"a setting is wrong: {error}",
+            code="configuration_invalid",
+            hint="docs/configuration.md lists them.",
+        ) from error
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}", code="configuration_invalid") from error
+
+
+def _parsed(keys: tuple[str, ...], value: str) -> Any:
+    if keys[-1] == "scripted":
+        return value.lower() in ("1", "true", "yes", "on")
+    if keys[-1] == "local_roots":
+        return [root for root in value.split(":") if root]
+    return value
+
+
+def _set(tables: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        tables = tables.setdefault(key, {})
+    tables[keys[-1]] = value
+
+
+def _merge(tables: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            _merge(tables.setdefault(key, {}), value)
+        elif value is not None:
+            tables[key] = value
+
+
+def _add_providers(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Providers whose keys stand in the environment, unless the file has one of the same name."""
+    models = tables.setdefault("models", {})
+    providers = models.setdefault("providers", [])
+    if not isinstance(providers, list):
+        return
+    named = {provider.get("name") for provider in providers if isinstance(provider, dict)}
+    for provider in _environment_providers(environment):
+        if provider.name not in named:
+            providers.append(msgspec.to_builtins(provider))
+
+
+def _environment_providers(environment: Mapping[str, str]) -> list[Provider]:
+    found = []
+    if key := environment.get("ANTHROPIC_API_KEY"):
+        found.append(
+            Provider(
+                name="anthropic",
+                protocol="anthropic",
+                base_url=environment.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com/v1",
+                api_key=key,
+                key_setting="ANTHROPIC_API_KEY",
+                models=ANTHROPIC_MODELS,
+            )
+        )
+    key, base_url = environment.get("OPENAI_API_KEY", ""), environment.get("OPENAI_BASE_URL", "")
+    if key or base_url:
+        names = [name.strip() for name in environment.get("OPENAI_MODELS", "").split(",") if name.strip()]
+        found.append(
+            Provider(
+                name="openai",
+                protocol="openai",
+                base_url=base_url or "https://api.openai.com/v1",
+                api_key=key,
+                key_setting="OPENAI_API_KEY",
+                models=tuple(ModelSpec(name=name) for name in names) or OPENAI_MODELS,
+            )
+        )
+    return found

@@ -1,0 +1,93 @@
+"""Credentials of people and programs: API tokens, browser sign-ins, one-time sign-in links.
+
+A secret is shown once and kept only as a digest, which is also what is looked up: no secret is ever compared byte by byte.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+
+from ship.errors import NotFound, Unauthenticated
+from ship.model import Actor, ActorKind
+from ship.store import tokens
+from ship.store.sqlite import Database
+
+LOGIN_LIFE_MS = 24 * 3_600_000
+BROWSER_LIFE_MS = 30 * 24 * 3_600_000
+
+
+class Tokens:
+    """All credentials of this store."""
+
+    def __init__(self, database: Database, now_ms: Callable[[], int]) -> None:
+        self._db = database
+        self._now_ms = now_ms
+
+    async def create(self, name: str) -> str:
+        """A new API token of that name; returns the secret, which nothing can show again."""
+        return await self._add("api", name, None)
+
+    async def create_login(self, name: str) -> str:
+        """A one-time secret that signs a browser in, for a day."""
+        return await self._add("login", name, LOGIN_LIFE_MS)
+
+    async def sign_in(self, login: str) -> str:
+        """Trade a one-time secret for a browser's own.
+
+        Raises:
+            Unauthenticated: ``login_spent`` when it was used before or is too old.
+        """
+        digest = _digest(login)
+        found = await self._db.read(lambda c: tokens.find(c, digest, self._now_ms()))
+        if (
+            found is None
+            or found.kind != "login"
+            or not await self._db.write(lambda c: tokens.remove(c, digest))
+        ):
+            raise Unauthenticated(
+                "this sign-in link was used already or is too old",
+                code="login_spent",
+                hint="`ship login-link` prints a new one.",
+            )
+        return await self._add("browser", found.name, BROWSER_LIFE_MS)
+
+    async def authenticate(self, secret: str) -> Actor:
+        """Who holds this secret.
+
+        Raises:
+            Unauthenticated: nobody does.
+        """
+        digest = _digest(secret)
+        found = await self._db.read(lambda c: tokens.find(c, digest, self._now_ms()))
+        if found is None or found.kind == "login":
+            raise Unauthenticated(
+                "this token is not known here",
+                hint="`ship token create` makes one; in a browser use the link of `ship login-link`.",
+            )
+        return Actor(kind=ActorKind.USER, name=found.name)
+
+    async def listed(self) -> list[tokens.StoredToken]:
+        """The API tokens, without their secrets."""
+        return await self._db.read(lambda c: tokens.listed(c, "api"))
+
+    async def revoke(self, name: str) -> None:
+        """Make every API token of that name worthless.
+
+        Raises:
+            NotFound: ``token_not_found``.
+        """
+        if not await self._db.write(lambda c: tokens.remove_named(c, "api", name)):
+            raise NotFound(f"there is no token named {name}", code="token_not_found")
+
+    async def _add(self, kind: str, name: str, life_ms: int | None) -> str:
+        secret = f"ship_{secrets.token_urlsafe(32)}"
+        now_ms = self._now_ms()
+        stored = tokens.StoredToken(
+            _digest(secret), kind, name, now_ms, None if life_ms is None else now_ms + life_ms
+        )
+        await self._db.write(lambda c: tokens.add(c, stored))
+        return secret
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

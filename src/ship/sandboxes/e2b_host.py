@@ -1,0 +1,177 @@
+"""Sandboxes over E2B's protocol, by the official SDK: our own sandbox host or E2B's cloud."""
+
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+from ship.errors import NotFound, SandboxFailed, ShipError
+from ship.ports.sandboxes import CommandResult, FileEntry
+
+if TYPE_CHECKING:
+    from e2b import AsyncSandbox
+    from e2b.connection_config import ApiParams
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 30
+PIECE_BYTES = 1 << 18
+
+
+class E2BHost:
+    """A ``SandboxHost``. Empty URLs mean E2B's cloud. The SDK is imported on first use: it is large."""
+
+    def __init__(self, api_key: str, api_url: str = "", sandbox_url: str = "") -> None:
+        self._options: ApiParams = {"api_key": api_key}
+        if api_url:
+            self._options["api_url"] = api_url
+            self._options["sandbox_url"] = sandbox_url or api_url
+        self._open: dict[str, AsyncSandbox] = {}
+
+    async def create(self, template: str, metadata: Mapping[str, str], timeout_s: int) -> str:
+        """As the port says."""
+        from e2b import AsyncSandbox
+
+        sandbox = await _translated(
+            AsyncSandbox.create(
+                template=template, metadata=dict(metadata), timeout=timeout_s, **self._options
+            )
+        )
+        self._open[sandbox.sandbox_id] = sandbox
+        return sandbox.sandbox_id
+
+    async def find(self, metadata: Mapping[str, str]) -> list[tuple[str, Mapping[str, str]]]:
+        """As the port says."""
+        from e2b import AsyncSandbox, SandboxQuery
+
+        pages = AsyncSandbox.list(query=SandboxQuery(metadata=dict(metadata)), **self._options)
+        found: list[tuple[str, Mapping[str, str]]] = []
+        while pages.has_next:
+            found += [(info.sandbox_id, info.metadata) for info in await _translated(pages.next_items())]
+        return found
+
+    async def extend(self, sandbox_id: str, timeout_s: int) -> None:
+        """As the port says."""
+        sandbox = await self._sandbox(sandbox_id)
+        await self._gone_is_forgotten(sandbox_id, sandbox.set_timeout(timeout_s))
+
+    async def start(self, sandbox_id: str, command: str, env: Mapping[str, str]) -> None:
+        """As the port says."""
+        sandbox = await self._sandbox(sandbox_id)
+        handle = await self._gone_is_forgotten(
+            sandbox_id, sandbox.commands.run(command, background=True, envs=dict(env), timeout=0)
+        )
+        await handle.disconnect()
+
+    async def running(self, sandbox_id: str, word: str) -> bool:
+        """As the port says."""
+        sandbox = await self._sandbox(sandbox_id)
+        processes = await self._gone_is_forgotten(sandbox_id, sandbox.commands.list())
+        return any(word in part for process in processes for part in (process.cmd, *process.args))
+
+    async def run(self, sandbox_id: str, command: str, timeout_s: int) -> CommandResult:
+        """As the port says."""
+        from e2b import CommandExitException
+
+        sandbox = await self._sandbox(sandbox_id)
+        try:
+            result = await self._gone_is_forgotten(
+                sandbox_id, sandbox.commands.run(command, timeout=timeout_s)
+            )
+        except CommandExitException as ended:
+            return CommandResult(ended.exit_code, ended.stdout, ended.stderr)
+        return CommandResult(result.exit_code, result.stdout, result.stderr)
+
+    async def list_files(self, sandbox_id: str, path: str) -> list[FileEntry]:
+        """As the port says."""
+        sandbox = await self._sandbox(sandbox_id)
+        entries = await self._gone_is_forgotten(sandbox_id, sandbox.files.list(path), path)
+        return [
+            FileEntry(
+                entry.name,
+                entry.path,
+                "symlink"
+                if entry.symlink_target
+                else "directory"
+                if entry.type and entry.type.value == "dir"
+                else "file",
+                entry.size,
+            )
+            for entry in entries
+        ]
+
+    async def read_file(self, sandbox_id: str, path: str) -> AsyncIterator[bytes]:
+        """As the port says."""
+        sandbox = await self._sandbox(sandbox_id)
+        pieces = await self._gone_is_forgotten(sandbox_id, sandbox.files.read(path, format="stream"), path)
+        async for piece in pieces:
+            yield piece
+
+    async def kill(self, sandbox_id: str) -> None:
+        """As the port says."""
+        from e2b import AsyncSandbox
+
+        self._open.pop(sandbox_id, None)
+        await _translated(AsyncSandbox.kill(sandbox_id, **self._options))
+
+    async def _sandbox(self, sandbox_id: str) -> "AsyncSandbox":
+        from e2b import AsyncSandbox
+
+        if sandbox_id not in self._open:
+            self._open[sandbox_id] = await _translated(
+                AsyncSandbox.connect(sandbox_id, timeout=3_600, **self._options)
+            )
+        return self._open[sandbox_id]
+
+    async def _gone_is_forgotten(self, sandbox_id: str, call: Awaitable[T], path: str = "") -> T:
+        try:
+            return await _translated(call, path)
+        except NotFound as error:
+            if error.code == "sandbox_not_found":
+                self._open.pop(sandbox_id, None)
+            raise
+
+
+async def _translated(call: Awaitable[T], path: str = "") -> T:
+    """The call's answer, with the SDK's and the network's errors turned into ours."""
+    import httpcore
+    import httpx
+    from e2b import (
+        AuthenticationException,
+        CommandExitException,
+        FileNotFoundException,
+        NotFoundException,
+        SandboxException,
+        TimeoutException,
+    )
+
+    try:
+        return await call
+    except CommandExitException:
+        raise
+    except FileNotFoundException as error:
+        raise NotFound(f"there is no {path}", code="file_not_found") from error
+    except NotFoundException as error:
+        if path and "sandbox" not in str(error).lower():
+            raise NotFound(f"there is no {path}", code="file_not_found") from error
+        raise NotFound("the sandbox is gone", code="sandbox_not_found") from error
+    except AuthenticationException as error:
+        raise SandboxFailed(
+            "the sandbox host refuses our key",
+            code="sandbox_key_refused",
+            hint="Set SHIP_SANDBOX_API_KEY to a key of that host.",
+        ) from error
+    except TimeoutException as error:
+        gone = "was not found" in str(error)
+        failure: ShipError = (
+            NotFound("the sandbox is gone", code="sandbox_not_found")
+            if gone
+            else SandboxFailed(f"the sandbox did not answer in time: {error}", code="sandbox_timeout")
+        )
+        raise failure from error
+    except (httpx.TransportError, httpcore.NetworkError) as error:
+        raise SandboxFailed(
+            f"the sandbox host does not answer: {type(error).__name__}",
+            code="sandbox_host_unreachable",
+            hint="`ship doctor` says whether it runs.",
+        ) from error
+    except SandboxException as error:
+        raise SandboxFailed(f"the sandbox host could not do it: {error}") from error
