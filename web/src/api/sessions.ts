@@ -1,0 +1,83 @@
+/** The routes of sessions, one function each. */
+
+import type { LogRecord } from "./events";
+import { API, getJson, getText, postJson } from "./http";
+import type { Answer, FileEntry, Models, NewSession, NewTask, Page, SessionStatus, SessionSummary } from "./types";
+
+const at = (id: string): string => `/sessions/${encodeURIComponent(id)}`;
+
+export function listSessions(status: SessionStatus | "", cursor: string, signal?: AbortSignal) {
+  const query = new URLSearchParams({ limit: "50" });
+  if (status) query.set("status", status);
+  if (cursor) query.set("cursor", cursor);
+  return getJson<Page<SessionSummary>>(`/sessions?${query.toString()}`, signal);
+}
+
+export const sessionListStream = `${API}/sessions/stream`;
+
+export function createSession(session: NewSession, key: string) {
+  return postJson<{ id: string }>("/sessions", session, key);
+}
+
+export function getModels(signal?: AbortSignal) {
+  return getJson<Models>("/models", signal);
+}
+
+export function getMe(signal?: AbortSignal) {
+  return getJson<{ name: string }>("/me", signal);
+}
+
+/** A page of the log after `after`, in order. */
+export function getEvents(id: string, after: number, signal?: AbortSignal) {
+  return getJson<{ items: LogRecord[]; head_seq: number }>(
+    `${at(id)}/events?after=${String(after)}&limit=1000`,
+    signal,
+  );
+}
+
+export function eventSocketUrl(id: string, after: number): string {
+  const url = new URL(`${API}${at(id)}/events/ws?after=${String(after)}`, window.location.href);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  return url.href;
+}
+
+export function createTask(id: string, task: NewTask, key: string) {
+  return postJson<{ task_id: string; steer_id?: string | null; seq: number }>(`${at(id)}/tasks`, task, key);
+}
+
+export function cancelTask(id: string, taskId: string) {
+  return postJson<unknown>(`${at(id)}/tasks/${encodeURIComponent(taskId)}/cancel`);
+}
+
+export function postNote(id: string, text: string, key: string) {
+  return postJson<unknown>(`${at(id)}/messages`, { text }, key);
+}
+
+export function answerRequest(id: string, requestId: string, answer: Answer) {
+  return postJson<unknown>(`${at(id)}/requests/${encodeURIComponent(requestId)}/answer`, answer);
+}
+
+export function retrySession(id: string) {
+  return postJson<unknown>(`${at(id)}/retry`);
+}
+
+export function archiveSession(id: string) {
+  return postJson<unknown>(`${at(id)}/archive`);
+}
+
+/** The unified diff against the base commit: the last checkpoint's, or with `live` the workspace's as it stands. */
+export function getDiff(id: string, live: boolean, signal?: AbortSignal) {
+  return getText(`${at(id)}/diff${live ? "?live=true" : ""}`, signal);
+}
+
+export function listFiles(id: string, path: string, signal?: AbortSignal) {
+  return getJson<{ items: FileEntry[] }>(`${at(id)}/files?path=${encodeURIComponent(path)}`, signal);
+}
+
+export function fileUrl(id: string, path: string): string {
+  return `${API}${at(id)}/files/content?path=${encodeURIComponent(path)}`;
+}
+
+export function artifactUrl(id: string, name: string): string {
+  return `${API}${at(id)}/artifacts/${encodeURIComponent(name)}`;
+}

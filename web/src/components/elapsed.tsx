@@ -1,0 +1,11 @@
+import { useNow } from "@/lib/clock";
+import { duration } from "@/lib/format";
+
+/** The time since then, ticking each second. */
+export function Elapsed({ since_ms, className }: { since_ms: number; className?: string }) {
+  const now = useNow(1000);
+  const seconds = Math.max(0, Math.floor((now - since_ms) / 1000));
+  return (
+    <span className={className}>{seconds < 60 ? `${String(seconds)} s` : duration(seconds * 1000)}</span>
+  );
+}

@@ -1,0 +1,39 @@
+import { cva } from "class-variance-authority";
+import type { SessionStatus } from "@/api/types";
+import { cn } from "@/lib/cn";
+
+const pill = cva("inline-flex h-5.5 shrink-0 items-center gap-1.5 rounded-full px-2 text-xs font-medium", {
+  variants: {
+    tone: {
+      quiet: "bg-sunken text-ink-faint",
+      active: "bg-accent-soft text-accent",
+      good: "bg-good-soft text-good",
+      bad: "bg-bad-soft text-bad",
+      warn: "bg-warn-soft text-warn",
+    },
+  },
+});
+
+type Tone = "quiet" | "active" | "good" | "bad" | "warn";
+
+const LOOKS: Record<SessionStatus | "needs-you", { tone: Tone; text: string; breathes?: boolean }> = {
+  created: { tone: "quiet", text: "Created" },
+  provisioning: { tone: "active", text: "Starting", breathes: true },
+  ready: { tone: "good", text: "Ready" },
+  running: { tone: "active", text: "Running", breathes: true },
+  failed: { tone: "bad", text: "Failed" },
+  archived: { tone: "quiet", text: "Archived" },
+  "needs-you": { tone: "warn", text: "Needs you" },
+};
+
+/** Where a session stands, in a word; open requests come before everything else. */
+export function StatusPill(props: { status: SessionStatus; openRequests: number; className?: string }) {
+  const { status, openRequests, className } = props;
+  const look = LOOKS[openRequests > 0 && status !== "archived" ? "needs-you" : status];
+  return (
+    <span className={cn(pill({ tone: look.tone }), className)}>
+      <span aria-hidden className={cn("size-1.5 rounded-full bg-current", look.breathes && "animate-breathe")} />
+      {look.text}
+    </span>
+  );
+}

@@ -1,0 +1,181 @@
+/** What a watcher knows of a session: the fold of its log, as the page shows it. */
+
+import type {
+  AgentMode,
+  Answer,
+  Approval,
+  Artifact,
+  Checkpoint,
+  Failure,
+  OpenRequest,
+  Repository,
+  Sandbox,
+  SessionStatus,
+  Task,
+  Todo,
+  Usage,
+} from "@/api/types";
+
+interface EntryOf<Kind extends string> {
+  kind: Kind;
+  /** Unique in the session; part ids for what the agent says, so that a finished part replaces its growing one. */
+  key: string;
+  at_ms: number;
+}
+
+export interface PromptEntry extends EntryOf<"prompt"> {
+  task_id: string;
+  author: string;
+  text: string;
+  agent: AgentMode;
+  model: string;
+}
+
+export interface SteerEntry extends EntryOf<"steer"> {
+  author: string;
+  text: string;
+}
+
+export interface NoteEntry extends EntryOf<"note"> {
+  author: string;
+  text: string;
+}
+
+/** While `growing`, the text so far is in `SessionState.partials` under the same key. */
+export interface TextEntry extends EntryOf<"text"> {
+  task_id: string;
+  text: string;
+  growing: boolean;
+}
+
+export interface ReasoningEntry extends EntryOf<"reasoning"> {
+  task_id: string;
+  text: string;
+  took_ms: number;
+  growing: boolean;
+}
+
+/** While `running`, the output so far is in `SessionState.partials` under the same key. */
+export interface ToolEntry extends EntryOf<"tool"> {
+  task_id: string;
+  tool: string;
+  title: string;
+  input: Record<string, unknown>;
+  output: string;
+  error: string;
+  truncated: boolean;
+  status: "running" | "done" | "failed" | "interrupted";
+  took_ms: number;
+}
+
+export interface AnsweredEntry extends EntryOf<"answered"> {
+  request: OpenRequest;
+  author: string;
+  answer: Answer;
+}
+
+/** A quiet line: something happened that explains what follows. */
+export interface LineEntry extends EntryOf<"line"> {
+  tone: "info" | "warning";
+  text: string;
+  detail: string;
+}
+
+export interface FailureEntry extends EntryOf<"failure"> {
+  subject: "session" | "task" | "sandbox" | "model" | "effect";
+  failure: Failure;
+}
+
+/** How a task ended, when it did not fail. */
+export interface OutcomeEntry extends EntryOf<"outcome"> {
+  task_id: string;
+  status: "completed" | "cancelled";
+}
+
+export type Entry =
+  | PromptEntry
+  | SteerEntry
+  | NoteEntry
+  | TextEntry
+  | ReasoningEntry
+  | ToolEntry
+  | AnsweredEntry
+  | LineEntry
+  | FailureEntry
+  | OutcomeEntry;
+
+/** Growing text. `points` counts code points, the unit of a delta's `offset`. */
+export interface Partial {
+  task_id: string;
+  text: string;
+  points: number;
+}
+
+export interface SessionState {
+  id: string;
+  /** The last event applied; 0 before the first. */
+  seq: number;
+  title: string;
+  status: SessionStatus;
+  failure: Failure | null;
+  repository: Repository;
+  model: string;
+  approval: Approval;
+  created_by: string;
+  created_at_ms: number;
+  updated_at_ms: number;
+  base_commit: string;
+  work_branch: string;
+  sandbox: Sandbox;
+  tasks: Task[];
+  requests: OpenRequest[];
+  todos: Todo[];
+  usage: Usage;
+  checkpoint: Checkpoint | null;
+  artifacts: Artifact[];
+  entries: Entry[];
+  partials: Record<string, Partial>;
+}
+
+export const NO_USAGE: Usage = {
+  model_calls: 0,
+  input_tokens: 0,
+  output_tokens: 0,
+  reasoning_tokens: 0,
+  cache_read_tokens: 0,
+  cache_write_tokens: 0,
+  cost_usd: 0,
+};
+
+/** A session of which nothing is known yet. */
+export function unknownSession(id: string): SessionState {
+  return {
+    id,
+    seq: 0,
+    title: "",
+    status: "created",
+    failure: null,
+    repository: { source: "", branch: "" },
+    model: "",
+    approval: "auto",
+    created_by: "",
+    created_at_ms: 0,
+    updated_at_ms: 0,
+    base_commit: "",
+    work_branch: "",
+    sandbox: { generation: 0, sandbox_id: "", status: "none", steps: [] },
+    tasks: [],
+    requests: [],
+    todos: [],
+    usage: NO_USAGE,
+    checkpoint: null,
+    artifacts: [],
+    entries: [],
+    partials: {},
+  };
+}
+
+export const runningTask = (session: SessionState): Task | undefined =>
+  session.tasks.find((task) => task.status === "running");
+
+export const queuedTasks = (session: SessionState): Task[] => session.tasks.filter((task) => task.status === "queued");

@@ -1,0 +1,38 @@
+import { useEffect, useState, useSyncExternalStore } from "react";
+import { eventSocketUrl, getEvents } from "@/api/sessions";
+import { Feed, type Snapshot, type Wire } from "./feed";
+
+/** The live session of that id. The caller remounts for another id. */
+export function useSession(id: string): Snapshot {
+  const [feed] = useState(() => new Feed(id, browserWire(id)));
+  useEffect(() => feed.start(), [feed]);
+  return useSyncExternalStore(feed.subscribe, feed.read);
+}
+
+function browserWire(id: string): Wire {
+  return {
+    page: (after, signal) => getEvents(id, after, signal),
+    socket: (after) => new WebSocket(eventSocketUrl(id, after)),
+    wait: waitOrReturn,
+    random: Math.random,
+  };
+}
+
+function waitOrReturn(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      window.removeEventListener("online", done);
+      document.removeEventListener("visibilitychange", shown);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const shown = (): void => {
+      if (!document.hidden) done();
+    };
+    const timer = setTimeout(done, ms);
+    window.addEventListener("online", done);
+    document.addEventListener("visibilitychange", shown);
+    signal.addEventListener("abort", done);
+  });
+}

@@ -1,0 +1,109 @@
+import { useInfiniteQuery } from "@tanstack/react-query";
+import { CloudOff, Sailboat } from "lucide-react";
+import { useState } from "react";
+import { Button } from "@/components/button";
+import { asFailure } from "@/components/failure-box";
+import { Notice } from "@/components/notice";
+import { Segmented, type Segment } from "@/components/segmented";
+import { Skeleton } from "@/components/skeleton";
+import { sessionsQuery, useLiveSessions, type Filter } from "./list";
+import { SessionRow } from "./session-row";
+
+type Choice = Exclude<Filter, ""> | "all";
+
+const FILTERS: Segment<Choice>[] = [
+  { value: "all", label: "All" },
+  { value: "running", label: "Running" },
+  { value: "ready", label: "Ready" },
+  { value: "failed", label: "Failed" },
+  { value: "archived", label: "Archived" },
+];
+
+/** All sessions, newest first, live. */
+export function SessionList() {
+  const [choice, setChoice] = useState<Choice>("all");
+  const sessions = useInfiniteQuery(sessionsQuery(choice === "all" ? "" : choice));
+  useLiveSessions();
+  const items = sessions.data?.pages.flatMap((page) => page.items) ?? [];
+  return (
+    <section aria-labelledby="sessions">
+      <div className="mb-2 flex flex-wrap items-center justify-between gap-2">
+        <h2 id="sessions" className="text-[0.8125rem] font-semibold">
+          Sessions
+        </h2>
+        <Segmented label="Show" value={choice} segments={FILTERS} onChange={setChoice} className="max-w-full overflow-x-auto" />
+      </div>
+      <div className="overflow-hidden rounded-2xl border bg-surface shadow-raised">
+        {sessions.isPending && <Loading />}
+        {sessions.isError && items.length === 0 && (
+          <Notice
+            icon={CloudOff}
+            title="The sessions could not be loaded"
+            action={
+              <Button
+                busy={sessions.isFetching}
+                onClick={() => {
+                  void sessions.refetch();
+                }}
+              >
+                Try again
+              </Button>
+            }
+          >
+            {asFailure(sessions.error).reason} {asFailure(sessions.error).hint}
+          </Notice>
+        )}
+        {sessions.isSuccess && items.length === 0 && <Empty choice={choice} />}
+        {items.length > 0 && (
+          <ul className="divide-y">
+            {items.map((session) => (
+              <li key={session.id}>
+                <SessionRow session={session} />
+              </li>
+            ))}
+          </ul>
+        )}
+      </div>
+      {sessions.hasNextPage && (
+        <div className="mt-3 flex justify-center">
+          <Button
+            busy={sessions.isFetchingNextPage}
+            onClick={() => {
+              void sessions.fetchNextPage();
+            }}
+          >
+            Show older
+          </Button>
+        </div>
+      )}
+    </section>
+  );
+}
+
+function Empty({ choice }: { choice: Choice }) {
+  if (choice !== "all") {
+    return <Notice icon={Sailboat} title={`No session is ${choice}`} />;
+  }
+  return (
+    <Notice icon={Sailboat} title="No sessions yet">
+      Name a repository and a task above. The agent works on it in a sandbox of its own, and you watch, steer, or come
+      back later for the diff.
+    </Notice>
+  );
+}
+
+function Loading() {
+  return (
+    <div role="status" aria-label="Loading sessions" className="divide-y">
+      {[0, 1, 2, 3].map((row) => (
+        <div key={row} className="flex items-center gap-4 px-4 py-3.5">
+          <div className="flex-1 space-y-2">
+            <Skeleton className="h-3.5 w-2/5" />
+            <Skeleton className="h-3 w-1/4" />
+          </div>
+          <Skeleton className="h-5 w-16 rounded-full" />
+        </div>
+      ))}
+    </div>
+  );
+}

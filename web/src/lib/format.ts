@@ -1,0 +1,61 @@
+/** Numbers, times and names as people read them. */
+
+/** 850 ms, 4.2 s, 2m 05s, 1h 04m. */
+export function duration(ms: number): string {
+  if (ms < 1000) return `${String(Math.max(0, Math.round(ms)))} ms`;
+  if (ms < 9950) return `${(ms / 1000).toFixed(1)} s`;
+  const seconds = Math.round(ms / 1000);
+  if (seconds < 60) return `${String(seconds)} s`;
+  if (seconds < 3600) return `${String(Math.floor(seconds / 60))}m ${two(seconds % 60)}s`;
+  return `${String(Math.floor(seconds / 3600))}h ${two(Math.floor((seconds % 3600) / 60))}m`;
+}
+
+const two = (n: number): string => String(n).padStart(2, "0");
+
+/** now, 5m, 3h, 2d, then the date. */
+export function ago(at_ms: number, now_ms: number): string {
+  const minutes = Math.floor((now_ms - at_ms) / 60_000);
+  if (minutes < 1) return "now";
+  if (minutes < 60) return `${String(minutes)}m ago`;
+  if (minutes < 60 * 24) return `${String(Math.floor(minutes / 60))}h ago`;
+  if (minutes < 60 * 24 * 7) return `${String(Math.floor(minutes / 60 / 24))}d ago`;
+  return new Date(at_ms).toLocaleDateString(undefined, { month: "short", day: "numeric", year: "numeric" });
+}
+
+export const exactTime = (at_ms: number): string =>
+  new Date(at_ms).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+/** 999, 12.3k, 4.56M. */
+export function count(n: number): string {
+  if (n < 1000) return String(n);
+  if (n < 999_500) return `${(n / 1000).toFixed(n < 99_950 ? 1 : 0)}k`;
+  return `${(n / 1_000_000).toFixed(2)}M`;
+}
+
+export function dollars(usd: number): string {
+  if (usd === 0) return "$0";
+  return usd < 0.01 ? "<$0.01" : `$${usd.toFixed(2)}`;
+}
+
+export function fileSize(bytes: number): string {
+  if (bytes < 1024) return `${String(bytes)} B`;
+  if (bytes < 1024 * 1024) return `${(bytes / 1024).toFixed(1)} KB`;
+  return `${(bytes / 1024 / 1024).toFixed(1)} MB`;
+}
+
+export const plural = (n: number, noun: string): string => `${String(n)} ${noun}${n === 1 ? "" : "s"}`;
+
+/** A repository's short name: owner/name of a URL, the last folder of a path. */
+export function repositoryName(source: string): string {
+  if (source.startsWith("upload:")) return `upload ${source.slice(7, 15)}`;
+  const parts = source
+    .replace(/\/+$/, "")
+    .replace(/\.git$/, "")
+    .split("/")
+    .filter(Boolean);
+  const isUrl = /^[a-z]+:\/\//i.test(source);
+  return (isUrl && parts.length > 3 ? parts.slice(-2) : parts.slice(-1)).join("/") || source;
+}
+
+/** `provider/some-model` without its provider. */
+export const modelName = (id: string): string => id.slice(id.indexOf("/") + 1);

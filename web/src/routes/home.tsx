@@ -1,0 +1,27 @@
+import { useQuery } from "@tanstack/react-query";
+import { meQuery } from "@/api/queries";
+import { Logo } from "@/components/logo";
+import { ThemeToggle } from "@/components/theme-toggle";
+import { NewTask } from "@/features/new-task/new-task";
+import { SessionList } from "@/features/sessions/session-list";
+
+/** A new task on top, the sessions below. */
+export function Home() {
+  const me = useQuery(meQuery);
+  return (
+    <div className="flex h-full flex-col overflow-y-auto">
+      <title>Ship</title>
+      <header className="mx-auto flex w-full max-w-4xl items-center gap-2 px-4 pt-4 sm:px-6">
+        <Logo className="size-6" />
+        <span className="text-[0.9375rem] font-semibold tracking-tight">Ship</span>
+        <span className="flex-1" />
+        {me.data && <span className="truncate text-xs text-ink-faint">{me.data.name}</span>}
+        <ThemeToggle />
+      </header>
+      <main className="mx-auto w-full max-w-4xl flex-1 px-4 pb-16 sm:px-6">
+        <NewTask />
+        <SessionList />
+      </main>
+    </div>
+  );
+}
