@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -68,8 +68,19 @@ class Sessions:
     async def create(
         self, command: commands.CreateSession, actor: Actor, key: IdempotencyKey | None = None
     ) -> Outcome:
-        """Begin a session. Raises as ``execute``."""
-        return await self.execute(new_id("ses"), command, actor, key)
+        """Begin a session; the answer is its view. Raises as ``execute``."""
+        session_id = new_id("ses")
+        return await self.execute(
+            session_id, command, actor, key, lambda decision: views.session(session_id, decision.state)
+        )
+
+    async def post(
+        self, session_id: str, command: commands.PostMessage, actor: Actor, key: IdempotencyKey | None = None
+    ) -> Outcome:
+        """Leave a note; the answer is its view. Raises as ``execute``."""
+        return await self.execute(
+            session_id, command, actor, key, lambda decision: views.message(decision.records[-1]) or {}
+        )
 
     async def execute(
         self,
@@ -77,8 +88,9 @@ class Sessions:
         command: commands.Command,
         actor: Actor,
         key: IdempotencyKey | None = None,
+        answer: Callable[[Decision], dict[str, Any]] = lambda decision: decision.answer,
     ) -> Outcome:
-        """Decide on the command and commit what follows. Returns when it is on disk; a repeated key gets the first answer.
+        """Decide on the command and commit what follows. Returns when it is on disk; a repeated key gets the first ``answer``.
 
         Raises:
             ShipError: the command was refused or could not be committed; nothing of it is kept.
@@ -89,12 +101,13 @@ class Sessions:
             state = None if isinstance(command, commands.CreateSession) else await self.state(session_id)
             decision = decide(state, command, actor, self.now_ms())
             if not (decision.records or decision.effects or decision.alarms or key):
-                return Outcome(session_id, decision.answer, decision.state)
+                return Outcome(session_id, answer(decision), decision.state)
             # Later commands build on this state before it is on disk; they share its commit or fail with it.
             self._remember(session_id, decision.state)
             bodies = [encode(record) for record in decision.records]
+            told = answer(decision)
             try:
-                await self._db.write(partial(self._commit, session_id, state, decision, bodies, key))
+                await self._db.write(partial(self._commit, session_id, state, decision, bodies, key, told))
             except (log.HeadMoved, sqlite3.IntegrityError):
                 self._cache.pop(session_id, None)
                 continue
@@ -102,7 +115,7 @@ class Sessions:
                 self._cache.pop(session_id, None)
                 raise
             self._publish(session_id, decision, bodies)
-            return Outcome(session_id, decision.answer, decision.state)
+            return Outcome(session_id, told, decision.state)
         raise Conflict("this session is too busy", code="session_busy", hint="Try again.")
 
     async def state(self, session_id: str) -> SessionState:
@@ -164,7 +177,7 @@ class Sessions:
 
     async def follow(
         self, session_id: str, after: int, types: Sequence[str] = ()
-    ) -> AsyncIterator[tuple[int, str, bytes]]:
+    ) -> AsyncGenerator[tuple[int, str, bytes], None]:
         """The session's stream past ``after``: (seq, kind, JSON). First the log, then live, without a gap or a duplicate.
 
         Kinds are event types, and with seq 0 ``delta``, ``live`` and ``head``. Ends when the session is archived.
@@ -208,7 +221,7 @@ class Sessions:
 
     async def _replay(
         self, session_id: str, after: int, up_to: int, types: Sequence[str]
-    ) -> AsyncIterator[tuple[int, str, bytes]]:
+    ) -> AsyncGenerator[tuple[int, str, bytes], None]:
         while after < up_to:
             rows = await self.events(session_id, after, PAGE, types, up_to)
             for seq, body in rows:
@@ -237,6 +250,7 @@ class Sessions:
         decision: Decision,
         bodies: list[bytes],
         key: IdempotencyKey | None,
+        answer: dict[str, Any],
         connection: sqlite3.Connection,
     ) -> None:
         state = decision.state
@@ -262,8 +276,8 @@ class Sessions:
             due_at_ms = None if alarm.after_ms is None else now_ms + alarm.after_ms
             outbox.set_alarm(connection, session_id, alarm.name, due_at_ms)
         if key:
-            answer = msgspec.json.encode((session_id, decision.answer))
-            idempotency.keep(connection, key.scope, key.key, key.fingerprint, answer, now_ms)
+            first = msgspec.json.encode((session_id, answer))
+            idempotency.keep(connection, key.scope, key.key, key.fingerprint, first, now_ms)
 
     def _publish(self, session_id: str, decision: Decision, bodies: list[bytes]) -> None:
         for record in decision.records:

@@ -1,0 +1,219 @@
+"""The runner's side: what it is to do, its link, its artifacts. Every call carries the session token."""
+
+import asyncio
+import contextlib
+import logging
+
+import msgspec
+from fastapi import APIRouter, Request, Response, WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+from ship.api import artifacts, schemas
+from ship.api.answers import encoded
+from ship.api.services import Runner, RunnerCaller, Services, Serving, runner, services
+from ship.bus import Listener
+from ship.errors import ShipError
+from ship.events import Cursor, decode_fact, facts, frames
+from ship.model import AGENT, SYSTEM
+from ship.sessions import commands
+from ship.sessions.instructions import instructions
+from ship.sessions.service import HEARTBEAT_S, progress
+
+router = APIRouter(prefix="/runner/v1", tags=["runner"])
+
+CLOSE_REFUSED, CLOSE_BREACH, CLOSE_RETRY = 4403, 4400, 1013
+SILENCE_MS = 5_000
+"""How long after a lost link the sandbox is looked after."""
+
+_FINAL = frozenset({"session_token_invalid", "stale_generation", "session_archived", "session_not_found"})
+"""A runner that hears one of these ends; after anything else it comes back and resumes."""
+
+_log = logging.getLogger("ship.runner_link")
+_from_runner = msgspec.json.Decoder(frames.FromRunner)
+_ENDS = frozenset(
+    {
+        facts.SandboxRequested.TYPE,
+        facts.SessionArchived.TYPE,
+        facts.SandboxFailed.TYPE,
+        facts.SandboxLost.TYPE,
+    }
+)
+_TELLS = frozenset(
+    {
+        facts.TaskStarted.TYPE,
+        facts.TaskSteered.TYPE,
+        facts.TaskCancelRequested.TYPE,
+        facts.RequestAnswered.TYPE,
+    }
+)
+
+
+@router.get("/bootstrap", response_model=schemas.BootstrapOut)
+async def get_bootstrap(serving: Serving, caller: Runner) -> Response:
+    """What this runner is to do."""
+    state = caller.state
+    checkpoint = state.checkpoint
+    return encoded(
+        {
+            "session_id": caller.session_id,
+            "generation": caller.generation,
+            "title": state.title,
+            "repository": {
+                "clone_url": f"{serving.control_url}/git/repo.git",
+                "branch": state.repository.branch,
+            },
+            "work_branch": state.work_branch or f"ship/{caller.session_id.removeprefix('ses_')[:16]}",
+            "base_commit": state.base_commit,
+            "restore_from": checkpoint.bundle_artifact if checkpoint else "",
+            "approval": state.approval,
+            "default_model": state.model,
+            "providers": [
+                {
+                    "name": provider.name,
+                    "protocol": provider.protocol,
+                    "base_url": f"{serving.control_url}/gateway/models/{provider.name}/v1",
+                    "models": [
+                        {
+                            "name": model.name,
+                            "context_tokens": model.context_tokens,
+                            "output_tokens": model.output_tokens,
+                        }
+                        for model in provider.models
+                    ],
+                }
+                for provider in serving.providers
+            ],
+        }
+    )
+
+
+@router.put("/artifacts/{name}", status_code=201, response_model=schemas.ArtifactOut)
+async def put_artifact(name: str, request: Request, serving: Serving, caller: Runner) -> Response:
+    """Store a diff, a bundle or a screenshot."""
+    return await artifacts.store(caller.session_id, name, request, serving, AGENT)
+
+
+@router.get("/artifacts/{name}", response_class=Response)
+async def get_artifact(name: str, serving: Serving, caller: Runner) -> Response:
+    """Read one back, after the sandbox was replaced."""
+    return artifacts.answer(serving, caller.state, name)
+
+
+@router.websocket("/link")
+async def link(socket: WebSocket) -> None:
+    """The runner link; ``docs/protocol.md`` has its rules."""
+    await socket.accept()
+    serving = services(socket)
+    try:
+        caller = await runner(socket, serving)
+        await _Link(socket, serving, caller).run()
+    except ShipError as error:
+        _log.info("runner link ended: %s", error)
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            if error.code in _FINAL:
+                refused = frames.Refused(code=error.code, reason=error.message)
+                await socket.send_text(msgspec.json.encode(refused).decode())
+            await socket.close(CLOSE_REFUSED if error.code in _FINAL else CLOSE_RETRY, error.code)
+
+
+class _Link:
+    """One connection of one runner."""
+
+    def __init__(self, socket: WebSocket, serving: Services, caller: RunnerCaller) -> None:
+        self._socket = socket
+        self._sessions = serving.sessions
+        self._session_id = caller.session_id
+        self._generation = caller.generation
+        self._told: set[str] = set()
+
+    async def run(self) -> None:
+        """Hear and tell until either side goes.
+
+        Raises:
+            ShipError: this runner is not heard any more.
+        """
+        with self._sessions.bus.listen(self._session_id) as listener:
+            if not await self._greet():
+                return
+            hearing = asyncio.create_task(self._hear())
+            telling = asyncio.create_task(self._tell(listener))
+            try:
+                done, _ = await asyncio.wait((hearing, telling), return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            except (WebSocketDisconnect, RuntimeError):
+                await self._sessions.check_soon(self._session_id, SILENCE_MS)
+            finally:
+                for task in (hearing, telling):
+                    task.cancel()
+                await asyncio.gather(hearing, telling, return_exceptions=True)
+
+    async def _greet(self) -> bool:
+        try:
+            hello = _from_runner.decode(await self._socket.receive_text())
+        except (msgspec.DecodeError, WebSocketDisconnect, KeyError):
+            hello = None
+        if not isinstance(hello, frames.Hello) or hello.protocol != frames.PROTOCOL:
+            with contextlib.suppress(RuntimeError):
+                await self._socket.close(CLOSE_BREACH, "hello expected")
+            return False
+        state = await self._sessions.state(self._session_id)
+        await self._send(frames.Welcome(acked=state.cursor.n))
+        step = next((s for s in state.sandbox.steps if s.step == "runner" and s.status == "running"), None)
+        if step is not None:
+            took_ms = self._sessions.now_ms() - step.started_at_ms
+            finished = facts.SandboxStepFinished(generation=self._generation, step="runner", took_ms=took_ms)
+            await self._sessions.execute(self._session_id, progress(self._generation, finished), SYSTEM)
+        return True
+
+    async def _hear(self) -> None:
+        while True:
+            text = await self._socket.receive_text()
+            try:
+                frame = _from_runner.decode(text)
+            except msgspec.DecodeError as error:
+                await self._lose(f"its runner sent a malformed frame: {error}")
+                return
+            match frame:
+                case frames.Reported():
+                    await self._hear_report(frame)
+                case frames.Delta():
+                    self._sessions.grow(self._session_id, frame)
+                case frames.Hello():
+                    await self._lose("its runner greeted twice")
+                    return
+
+    async def _hear_report(self, frame: frames.Reported) -> None:
+        try:
+            fact = decode_fact(frame.type, frame.v, bytes(frame.data))
+        except ShipError as error:
+            await self._lose(f"its runner reported what we cannot read: {error.message}")
+            return
+        at = Cursor(generation=self._generation, n=frame.n)
+        await self._sessions.execute(self._session_id, commands.ReportFrame(at=at, fact=fact), AGENT)
+        await self._send(frames.Ack(n=frame.n))
+
+    async def _tell(self, listener: Listener) -> None:
+        await self._tell_new()
+        while True:
+            notices = await listener.take(HEARTBEAT_S)
+            kinds = {notice.kind for notice in notices}
+            missed, listener.lagged = listener.lagged, False
+            if missed or kinds & _ENDS:
+                await runner(self._socket, services(self._socket))
+            if missed or kinds & _TELLS:
+                await self._tell_new()
+
+    async def _tell_new(self) -> None:
+        state = await self._sessions.state(self._session_id)
+        for key, instruction in instructions(state).items():
+            if key not in self._told:
+                self._told.add(key)
+                await self._send(instruction)
+
+    async def _send(self, frame: frames.ToRunner) -> None:
+        await self._socket.send_text(msgspec.json.encode(frame).decode())
+
+    async def _lose(self, reason: str) -> None:
+        missing = commands.ReportMissing(generation=self._generation, reason=reason)
+        await self._sessions.execute(self._session_id, missing, SYSTEM)

@@ -1,0 +1,391 @@
+"""The shapes of requests and answers. Answers mirror ``ship.sessions.views``; a test holds the two together."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from ship.model import AgentMode, Approval, PermissionReply, RequestKind, SessionStatus, TaskStatus
+
+Prompt = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Name = Annotated[str, StringConstraints(max_length=200)]
+
+
+class Schema(BaseModel):
+    """Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RepositoryIn(Schema):
+    """``source``: an http(s) URL, an absolute path on the server below an allowed root, or ``upload:<sha256>``."""
+
+    source: Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
+    branch: Name = ""
+
+
+class SessionIn(Schema):
+    """A new session; with a prompt its first task is queued at once. ``model`` is ``provider/name``."""
+
+    repository: RepositoryIn
+    prompt: str = ""
+    title: Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)] = ""
+    model: Name = ""
+    agent: AgentMode = AgentMode.BUILD
+    approval: Approval = Approval.AUTO
+
+
+class TaskIn(Schema):
+    """A follow-up. ``steer`` says it to the running task, ``queue`` waits for its end."""
+
+    prompt: Prompt
+    model: Name = ""
+    agent: AgentMode = AgentMode.BUILD
+    mode: Literal["queue", "steer"] = "queue"
+
+
+class MessageIn(Schema):
+    """A note to the other people; the agent does not see it."""
+
+    text: Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
+
+
+class AnswerIn(Schema):
+    """``reply`` for a permission (or ``reject`` for a question), ``answers`` for questions: one list of labels or texts each."""
+
+    reply: PermissionReply | None = None
+    answers: list[list[Annotated[str, StringConstraints(max_length=5_000)]]] = Field(default_factory=list)
+    message: Annotated[str, StringConstraints(max_length=5_000)] = ""
+
+
+class FailureOut(Schema):
+    """Why: a stable code, words, and what to do."""
+
+    code: str
+    reason: str
+    hint: str
+
+
+class RepositoryOut(Schema):
+    """What the session works on."""
+
+    source: str
+    branch: str
+
+
+class UsageOut(Schema):
+    """Model usage as the gateway counted it."""
+
+    model_calls: int
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cost_usd: float
+
+
+class StepOut(Schema):
+    """One step on the way to a ready sandbox."""
+
+    step: str
+    status: Literal["running", "done", "failed"]
+    started_at_ms: int
+    took_ms: int
+    detail: str
+
+
+class SandboxOut(Schema):
+    """Where the sandbox stands."""
+
+    generation: int
+    sandbox_id: str
+    status: Literal["none", "creating", "ready", "failed", "lost"]
+    steps: list[StepOut]
+
+
+class TaskOut(Schema):
+    """One prompt and how it goes; times are 0 until known."""
+
+    id: str
+    status: TaskStatus
+    prompt: str
+    author: str
+    model: str
+    agent: AgentMode
+    queued_at_ms: int
+    started_at_ms: int
+    ended_at_ms: int
+    cancel_requested: bool
+    failure: FailureOut | None
+    usage: UsageOut
+
+
+class ChoiceOut(Schema):
+    """One offered answer."""
+
+    label: str
+    description: str
+
+
+class QuestionOut(Schema):
+    """One question."""
+
+    question: str
+    header: str
+    options: list[ChoiceOut]
+    multiple: bool
+    custom: bool
+
+
+class RequestOut(Schema):
+    """Something the agent waits for."""
+
+    id: str
+    task_id: str
+    kind: RequestKind
+    title: str
+    detail: str
+    questions: list[QuestionOut]
+    asked_at_ms: int
+
+
+class TodoOut(Schema):
+    """One line of the agent's plan."""
+
+    content: str
+    status: str
+    priority: str
+
+
+class ChangedFileOut(Schema):
+    """One changed file; ``status`` is git's letter."""
+
+    path: str
+    status: str
+    additions: int
+    deletions: int
+
+
+class CheckpointOut(Schema):
+    """The newest point that can be restored."""
+
+    id: str
+    task_id: str
+    commit: str
+    base_commit: str
+    files: list[ChangedFileOut]
+
+
+class ArtifactOut(Schema):
+    """A named blob."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+class SessionOut(Schema):
+    """A session, whole."""
+
+    id: str
+    title: str
+    status: SessionStatus
+    failure: FailureOut | None
+    repository: RepositoryOut
+    model: str
+    approval: Approval
+    work_branch: str
+    base_commit: str
+    created_by: str
+    created_at_ms: int
+    updated_at_ms: int
+    head_seq: int
+    sandbox: SandboxOut
+    tasks: list[TaskOut]
+    requests: list[RequestOut]
+    todos: list[TodoOut]
+    usage: UsageOut
+    checkpoint: CheckpointOut | None
+    artifacts: list[ArtifactOut]
+
+
+class SessionSummaryOut(Schema):
+    """A session's line in the list."""
+
+    id: str
+    title: str
+    status: SessionStatus
+    failure: FailureOut | None
+    repository: RepositoryOut
+    model: str
+    created_by: str
+    created_at_ms: int
+    updated_at_ms: int
+    head_seq: int
+    open_requests: int
+    running_task: str | None
+    queued_tasks: int
+    files_changed: int
+    additions: int
+    deletions: int
+
+
+class SessionPage(Schema):
+    """A page of sessions, newest first."""
+
+    items: list[SessionSummaryOut]
+    next_cursor: str | None
+
+
+class TaskAccepted(Schema):
+    """The task that was queued, or the running one that was steered."""
+
+    task_id: str
+    steer_id: str | None = None
+    seq: int
+
+
+class Accepted(Schema):
+    """It is in the log; ``seq`` is the head after it."""
+
+    seq: int
+    task_id: str | None = None
+
+
+class MessageOut(Schema):
+    """Something that a person or the agent said."""
+
+    seq: int
+    kind: Literal["note", "prompt", "steer", "agent"]
+    author: str
+    text: str
+    task_id: str | None
+    at_ms: int
+
+
+class MessagePage(Schema):
+    """The page of messages, newest last."""
+
+    items: list[MessageOut]
+    has_more: bool
+
+
+class ActorOut(Schema):
+    """Who caused an event."""
+
+    kind: Literal["user", "agent", "system"]
+    name: str
+
+
+class CursorOut(Schema):
+    """Which runner frame an event came in."""
+
+    generation: int
+    n: int
+
+
+class RecordOut(Schema):
+    """One event; ``docs/protocol.md`` lists the types and their data."""
+
+    seq: int
+    at_ms: int
+    type: str
+    v: int
+    actor: ActorOut
+    data: dict[str, Any]
+    frame: CursorOut | None
+
+
+class RecordPage(Schema):
+    """A page of the log, oldest first."""
+
+    items: list[RecordOut]
+    head_seq: int
+
+
+class FileOut(Schema):
+    """One entry of a folder of the workspace."""
+
+    name: str
+    path: str
+    kind: Literal["file", "directory", "symlink"]
+    size_bytes: int
+
+
+class FilePage(Schema):
+    """A folder."""
+
+    items: list[FileOut]
+
+
+class ArtifactPage(Schema):
+    """The session's artifacts."""
+
+    items: list[ArtifactOut]
+
+
+class UploadOut(Schema):
+    """The uploaded bundle as a repository's ``source``."""
+
+    source: str
+
+
+class ModelOut(Schema):
+    """One model that tasks may name."""
+
+    id: str
+    provider: str
+    name: str
+
+
+class ModelPage(Schema):
+    """All models; ``default`` is empty when none is configured."""
+
+    items: list[ModelOut]
+    default: str
+
+
+class MeOut(Schema):
+    """Who is signed in."""
+
+    name: str
+
+
+class BootstrapRepository(Schema):
+    """Where the runner clones from."""
+
+    clone_url: str
+    branch: str
+
+
+class BootstrapModel(Schema):
+    """One model of a provider."""
+
+    name: str
+    context_tokens: int
+    output_tokens: int
+
+
+class BootstrapProvider(Schema):
+    """A model API as the sandbox reaches it."""
+
+    name: str
+    protocol: Literal["openai", "anthropic"]
+    base_url: str
+    models: list[BootstrapModel]
+
+
+class BootstrapOut(Schema):
+    """What a runner is to do."""
+
+    session_id: str
+    generation: int
+    title: str
+    repository: BootstrapRepository
+    work_branch: str
+    base_commit: str
+    restore_from: str
+    approval: Approval
+    default_model: str
+    providers: list[BootstrapProvider]

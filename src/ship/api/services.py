@@ -1,0 +1,139 @@
+"""What the routes work with: the services of this process, and who is asking."""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, NamedTuple
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Header, Request
+from starlette.requests import HTTPConnection
+
+from ship.accounts.sandbox_tokens import SandboxTokens
+from ship.accounts.tokens import Tokens
+from ship.config import LimitSettings, Provider
+from ship.errors import Forbidden, InvalidInput, StaleGeneration, Unauthenticated
+from ship.model import Actor
+from ship.ports.blobs import BlobStore
+from ship.ports.sandboxes import SandboxHost
+from ship.sessions.service import IdempotencyKey, Sessions
+from ship.sessions.state import SessionState
+
+COOKIE = "ship_session"
+
+
+class Services(NamedTuple):
+    """The services of this process. ``check_repository`` raises on a source that sessions may not name; ``store_bundle`` keeps an
+    uploaded git bundle and returns its SHA-256; ``ready`` raises when the process cannot serve."""
+
+    sessions: Sessions
+    tokens: Tokens
+    sandbox_tokens: SandboxTokens
+    blobs: BlobStore
+    host: SandboxHost
+    limits: LimitSettings
+    providers: tuple[Provider, ...]
+    default_model: str
+    control_url: str
+    check_repository: Callable[[str], None]
+    store_bundle: Callable[[AsyncIterator[bytes]], Awaitable[str]]
+    ready: Callable[[], Awaitable[None]]
+
+
+def services(connection: HTTPConnection) -> Services:
+    """The services that the composition root put there."""
+    found: Services = connection.app.state.services
+    return found
+
+
+Serving = Annotated[Services, Depends(services)]
+
+
+async def caller(connection: HTTPConnection, serving: Serving) -> Actor:
+    """Who asks: the holder of the bearer token, or of the sign-in cookie.
+
+    Raises:
+        Unauthenticated: neither is there or known.
+        Forbidden: ``origin_refused`` when a cookie comes with another site's request.
+    """
+    scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and secret:
+        return await serving.tokens.authenticate(secret.strip())
+    cookie = connection.cookies.get(COOKIE)
+    if not cookie:
+        raise Unauthenticated(
+            "sign in first",
+            hint="Open the link of `ship login-link`, or send `Authorization: Bearer <token>` (`ship token create`).",
+        )
+    _refuse_other_sites(connection)
+    return await serving.tokens.authenticate(cookie)
+
+
+Caller = Annotated[Actor, Depends(caller)]
+
+
+def _refuse_other_sites(connection: HTTPConnection) -> None:
+    """A cookie travels with requests that other sites cause; those carry an origin that is not ours."""
+    reading = connection.scope["type"] == "http" and connection.scope["method"] in ("GET", "HEAD")
+    origin = connection.headers.get("origin")
+    if origin is None and reading:
+        return
+    if origin is None or urlsplit(origin).netloc != connection.headers.get("host"):
+        raise Forbidden("this request comes from another site", code="origin_refused")
+
+
+async def idempotency_key(
+    request: Request,
+    actor: Caller,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> IdempotencyKey | None:
+    """The caller's key with a digest of the request, if the header is there."""
+    if idempotency_key is None:
+        return None
+    digest = hashlib.sha256(await request.body())
+    digest.update(request.url.path.encode())
+    return IdempotencyKey(f"{actor.name}:{request.url.path}", idempotency_key, digest.hexdigest())
+
+
+Key = Annotated[IdempotencyKey | None, Depends(idempotency_key)]
+
+
+class RunnerCaller(NamedTuple):
+    """The runner of a session's present sandbox."""
+
+    session_id: str
+    generation: int
+    state: SessionState
+
+
+async def runner(connection: HTTPConnection, serving: Serving) -> RunnerCaller:
+    """Which runner asks, by its session token.
+
+    Raises:
+        Unauthenticated: no genuine session token.
+        StaleGeneration: of a sandbox that has been replaced or ended.
+    """
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("a session token is needed", code="session_token_invalid")
+    session_id, generation = serving.sandbox_tokens.verify(token.strip())
+    state = await serving.sessions.state(session_id)
+    if state.sandbox.generation != generation or state.sandbox.status not in ("creating", "ready"):
+        raise StaleGeneration("this sandbox is not the session's any more")
+    return RunnerCaller(session_id, generation, state)
+
+
+Runner = Annotated[RunnerCaller, Depends(runner)]
+
+
+async def bounded_body(request: Request, limit_bytes: int) -> AsyncIterator[bytes]:
+    """The request's body in pieces.
+
+    Raises:
+        InvalidInput: ``body_too_large`` past the limit.
+    """
+    size_bytes = 0
+    async for piece in request.stream():
+        size_bytes += len(piece)
+        if size_bytes > limit_bytes:
+            raise InvalidInput(f"the body has more than {limit_bytes} bytes", code="body_too_large")
+        yield piece

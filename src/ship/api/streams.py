@@ -1,0 +1,157 @@
+"""The log as pages and as a live stream, over WebSocket and Server-Sent Events."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Header, Query, Response, WebSocket
+from fastapi.responses import StreamingResponse
+from starlette.websockets import WebSocketDisconnect
+
+from ship.api import schemas
+from ship.api.answers import page
+from ship.api.services import Caller, Serving, caller, services
+from ship.bus import LocalBus
+from ship.errors import InvalidInput, NotFound, ShipError
+from ship.events import FACTS
+from ship.sessions.service import HEARTBEAT_S, SUMMARIES
+
+router = APIRouter(prefix="/api/v1", tags=["events"])
+
+SEND_TIMEOUT_S = 30.0
+"""A client that takes nothing for this long is told to come back and resume."""
+
+CLOSE_INVALID, CLOSE_UNAUTHENTICATED, CLOSE_NOT_FOUND = 4400, 4401, 4404
+CLOSE_TOO_SLOW, CLOSE_ARCHIVED = 4408, 4409
+
+After = Annotated[int, Query(ge=0)]
+Types = Annotated[str, Query(description="Event types, parted by commas; empty means all.")]
+
+
+@router.get("/sessions/{session_id}/events", response_model=schemas.RecordPage)
+async def list_events(
+    session_id: str,
+    serving: Serving,
+    actor: Caller,
+    after: After = 0,
+    types: Types = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+) -> Response:
+    """A page of the log past ``after``, oldest first."""
+    head = await serving.sessions.head(session_id)
+    rows = await serving.sessions.events(session_id, after, limit, _chosen(types))
+    return page([body for _, body in rows], head_seq=head)
+
+
+@router.get("/sessions/stream", response_class=StreamingResponse)
+async def stream_summaries(serving: Serving, actor: Caller) -> Response:
+    """The line of every session that changes, as Server-Sent Events."""
+    return _server_sent(_summaries(serving.sessions.bus))
+
+
+@router.get("/sessions/{session_id}/events/stream", response_class=StreamingResponse)
+async def stream_events(
+    session_id: str,
+    serving: Serving,
+    actor: Caller,
+    after: After = 0,
+    types: Types = "",
+    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+) -> Response:
+    """The log past ``after`` (or ``Last-Event-ID``), then live, as Server-Sent Events."""
+    await serving.sessions.head(session_id)
+    start = last_event_id if last_event_id is not None else after
+    return _server_sent(_events(serving.sessions.follow(session_id, start, _chosen(types))))
+
+
+@router.websocket("/sessions/{session_id}/events/ws")
+async def follow_events(socket: WebSocket, session_id: str, after: After = 0, types: Types = "") -> None:
+    """The log past ``after``, then live, as a WebSocket."""
+    await socket.accept()
+    serving = services(socket)
+    try:
+        await caller(socket, serving)
+        await serving.sessions.head(session_id)
+        stream = serving.sessions.follow(session_id, after, _chosen(types))
+    except ShipError as error:
+        await socket.close(_close_code(error), error.code)
+        return
+    sending = asyncio.create_task(_send(socket, stream))
+    gone = asyncio.create_task(_gone(socket))
+    try:
+        await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sending, gone):
+            task.cancel()
+        await asyncio.gather(sending, gone, return_exceptions=True)
+        await stream.aclose()
+
+
+def _close_code(error: ShipError) -> int:
+    if isinstance(error, NotFound):
+        return CLOSE_NOT_FOUND
+    return CLOSE_INVALID if isinstance(error, InvalidInput) else CLOSE_UNAUTHENTICATED
+
+
+async def _send(socket: WebSocket, stream: AsyncIterator[tuple[int, str, bytes]]) -> None:
+    try:
+        async for _, _, body in stream:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await socket.send_text(body.decode())
+    except TimeoutError:
+        await socket.close(CLOSE_TOO_SLOW, "too_slow")
+    except (WebSocketDisconnect, RuntimeError):
+        return
+    else:
+        await socket.close(CLOSE_ARCHIVED, "archived")
+
+
+async def _gone(socket: WebSocket) -> None:
+    """Returns when the client has gone; what it sends is dropped."""
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        while (await socket.receive())["type"] != "websocket.disconnect":
+            pass
+
+
+def _server_sent(stream: AsyncIterator[bytes]) -> Response:
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+async def _events(stream: AsyncIterator[tuple[int, str, bytes]]) -> AsyncIterator[bytes]:
+    async for seq, kind, body in stream:
+        yield (
+            b"id: %d\ndata: %s\n\n" % (seq, body)
+            if seq
+            else b"event: %s\ndata: %s\n\n"
+            % (
+                kind.encode(),
+                body,
+            )
+        )
+
+
+async def _summaries(bus: LocalBus) -> AsyncIterator[bytes]:
+    with bus.listen(SUMMARIES) as listener:
+        yield b": listening\n\n"
+        while True:
+            notices = await listener.take(HEARTBEAT_S)
+            newest = {msgspec.json.decode(notice.body, type=_Named).id: notice.body for notice in notices}
+            for body in newest.values():
+                yield b"data: %s\n\n" % body
+            if not notices:
+                yield b": still here\n\n"
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+def _chosen(types: str) -> list[str]:
+    chosen = [name for name in types.split(",") if name]
+    known = {fact.TYPE for fact in FACTS}
+    if unknown := [name for name in chosen if name not in known]:
+        raise InvalidInput(f"there is no event type {unknown[0]}", code="event_type_unknown")
+    return chosen

@@ -1,0 +1,95 @@
+"""What the workspace holds: the diff and the files, from the living sandbox or the last checkpoint."""
+
+from collections.abc import AsyncIterator
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+
+from ship.api import schemas
+from ship.api.answers import encoded
+from ship.api.artifacts import INERT, blob_of
+from ship.api.services import Caller, Services, Serving
+from ship.errors import Conflict, InvalidInput, SandboxFailed
+from ship.sessions.state import SessionState
+
+router = APIRouter(prefix="/api/v1", tags=["workspace"])
+
+WORKSPACE = PurePosixPath("/workspace/repo")
+DIFF_COMMAND = "ship-runner diff"
+DIFF_TIMEOUT_S = 60
+
+FilePath = Annotated[
+    str, Query(max_length=4096, description="Relative to the repository; empty means its top.")
+]
+
+
+@router.get("/sessions/{session_id}/diff", response_class=Response)
+async def get_diff(session_id: str, serving: Serving, actor: Caller, live: bool = False) -> Response:
+    """The change against the base commit, as a unified diff: of the last checkpoint, or of the workspace as it stands."""
+    state = await serving.sessions.state(session_id)
+    if live and state.sandbox.status == "ready":
+        return _diff(await _live_diff(serving, state))
+    if state.checkpoint is None:
+        return _diff(b"")
+    return _diff(blob_of(serving, state, state.checkpoint.diff_artifact))
+
+
+@router.get("/sessions/{session_id}/files", response_model=schemas.FilePage)
+async def list_files(session_id: str, serving: Serving, actor: Caller, path: FilePath = "") -> Response:
+    """One folder of the workspace."""
+    sandbox_id = await _sandbox_of(serving, session_id)
+    entries = await serving.host.list_files(sandbox_id, str(_inside(path)))
+    items = [
+        {**entry._asdict(), "path": str(PurePosixPath(path) / entry.name)}
+        for entry in sorted(entries, key=lambda entry: (entry.kind != "directory", entry.name))
+        if entry.name != ".git"
+    ]
+    return encoded({"items": items})
+
+
+@router.get("/sessions/{session_id}/files/content", response_class=StreamingResponse)
+async def get_file(session_id: str, serving: Serving, actor: Caller, path: FilePath) -> Response:
+    """One file of the workspace, as inert bytes."""
+    sandbox_id = await _sandbox_of(serving, session_id)
+    pieces = serving.host.read_file(sandbox_id, str(_inside(path)))
+    first = await anext(pieces, b"")
+    return StreamingResponse(_rejoined(first, pieces), media_type="application/octet-stream", headers=INERT)
+
+
+async def _rejoined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+async def _live_diff(serving: Services, state: SessionState) -> bytes:
+    result = await serving.host.run(state.sandbox.sandbox_id, DIFF_COMMAND, DIFF_TIMEOUT_S)
+    if result.exit_code != 0:
+        raise SandboxFailed(f"the diff could not be made: {result.stderr[-500:]}", code="diff_failed")
+    return result.stdout.encode()
+
+
+def _diff(body: bytes | AsyncIterator[bytes]) -> Response:
+    if isinstance(body, bytes):
+        return Response(body, media_type="text/x-diff", headers=INERT)
+    return StreamingResponse(body, media_type="text/x-diff", headers=INERT)
+
+
+async def _sandbox_of(serving: Services, session_id: str) -> str:
+    state = await serving.sessions.state(session_id)
+    if state.sandbox.status != "ready":
+        raise Conflict(
+            "this session has no running sandbox",
+            code="sandbox_not_running",
+            hint="A new task or a retry starts one; the diff is there without it.",
+        )
+    return state.sandbox.sandbox_id
+
+
+def _inside(path: str) -> PurePosixPath:
+    relative = PurePosixPath(path)
+    if relative.is_absolute() or ".." in relative.parts or "\0" in path:
+        raise InvalidInput("the path must stay inside the repository", code="path_invalid")
+    return WORKSPACE / relative
