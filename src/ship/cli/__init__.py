@@ -1,0 +1,42 @@
+"""The command line. ``ship --help`` lists what it does, ``docs/cli.md`` says the rest.
+
+Each command is declared in ``commands`` and does its work in a module that is imported only when the command runs, so that
+help and completion answer at once.
+"""
+
+import os
+import sys
+
+from ship.errors import ShipError
+
+
+def main() -> None:
+    """The entry point of ``ship``."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line and answers its exit code; errors become one line that says what to do."""
+    from ship.cli import commands, exits
+
+    try:
+        commands.app(args=arguments, prog_name="ship")
+    except SystemExit as finished:
+        return finished.code if isinstance(finished.code, int) else exits.Exit.OK
+    except ShipError as error:
+        from ship.cli import terminal
+
+        terminal.report(error, as_json="--json" in arguments)
+        return exits.of(error)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`ship ls | head`); the interpreter must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.Exit.OK
+    except Exception as error:
+        if os.environ.get("SHIP_DEBUG"):
+            raise
+        from ship.cli import terminal
+
+        terminal.report(exits.unexpected(error), as_json="--json" in arguments)
+        return exits.Exit.UNEXPECTED
+    return exits.Exit.OK

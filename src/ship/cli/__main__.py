@@ -1,0 +1,3 @@
+from ship.cli import main
+
+main()
