@@ -1,0 +1,159 @@
+"""Limits of memory, processes and processor time by cgroup, version 1 or 2, where this process may make them.
+
+Sandboxes' groups are made below the group that the host itself runs in, so a limit on the host bounds them too.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_PARENT = "ship-sandboxd"
+_PERIOD_US = 100_000
+_CONTROLLERS = ("memory", "pids", "cpu")
+_REMOVE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    memory_mb: int
+    pids: int
+    cpu_count: int
+
+    def files(self, controller: str, version: int) -> dict[str, str]:
+        """What to write where, for one controller."""
+        memory, quota = self.memory_mb * 1024 * 1024, self.cpu_count * _PERIOD_US
+        if controller == "memory":
+            if version == 1:
+                return {"memory.limit_in_bytes": str(memory), "memory.memsw.limit_in_bytes": str(memory)}
+            return {"memory.max": str(memory), "memory.swap.max": "0"}
+        if controller == "pids":
+            return {"pids.max": str(self.pids)}
+        if version == 1:
+            return {"cpu.cfs_period_us": str(_PERIOD_US), "cpu.cfs_quota_us": str(quota)}
+        return {"cpu.max": f"{quota} {_PERIOD_US}"}
+
+
+# Files that only some kernels have: without swap accounting there is nothing to limit.
+_OPTIONAL = {"memory.memsw.limit_in_bytes", "memory.swap.max"}
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """A folder to make groups in, and the controllers that they then have."""
+
+    version: int
+    folder: Path
+    controllers: tuple[str, ...]
+
+
+class Cgroups:
+    """The hierarchies that can be used; none at all is possible."""
+
+    def __init__(self, hierarchies: list[Hierarchy]) -> None:
+        self._hierarchies = hierarchies
+
+    @property
+    def controllers(self) -> set[str]:
+        return {name for hierarchy in self._hierarchies for name in hierarchy.controllers}
+
+    def create(self, name: str, limits: Limits) -> list[str]:
+        """Make a sandbox's groups; answers their folders."""
+        made = []
+        for hierarchy in self._hierarchies:
+            folder = hierarchy.folder / name
+            folder.mkdir(exist_ok=True)
+            made.append(str(folder))
+            for controller in hierarchy.controllers:
+                for file, value in limits.files(controller, hierarchy.version).items():
+                    with (
+                        contextlib.suppress(FileNotFoundError)
+                        if file in _OPTIONAL
+                        else contextlib.nullcontext()
+                    ):
+                        _write(folder / file, value)
+        return made
+
+
+def join(folders: list[str], pid: int) -> None:
+    for folder in folders:
+        _write(Path(folder) / "cgroup.procs", str(pid))
+
+
+async def remove(folders: list[str]) -> None:
+    """Remove groups whose processes have ended; the kernel may need a moment to notice that they have."""
+    deadline = time.monotonic() + _REMOVE_TIMEOUT_S
+    for folder in folders:
+        while True:
+            try:
+                os.rmdir(folder)  # noqa: PTH106 - in the kernel's own file system this does not block
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.005)
+            else:
+                break
+
+
+def detect(membership: str, mounts: str) -> Cgroups:
+    """Find what can be used. `membership` is the text of /proc/self/cgroup, `mounts` that of /proc/self/mounts."""
+    own = {}
+    for line in membership.splitlines():
+        _, names, path = line.split(":", 2)
+        for name in names.split(","):
+            own[name] = path
+    hierarchies = []
+    for line in mounts.splitlines():
+        _, point, kind, options = line.split(" ")[:4]
+        if kind == "cgroup":
+            controllers = tuple(name for name in _CONTROLLERS if name in options.split(",") and name in own)
+            if controllers:
+                hierarchies.append(Hierarchy(1, Path(point + own[controllers[0]]), controllers))
+        elif kind == "cgroup2" and "" in own:
+            hierarchies += _version_2(Path(point), Path(point + own[""]))
+    return Cgroups([prepared for hierarchy in hierarchies if (prepared := _prepare(hierarchy)) is not None])
+
+
+def _version_2(root: Path, own: Path) -> list[Hierarchy]:
+    """A group with processes cannot hand controllers on, unless it is the root; so ours is below the host's own group
+    where that hands them on already, and else below the root, where root alone may write."""
+    for folder in (own, root):
+        try:
+            offered = (folder / "cgroup.controllers").read_text().split()
+            wanted = [name for name in _CONTROLLERS if name in offered]
+            missing = [
+                name for name in wanted if name not in (folder / "cgroup.subtree_control").read_text().split()
+            ]
+            if missing:
+                _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
+        except OSError:
+            continue
+        if wanted:
+            return [Hierarchy(2, folder, tuple(wanted))]
+    return []
+
+
+def _prepare(hierarchy: Hierarchy) -> Hierarchy | None:
+    """Make our parent group, or answer None when we may not."""
+    folder = hierarchy.folder / _PARENT
+    try:
+        folder.mkdir(exist_ok=True)
+        if hierarchy.version == 2:
+            _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in hierarchy.controllers))
+        probe = folder / "probe"
+        probe.mkdir(exist_ok=True)
+        probe.rmdir()
+    except OSError:
+        return None
+    return Hierarchy(hierarchy.version, folder, hierarchy.controllers)
+
+
+def _write(path: Path, value: str) -> None:
+    # Opened without O_CREAT: a file that the kernel does not offer must not appear as an ordinary one.
+    with path.open("r+") as file:
+        file.write(value)

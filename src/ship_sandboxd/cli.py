@@ -1,0 +1,94 @@
+"""The command line of the sandbox host: `python -m ship_sandboxd --listen 127.0.0.1:PORT --data DIR`."""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import logs, server
+from .errors import SetupError
+from .settings import Settings, Upstream
+
+API_KEY_VARIABLE = "SHIP_SANDBOXD_API_KEY"
+_UPSTREAM = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9.-]*):(?P<port>\d{1,5})=(?P<host>[^=\s]+):(?P<host_port>\d{1,5})"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the host. Answers the exit status: 0, 2 for wrong options, 3 when the machine lacks something."""
+    logs.configure()
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = _settings(arguments)
+        lock = server.claim(settings.data)
+        try:
+            machine = server.Machine(settings.data)
+            if arguments.stop_all:
+                count = asyncio.run(server.stop_all(settings, machine))
+                sys.stdout.write(json.dumps({"stopped": count}) + "\n")
+            else:
+                asyncio.run(server.serve(settings, machine))
+        finally:
+            os.close(lock)
+    except SetupError as error:
+        sys.stderr.write(json.dumps({"level": "error", "code": error.code, "event": str(error)}) + "\n")
+        return error.exit_status
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ship_sandboxd",
+        description="A self-hosted host for sandboxes that speaks E2B's protocol.",
+        epilog=f"The API key is read from {API_KEY_VARIABLE}, where other users cannot see it.",
+    )
+    parser.add_argument(
+        "--listen", default="127.0.0.1:49980", metavar="HOST:PORT", help="port 0 takes a free one"
+    )
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="DIR", help="state and files of the sandboxes"
+    )
+    parser.add_argument("--domain", default="", help="suffix of {port}-{sandbox id}.DOMAIN host names")
+    parser.add_argument(
+        "--api-key", default="", help="shows in the list of processes: better use the variable"
+    )
+    parser.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        metavar="NAME:PORT=HOST:PORT",
+        help="a reserved name that every sandbox reaches through its proxy",
+    )
+    parser.add_argument(
+        "--stop-all", action="store_true", help="end every sandbox of the data folder, and exit"
+    )
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    host, _, port = arguments.listen.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SetupError(f"--listen {arguments.listen} is not HOST:PORT", "option_invalid", 2)
+    api_key = arguments.api_key or os.environ.get(API_KEY_VARIABLE, "")
+    if not api_key and not arguments.stop_all:
+        raise SetupError(f"no API key: set {API_KEY_VARIABLE} to a long random text", "api_key_missing", 2)
+    return Settings(
+        listen_host=host.strip("[]"),
+        listen_port=int(port),
+        data=arguments.data.resolve(),
+        api_key=api_key,
+        domain=arguments.domain,
+        upstreams=tuple(_upstream(text) for text in arguments.upstream),
+    )
+
+
+def _upstream(text: str) -> Upstream:
+    match = _UPSTREAM.fullmatch(text.lower())
+    if match is None:
+        raise SetupError(f"--upstream {text} is not NAME:PORT=HOST:PORT", "option_invalid", 2)
+    return Upstream(match["name"], int(match["port"]), match["host"].strip("[]"), int(match["host_port"]))

@@ -1,0 +1,247 @@
+"""The daemon's entry: the routes of envd on the socket that the host has bound for it.
+
+The host starts it with the number of a descriptor to read its configuration from, a JSON object:
+`listen_fd` (the bound Unix socket), `ready_fd` (told once we listen, together with the listener of the egress
+proxy), `token` (what X-Access-Token must hold), `envs`, `memory_mb`, `cpu_count`, `egress_port`, `max_processes` (a
+number where no cgroup counts them, else null).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from . import rpc
+from .account import Account
+from .filesystem import Filesystem
+from .http1 import Connection, Exchange, ProtocolError, serve_connection
+from .processes import Processes
+from .relay import relay
+from .transfer import Transfer, TransferError
+from .usage import Usage
+
+Route = Callable[[Exchange], Awaitable[None]]
+LISTENER_PATH = "/egress-listener"
+_CONNECT_TIMEOUT_S = 10.0
+_log = logging.getLogger("envd")
+
+
+class Daemon:
+    """The routes; everything but `/health` wants the sandbox's token."""
+
+    def __init__(self, config: dict[str, Any], egress_listener: socket.socket) -> None:
+        self._token = str(config["token"])
+        self._account = Account(envs=dict(config["envs"]))
+        self._egress_listener = egress_listener
+        self._usage = Usage(config["cpu_count"], config["memory_mb"], self._account.home)
+        self._transfer = Transfer(self._account)
+        self.processes = Processes(self._account)
+        self._routes = self._make_routes()
+
+    def _make_routes(self) -> dict[tuple[str, str], Route]:
+        routes: dict[tuple[str, str], Route] = {
+            ("GET", "/metrics"): self._metrics,
+            ("GET", "/envs"): self._envs,
+            ("GET", LISTENER_PATH): self._hand_over_listener,
+        }
+        processes, files = self.processes, Filesystem(self._account)
+        unary: dict[str, rpc.Unary] = {
+            "/process.Process/List": processes.list,
+            "/process.Process/Update": processes.update,
+            "/process.Process/SendInput": processes.send_input,
+            "/process.Process/SendSignal": processes.send_signal,
+            "/process.Process/CloseStdin": processes.close_stdin,
+            "/filesystem.Filesystem/Stat": files.stat,
+            "/filesystem.Filesystem/MakeDir": files.make_dir,
+            "/filesystem.Filesystem/Move": files.move,
+            "/filesystem.Filesystem/ListDir": files.list_dir,
+            "/filesystem.Filesystem/Remove": files.remove,
+        }
+        streams: dict[str, rpc.ServerStream] = {
+            "/process.Process/Start": processes.start,
+            "/process.Process/Connect": processes.connect,
+        }
+        for path, method in unary.items():
+            routes["POST", path] = _bind(rpc.serve_unary, method)
+        for path, stream in streams.items():
+            routes["POST", path] = _bind(rpc.serve_server_stream, stream)
+        routes["POST", "/process.Process/StreamInput"] = _bind(
+            rpc.serve_client_stream, processes.stream_input
+        )
+        return routes
+
+    async def handle(self, exchange: Exchange) -> None:
+        try:
+            await self._dispatch(exchange)
+        except TransferError as error:
+            await _respond_error(exchange, error.status, str(error))
+        except rpc.RpcError as error:
+            await rpc.respond_error(exchange, error)
+        except (ProtocolError, OSError):
+            raise
+        except Exception:
+            _log.exception("%s %s failed", exchange.request.method, exchange.request.target)
+            await _respond_error(exchange, 500, "internal error of envd")
+
+    async def _dispatch(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.method == "CONNECT":
+            await self._tunnel(exchange)
+            return
+        url = urlsplit(request.target)
+        path, query = unquote(url.path), dict(parse_qsl(url.query, keep_blank_values=True))
+        if (request.method, path) == ("GET", "/health"):
+            await exchange.respond(204)
+        elif path == "/files" and request.method in ("GET", "HEAD", "POST"):
+            await self._files(exchange, query)
+        elif not self._is_authorized(request.headers.get("x-access-token")):
+            await _respond_error(exchange, 401, "unauthorized access, please provide a valid access token")
+        elif (request.method, path) in self._routes:
+            await self._routes[request.method, path](exchange)
+        elif path.startswith(("/process.Process/", "/filesystem.Filesystem/")):
+            await rpc.respond_error(
+                exchange, rpc.RpcError("unimplemented", f"{path} is not supported by this host")
+            )
+        elif path == "/files/compose":
+            await _respond_error(exchange, 501, f"{path} is not supported by this host")
+        else:
+            await _respond_error(exchange, 404, f"{request.method} {path} does not exist")
+
+    def _is_authorized(self, token: str) -> bool:
+        return _equal(token, self._token)
+
+    async def _files(self, exchange: Exchange, query: dict[str, str]) -> None:
+        operation = "write" if exchange.request.method == "POST" else "read"
+        if not self._is_authorized(exchange.request.headers.get("x-access-token")):
+            self._check_signature(query, operation)
+        await (self._transfer.upload if operation == "write" else self._transfer.download)(exchange, query)
+
+    def _check_signature(self, query: dict[str, str], operation: str) -> None:
+        """A signed URL: `v1_` and the unpadded base64 of sha256("path:operation:user:token[:expiry]")."""
+        import hashlib  # it takes milliseconds to load, and most sandboxes never see a signed URL
+
+        expiry = query.get("signature_expiration", "")
+        parts = [
+            query.get("path", ""),
+            operation,
+            query.get("username", ""),
+            self._token,
+            *([expiry] if expiry else []),
+        ]
+        digest = base64.b64encode(hashlib.sha256(":".join(parts).encode()).digest()).rstrip(b"=").decode()
+        if not _equal(query.get("signature", ""), f"v1_{digest}"):
+            raise TransferError(401, "unauthorized access, please provide a valid access token or signature")
+        if expiry and not (expiry.isascii() and expiry.isdigit() and int(expiry) >= time.time()):
+            raise TransferError(401, "the signature has expired")
+
+    async def _metrics(self, exchange: Exchange) -> None:
+        await exchange.respond(200, rpc.encode(dict(self._usage.read())), "application/json")
+
+    async def _envs(self, exchange: Exchange) -> None:
+        await exchange.respond(200, rpc.encode(dict(self._account.envs)), "application/json")
+
+    async def _tunnel(self, exchange: Exchange) -> None:
+        """CONNECT host:port, from the host, to a server on the sandbox's loopback."""
+        if not self._is_authorized(exchange.request.headers.get("x-access-token")):
+            await _respond_error(exchange, 401, "unauthorized access, please provide a valid access token")
+            return
+        port = exchange.request.target.rpartition(":")[2]
+        exchange.reusable = False
+        try:
+            opened = await asyncio.wait_for(_open_loopback(int(port)), _CONNECT_TIMEOUT_S)
+        except (OSError, ValueError, asyncio.TimeoutError):
+            await _respond_error(exchange, 502, f"The sandbox is running but port is not open: {port}")
+            return
+        server = Connection(*opened)
+        try:
+            await exchange.connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            exchange.responded = True
+            await relay(exchange.connection, server)
+        finally:
+            await server.close()
+
+    async def _hand_over_listener(self, exchange: Exchange) -> None:
+        """Give a host that was started anew the listener on which the sandbox's programs look for their proxy."""
+        duplicate = os.dup(exchange.connection.fileno())
+        exchange.responded, exchange.reusable = True, False
+        with socket.socket(fileno=duplicate) as raw:
+            send_descriptor(
+                raw, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", self._egress_listener.fileno()
+            )
+
+
+def send_descriptor(target: socket.socket, data: bytes, fd: int) -> None:
+    socket.send_fds(target, [data], [fd])
+
+
+async def _open_loopback(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        return await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return await asyncio.open_connection("::1", port)
+
+
+def _bind(serve: Callable[[Exchange, Any], Awaitable[None]], method: Any) -> Route:
+    return lambda exchange: serve(exchange, method)
+
+
+def _equal(given: str, expected: str) -> bool:
+    from hmac import compare_digest
+
+    return compare_digest(given.encode(), expected.encode())
+
+
+def error_body(status: int, message: str) -> tuple[bytes, str]:
+    return rpc.encode({"code": status, "message": message}), "application/json"
+
+
+async def _respond_error(exchange: Exchange, status: int, message: str) -> None:
+    if not exchange.responded:
+        body, content_type = error_body(status, message)
+        await exchange.respond(status, body, content_type)
+    else:
+        exchange.connection.abort()
+        exchange.reusable = False
+
+
+def _limit(max_processes: int | None) -> None:
+    """What every process of the sandbox inherits, and cannot raise again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if max_processes is not None:
+        resource.setrlimit(resource.RLIMIT_NPROC, (max_processes, max_processes))
+
+
+async def _run(config: dict[str, Any]) -> None:
+    egress_listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    egress_listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    egress_listener.bind(("127.0.0.1", config["egress_port"]))
+    egress_listener.listen(128)
+    daemon = Daemon(config, egress_listener)
+    daemon.processes.watch_children()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await serve_connection(reader, writer, daemon.handle, error_body)
+
+    server = await asyncio.start_unix_server(serve, sock=socket.socket(fileno=config["listen_fd"]))
+    with socket.socket(fileno=config["ready_fd"]) as ready:
+        send_descriptor(ready, b"ready", egress_listener.fileno())
+    await server.serve_forever()
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with open(int(sys.argv[1]), "rb") as file:
+        config = json.load(file)
+    os.umask(0o022)
+    _limit(config["max_processes"])
+    asyncio.run(_run(config))

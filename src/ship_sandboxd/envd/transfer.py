@@ -1,0 +1,223 @@
+"""`/files`: download and upload, streamed in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import zlib
+from collections.abc import AsyncIterator
+
+from .account import Account
+from .filesystem import METADATA_PREFIX, read_metadata
+from .http1 import CHUNK_BYTES, Exchange, ProtocolError
+from .multipart import parameter, parts
+from .rpc import Message, RpcError, basic_username, encode
+
+METADATA_HEADER_PREFIX = "x-metadata-"
+_STATUS = {
+    errno.ENOENT: 404,
+    errno.EACCES: 403,
+    errno.EPERM: 403,
+    errno.EROFS: 403,
+    errno.EISDIR: 400,
+    errno.ENOTDIR: 400,
+    errno.ENAMETOOLONG: 400,
+    errno.ELOOP: 400,
+    errno.ENOSPC: 507,
+    errno.EDQUOT: 507,
+}
+
+
+class TransferError(Exception):
+    """A transfer that failed; `status` is what HTTP answers."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Transfer:
+    """The two methods of `/files`."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    async def download(self, exchange: Exchange, query: dict[str, str]) -> None:
+        """Send a file: status 200, or 206 for one byte range."""
+        self._authorize(exchange, query)
+        path = self._account.path(query.get("path", ""))
+        with _Opened(path) as file:
+            start, stop, fields = _range(exchange.request.headers.get("range"), file.size)
+            fields += [("Content-Type", "application/octet-stream"), ("Content-Length", str(stop - start))]
+            fields.append(("Accept-Ranges", "bytes"))
+            await exchange.send_head(206 if "Content-Range" in dict(fields) else 200, fields)
+            if exchange.request.method != "HEAD":
+                await _send(exchange, file.fd, start, stop)
+
+    async def upload(self, exchange: Exchange, query: dict[str, str]) -> None:
+        """Write one file (octet-stream) or several (multipart); answers what was written."""
+        self._authorize(exchange, query)
+        headers = exchange.request.headers
+        metadata = _metadata(headers.fields)
+        body = _decoded(exchange.body(), headers.get("content-encoding"))
+        content_type = headers.get("content-type")
+        if content_type.lower().startswith("multipart/form-data"):
+            written = await self._upload_parts(body, content_type, query.get("path", ""), metadata)
+        elif query.get("path"):
+            written = [await self._write(query["path"], body, metadata)]
+        else:
+            raise TransferError(400, "the query parameter 'path' is missing")
+        await exchange.respond(200, encode_list(written), "application/json")
+
+    async def _upload_parts(
+        self, body: AsyncIterator[bytes], content_type: str, path: str, metadata: dict[str, str]
+    ) -> list[Message]:
+        boundary = parameter(content_type, "boundary")
+        if not boundary:
+            raise TransferError(400, "the multipart boundary is missing")
+        written: list[Message] = []
+        async for part in parts(body, boundary):
+            if part.name != "file":
+                continue
+            if path and written:
+                raise TransferError(400, "several files, but one path")
+            target = path or part.filename
+            if not target:
+                raise TransferError(400, "a file has neither a path nor a file name")
+            written.append(await self._write(target, part.data, metadata))
+        if not written:
+            raise TransferError(400, "no file was sent")
+        return written
+
+    async def _write(self, path: str, data: AsyncIterator[bytes], metadata: dict[str, str]) -> Message:
+        path = self._account.path(path)
+        loop = asyncio.get_running_loop()
+        try:
+            fd = await loop.run_in_executor(None, _create, path)
+            try:
+                async for piece in data:
+                    await loop.run_in_executor(None, _write_all, fd, piece)
+                for key, value in metadata.items():
+                    os.setxattr(fd, METADATA_PREFIX + key, value.encode("utf-8"))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise transfer_error(error, path) from error
+        info: Message = {"name": os.path.basename(path), "type": "file", "path": path}
+        stored = read_metadata(path)
+        if stored:
+            info["metadata"] = stored
+        return info
+
+    def _authorize(self, exchange: Exchange, query: dict[str, str]) -> None:
+        try:
+            self._account.require(query.get("username", ""))
+            self._account.require(basic_username(exchange.request.headers.get("authorization")))
+        except RpcError as error:
+            raise TransferError(401, str(error)) from error
+
+
+def encode_list(messages: list[Message]) -> bytes:
+    return b"[" + b",".join(encode(message) for message in messages) + b"]"
+
+
+def transfer_error(error: OSError, path: str) -> TransferError:
+    text = "file not found" if error.errno == errno.ENOENT else (error.strerror or str(error)).lower()
+    return TransferError(_STATUS.get(error.errno or 0, 500), f"{text}: '{path}'")
+
+
+class _Opened:
+    """A regular file that is open for reading; opening never waits for the other side of a pipe."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise transfer_error(error, path) from error
+        info = os.fstat(self.fd)
+        self.size = info.st_size
+        if not stat.S_ISREG(info.st_mode):
+            os.close(self.fd)
+            kind = "a directory" if stat.S_ISDIR(info.st_mode) else "not a regular file"
+            raise TransferError(400, f"path '{path}' is {kind}")
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+async def _send(exchange: Exchange, fd: int, start: int, stop: int) -> None:
+    while start < stop:
+        piece = os.pread(fd, min(CHUNK_BYTES, stop - start), start)
+        if not piece:
+            # The file has shrunk: the length that we promised cannot be kept.
+            exchange.connection.abort()
+            exchange.reusable = False
+            return
+        start += len(piece)
+        await exchange.connection.send(piece)
+
+
+def _range(field: str, size: int) -> tuple[int, int, list[tuple[str, str]]]:
+    """The (start, stop) that `Range: bytes=a-b` asks for; anything else means the whole file."""
+    unit, _, span = field.partition("=")
+    first, dash, last = span.strip().partition("-")
+    digits = (first or "0") + (last or "0")
+    if (
+        unit.strip() != "bytes"
+        or not dash
+        or not (first or last)
+        or not (digits.isascii() and digits.isdigit())
+    ):
+        return 0, size, []
+    start = int(first) if first else max(0, size - int(last))
+    stop = min(int(last) + 1, size) if first and last else size
+    if start >= stop:
+        raise TransferError(416, f"the range '{field}' lies outside of the file's {size} bytes")
+    return start, stop, [("Content-Range", f"bytes {start}-{stop - 1}/{size}")]
+
+
+def _create(path: str) -> int:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EISDIR, "path is not a regular file")
+    os.ftruncate(fd, 0)
+    return fd
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _metadata(fields: list[tuple[str, str]]) -> dict[str, str]:
+    prefix = METADATA_HEADER_PREFIX
+    return {key.lower()[len(prefix) :]: value for key, value in fields if key.lower().startswith(prefix)}
+
+
+async def _decoded(body: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
+    """The body without its content encoding; gzip is expanded piece by piece."""
+    if encoding.lower() in ("", "identity"):
+        async for piece in body:
+            yield piece
+        return
+    if encoding.lower() != "gzip":
+        raise ProtocolError(f"the content encoding '{encoding}' is not supported", 415)
+    expand = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        async for piece in body:
+            while piece:
+                yield expand.decompress(piece, CHUNK_BYTES)
+                piece = expand.unconsumed_tail
+    except zlib.error as error:
+        raise ProtocolError("the body is not valid gzip") from error
+    yield expand.flush()
+    if not expand.eof:
+        raise ProtocolError("the gzip body is cut short")

@@ -1,0 +1,78 @@
+"""Every error of the sandbox host.
+
+HostError                 code, message
+├── SetupError            the machine or the options do not allow a start; exit_status
+└── ApiError              a request that failed; status
+    ├── BadRequest        400
+    ├── Unauthorized      401
+    ├── NotFound          404
+    ├── Conflict          409
+    ├── Unsupported       501, part of E2B's protocol that this host does not offer
+    └── LaunchFailed      500, a sandbox that did not come up
+"""
+
+
+class HostError(Exception):
+    """What went wrong and what to do about it; `code` is stable."""
+
+    code = "sandbox_host_error"
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.code
+
+
+class SetupError(HostError):
+    """The host cannot start. Exit status 3 says that the machine lacks something, 2 that the options are wrong."""
+
+    def __init__(self, message: str, code: str, exit_status: int = 3) -> None:
+        super().__init__(message, code)
+        self.exit_status = exit_status
+
+
+class ApiError(HostError):
+    """Answered as E2B's `{"code": status, "message": ...}`."""
+
+    status = 500
+
+
+class BadRequest(ApiError):
+    """The request makes no sense."""
+
+    status = 400
+    code = "bad_request"
+
+
+class Unauthorized(ApiError):
+    """The API key is missing or wrong."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class NotFound(ApiError):
+    """No such sandbox, template or path."""
+
+    status = 404
+    code = "not_found"
+
+
+class Conflict(ApiError):
+    """An idempotency key that was used for another request."""
+
+    status = 409
+    code = "idempotency_request_mismatch"
+
+
+class Unsupported(ApiError):
+    """Part of E2B's protocol that this host does not offer."""
+
+    status = 501
+    code = "unsupported"
+
+
+class LaunchFailed(ApiError):
+    """The sandbox did not come up; the message carries what bubblewrap or the daemon said last."""
+
+    status = 500
+    code = "sandbox_create_failed"

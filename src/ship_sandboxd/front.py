@@ -1,0 +1,206 @@
+"""The one port of the host: requests for a sandbox go to the sandbox, all others to the REST API.
+
+A request names a sandbox by the headers E2b-Sandbox-Id and E2b-Sandbox-Port, or by a host name
+`{port}-{sandbox id}.{domain}`. Port 49983 is the sandbox's daemon; any other is a server on the sandbox's loopback,
+which the daemon connects us to.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+from hmac import compare_digest
+
+from .api import Api
+from .envd.http1 import (
+    UNTIL_CLOSE,
+    BrokenStreamError,
+    Connection,
+    Exchange,
+    Headers,
+    ProtocolError,
+    Request,
+    frame,
+    framing_fields,
+    last_frame,
+    serve_connection,
+)
+from .envd.relay import relay
+from .errors import NotFound
+from .sandboxes import Sandbox, Sandboxes
+
+ENVD_PORT = 49983
+_HOST = re.compile(r"(?P<port>\d{1,5})-(?P<id>[a-z0-9]+)\.(?P<domain>[^:]+)(:\d+)?")
+# What belongs to the host and its callers, and is none of a sandbox's business.
+_OURS = ("x-api-key", "e2b-sandbox-id", "e2b-sandbox-port", "e2b-traffic-access-token")
+
+
+class Unreachable(Exception):
+    """The sandbox, or the port in it, does not answer."""
+
+
+class Front:
+    def __init__(self, sandboxes: Sandboxes, api: Api, domain: str) -> None:
+        self._sandboxes = sandboxes
+        self._api = api
+        self._domains = {domain.partition(":")[0].lower(), "localhost"}
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+        with contextlib.suppress(asyncio.CancelledError):
+            await serve_connection(reader, writer, self._handle, error_body)
+
+    async def close(self) -> None:
+        for connection in list(self._connections):
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _handle(self, exchange: Exchange) -> None:
+        target = self._target(exchange.request)
+        if target is None:
+            await self._api.handle(exchange)
+            return
+        sandbox_id, port = target
+        try:
+            sandbox = self._sandboxes.get(sandbox_id)
+            if port != ENVD_PORT and not _may_visit(sandbox, exchange.request):
+                await _respond(exchange, 403, "the traffic access token is missing or wrong")
+                return
+            await self._forward(exchange, sandbox, port)
+        except NotFound:
+            await _respond(exchange, 502, "The sandbox was not found")
+        except Unreachable as error:
+            await _respond(exchange, 502, str(error))
+
+    def _target(self, request: Request) -> tuple[str, int] | None:
+        """The (sandbox id, port) that a request is for; None when it is for the host itself."""
+        sandbox_id, port = request.headers.get("e2b-sandbox-id"), request.headers.get("e2b-sandbox-port")
+        if not sandbox_id:
+            match = _HOST.fullmatch(request.headers.get("host").lower())
+            if match is None or match["domain"] not in self._domains:
+                return None
+            sandbox_id, port = match["id"], match["port"]
+        port = port or str(ENVD_PORT)
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ProtocolError("E2b-Sandbox-Port is not a port")
+        return sandbox_id.partition("-")[0], int(port)
+
+    async def _forward(self, exchange: Exchange, sandbox: Sandbox, port: int) -> None:
+        server = await _open(sandbox, port)
+        try:
+            await _pass_on(exchange, server, port)
+        except (OSError, BrokenStreamError, ProtocolError) as error:
+            if not exchange.responded:
+                self._sandboxes.get(sandbox.id)
+                raise Unreachable(f"The sandbox does not answer on port {port}: {error}") from error
+            exchange.reusable = False
+            exchange.connection.abort()
+        finally:
+            await server.close()
+
+
+def _may_visit(sandbox: Sandbox, request: Request) -> bool:
+    given = request.headers.get("e2b-traffic-access-token").encode()
+    return sandbox.record.allow_public_traffic or compare_digest(given, sandbox.record.traffic_token.encode())
+
+
+async def _open(sandbox: Sandbox, port: int) -> Connection:
+    """A connection to the daemon, or through it to a port of the sandbox's loopback."""
+    try:
+        connection = Connection(*await sandbox.connect())
+    except OSError as error:
+        raise Unreachable(
+            "The sandbox is running but port is not open: its daemon does not listen"
+        ) from error
+    if port == ENVD_PORT:
+        return connection
+    fields = Headers([("Host", "envd"), ("X-Access-Token", sandbox.record.token)])
+    try:
+        await connection.send(Request("CONNECT", f"127.0.0.1:{port}", "HTTP/1.1", fields).encode())
+        answer = await connection.read_response()
+    except (OSError, BrokenStreamError, ProtocolError) as error:
+        await connection.close()
+        raise Unreachable("The sandbox does not answer") from error
+    if answer.status != 200:
+        await connection.close()
+        raise Unreachable(f"The sandbox is running but port is not open: {port}")
+    return connection
+
+
+async def _pass_on(exchange: Exchange, server: Connection, port: int) -> None:
+    """Send a request on and bring the response back, both streamed; stop when either side goes away."""
+    await server.send(_onward(exchange.request, port).encode())
+    sent = asyncio.Event()
+    asking = asyncio.ensure_future(_send_body(exchange, server, sent))
+    answering = asyncio.ensure_future(_bring_back(exchange, server, sent))
+    try:
+        await asyncio.wait([asking, answering], return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            await answering
+        else:
+            await asking
+    finally:
+        asking.cancel()
+        answering.cancel()
+        await asyncio.gather(asking, answering, return_exceptions=True)
+
+
+def _onward(request: Request, port: int) -> Request:
+    without = _OURS if port == ENVD_PORT else (*_OURS, "x-access-token")
+    fields = request.headers.end_to_end(without)
+    if request.upgrade:
+        fields += [("Connection", "Upgrade"), ("Upgrade", request.upgrade)]
+    else:
+        fields += [*framing_fields(request.framing), ("Connection", "close")]
+    return Request(request.method, request.target, "HTTP/1.1", Headers(fields))
+
+
+async def _send_body(exchange: Exchange, server: Connection, sent: asyncio.Event) -> None:
+    """Send the request's body; ends only by an error. A server that stops reading may still answer."""
+    if exchange.request.upgrade:
+        await asyncio.get_running_loop().create_future()
+    kind = exchange.request.framing[0]
+    with contextlib.suppress(ConnectionError):
+        async for piece in exchange.body():
+            await server.send(frame(kind, piece))
+        await server.send(last_frame(kind))
+        sent.set()
+    await exchange.connection.peer_closed()
+    raise BrokenStreamError("the client went away")
+
+
+async def _bring_back(exchange: Exchange, server: Connection, sent: asyncio.Event) -> None:
+    response = await server.read_response()
+    while response.status < 200 and response.status != 101:
+        response = await server.read_response()
+    if response.status == 101:
+        exchange.responded, exchange.reusable = True, False
+        fields = [*response.headers.end_to_end(), ("Connection", "Upgrade")]
+        fields += [("Upgrade", response.headers.get("upgrade"))]
+        response.headers = Headers(fields)
+        await exchange.connection.send(response.encode())
+        await relay(exchange.connection, server)
+        return
+    framing = response.framing(exchange.request.method)
+    fields = [*response.headers.end_to_end(), *framing_fields(framing)]
+    if exchange.request.method == "HEAD":
+        fields += [("Content-Length", length) for length in response.headers.all("content-length")]
+    if not sent.is_set() or framing[0] == UNTIL_CLOSE:
+        exchange.reusable = False
+    await exchange.send_head(response.status, fields, response.reason)
+    async for piece in server.body(framing):
+        await exchange.connection.send(frame(framing[0], piece))
+    await exchange.connection.send(last_frame(framing[0]))
+
+
+def error_body(status: int, message: str) -> tuple[bytes, str]:
+    return json.dumps({"code": status, "message": message}).encode(), "application/json"
+
+
+async def _respond(exchange: Exchange, status: int, message: str) -> None:
+    body, content_type = error_body(status, message)
+    await exchange.respond(status, body, content_type)

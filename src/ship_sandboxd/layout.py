@@ -1,0 +1,112 @@
+"""The files that every sandbox sees besides /usr: the daemon's code and a small /etc, made once in the data folder."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from . import envd
+from .errors import SetupError
+
+SANDBOX_PYTHON = "/usr/bin/python3"
+_MIN_PYTHON = (3, 10)
+
+_ETC = {
+    "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nuser:x:1000:1000:user:/home/user:/bin/bash\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "group": "root:x:0:\ntty:x:5:\nuser:x:1000:\nnogroup:x:65534:\n",
+    "hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost\n",
+    "resolv.conf": "# There is no name server here: names are resolved by the proxy on 127.0.0.1:3128.\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n",
+    # Debian's own /etc/profile would replace the PATH that a template gives.
+    "profile": 'if [ "${BASH-}" ] && [ "${PS1-}" ]; then PS1=\'\\u@sandbox:\\w\\$ \'; fi\n',
+}
+# Taken from the host where it has them.
+HOST_ETC = (
+    "/etc/alternatives",
+    "/etc/ssl",
+    "/etc/ca-certificates",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/mime.types",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/fonts",
+)
+
+
+def write_etc(data: Path) -> Path:
+    """Make the folder of /etc files; answers it."""
+    folder = data / "etc"
+    folder.mkdir(exist_ok=True)
+    for name, text in _ETC.items():
+        scratch = folder / f".{name}"
+        scratch.write_text(text)
+        scratch.chmod(0o644)
+        scratch.replace(folder / name)
+    folder.chmod(0o755)
+    return folder
+
+
+def etc_names() -> tuple[str, ...]:
+    return tuple(_ETC)
+
+
+def install_daemon(data: Path) -> Path:
+    """Copy the daemon's code to a folder named by its content and compile it for the sandbox's Python.
+
+    A sandbox that runs keeps the version that it was started with, whatever is installed later.
+    """
+    sources = {path.name: path.read_bytes() for path in sorted(Path(envd.__file__).parent.glob("*.py"))}
+    version = _python_version()
+    digest = hashlib.sha256(repr((version, sources)).encode()).hexdigest()[:16]
+    folder = data / "envd" / digest
+    if folder.is_dir():
+        return folder
+    scratch = data / "envd" / f"{digest}.{os.getpid()}"
+    package = scratch / "envd"
+    package.mkdir(parents=True)
+    for name, source in sources.items():
+        (package / name).write_bytes(source)
+    subprocess.run(
+        [
+            SANDBOX_PYTHON,
+            "-I",
+            "-m",
+            "compileall",
+            "-q",
+            "--invalidation-mode",
+            "unchecked-hash",
+            str(package),
+        ],
+        check=True,
+        umask=0o022,
+    )
+    for path in (scratch, package, *package.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    try:
+        scratch.rename(folder)
+    except OSError:
+        shutil.rmtree(scratch)  # another start was faster, with the same content
+    return folder
+
+
+def _python_version() -> str:
+    try:
+        answer = subprocess.run(
+            [SANDBOX_PYTHON, "-I", "-S", "-c", "import sys; print(sys.version)"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SetupError(
+            f"{SANDBOX_PYTHON} is missing: install the package python3", "python_missing"
+        ) from error
+    version = answer.stdout.strip()
+    if tuple(int(part) for part in version.split()[0].split(".")[:2]) < _MIN_PYTHON:
+        raise SetupError(
+            f"{SANDBOX_PYTHON} is {version.split()[0]}: 3.10 or later is needed", "python_too_old"
+        )
+    return version

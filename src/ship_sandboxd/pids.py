@@ -1,0 +1,87 @@
+"""Processes of the host, told apart for good: a pid alone may come to mean another process."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """A pid and the time of its start, in clock ticks since boot."""
+
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> "ProcessIdentity | None":
+        """The process that has this pid now; None when there is none, or only its remains."""
+        fields = _stat_fields(pid)
+        return None if fields is None or fields[0] == "Z" else cls(pid, int(fields[19]))
+
+    @property
+    def alive(self) -> bool:
+        return ProcessIdentity.of(self.pid) == self
+
+    @contextmanager
+    def opened(self) -> Iterator[int | None]:
+        """A pidfd for it while it lives, else None."""
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            yield None
+            return
+        try:
+            yield fd if self.alive else None
+        finally:
+            os.close(fd)
+
+    async def kill(self) -> None:
+        """End it for sure, and return when it has ended."""
+        with self.opened() as fd:
+            if fd is not None:
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                await readable(fd)
+
+    async def wait(self) -> None:
+        with self.opened() as fd:
+            if fd is not None:
+                await readable(fd)
+
+
+async def readable(fd: int) -> None:
+    """Wait until there is something to read: data, an end, or for a pidfd the exit of its process."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
+def find_by_argument(programs: tuple[str, ...], argument: str) -> list[ProcessIdentity]:
+    """Processes that run one of the programs with exactly this argument."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                words = (path / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue  # it ended while we were looking
+            if words[0].rpartition(b"/")[2].decode("latin-1") in programs and argument.encode() in words:
+                identity = ProcessIdentity.of(int(path.name))
+                if identity is not None:
+                    found.append(identity)
+    return found
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()

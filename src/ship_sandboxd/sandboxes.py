@@ -1,0 +1,355 @@
+"""The sandboxes of this host: made, found, kept alive for their time, found again after a restart, ended.
+
+    creating ── launched ──► running ── killed, or its time is over ──► gone
+        └── the launch failed, or the host died meanwhile ──► gone
+
+A record on disk comes before anything else that a sandbox uses and goes last, so nothing can be left without one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import bubblewrap, cgroups, records, templates
+from .bubblewrap import Bubblewrap, LaunchSpec
+from .cgroups import Cgroups, Limits
+from .egress import PORT as EGRESS_PORT
+from .egress import Egress, Rules, proxy_variables
+from .envd.daemon import LISTENER_PATH
+from .errors import LaunchFailed, NotFound
+from .records import RUNNING, SandboxRecord
+from .settings import Upstream
+
+DEFAULT_TIMEOUT_S = 300
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_UIDS = range(200_000, 265_536)
+_HANDOVER_TIMEOUT_S = 5.0
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_log = logging.getLogger("ship_sandboxd.sandboxes")
+
+
+@dataclass(frozen=True)
+class NewSandbox:
+    """What a caller asks for; see `POST /v2/sandboxes` of E2B's API."""
+
+    template: str = templates.BASE
+    timeout_s: int = DEFAULT_TIMEOUT_S
+    envs: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    allow_internet: bool = True
+    allow_public_traffic: bool = True
+    idempotency_key: str = ""
+    request_digest: str = ""
+
+
+class Sandbox:
+    """One sandbox of this host and what belongs to it in this process."""
+
+    def __init__(self, record: SandboxRecord, folder: Path) -> None:
+        self.record = record
+        self.folder = folder
+        self.egress: Egress | None = None
+        self.expiry: asyncio.TimerHandle | None = None
+        self.watch: asyncio.Task[None] | None = None
+        self.ending: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to its daemon. Raises OSError when that does not listen."""
+        with bubblewrap.short_path(self.folder, "envd.sock") as path:
+            return await asyncio.open_unix_connection(path)
+
+
+class Sandboxes:
+    """All of them. `data` holds one folder each; `per_uid` says whether each gets a Unix user of its own."""
+
+    def __init__(
+        self,
+        data: Path,
+        launcher: Bubblewrap,
+        groups: Cgroups,
+        upstreams: tuple[Upstream, ...],
+        per_uid: bool,
+    ) -> None:
+        self._folder = data / "sandboxes"
+        self._trash = data / "trash"
+        self._templates = data / "templates"
+        self._launcher = launcher
+        self._groups = groups
+        self._upstreams = upstreams
+        self._per_uid = per_uid
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._uids_in_use: set[int] = set()
+        self._next_uid = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        for folder in (self._folder, self._trash, self._templates):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    def get(self, sandbox_id: str) -> Sandbox:
+        """A running sandbox. Raises NotFound."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None or sandbox.record.state != RUNNING or sandbox.ending is not None:
+            raise NotFound(f"sandbox '{sandbox_id}' not found", "sandbox_not_found")
+        return sandbox
+
+    def all(self) -> list[Sandbox]:
+        return [
+            sandbox
+            for sandbox in self._sandboxes.values()
+            if sandbox.record.state == RUNNING and not sandbox.ending
+        ]
+
+    async def create(self, wanted: NewSandbox) -> Sandbox:
+        """Start a sandbox and wait until it answers. Raises NotFound for the template, LaunchFailed."""
+        template = templates.read(self._templates, wanted.template)
+        sandbox = self._prepare(wanted, template)
+        try:
+            await self._launch(sandbox, wanted, template)
+        except BaseException:
+            await asyncio.shield(self._end(sandbox))
+            raise
+        self._attend(sandbox)
+        return sandbox
+
+    def _prepare(self, wanted: NewSandbox, template: templates.Template) -> Sandbox:
+        """The record and the folders, before anything runs."""
+        now = time.time()
+        record = SandboxRecord(
+            id="".join(secrets.choice(_ALPHABET) for _ in range(20)),
+            template=template.name,
+            token=secrets.token_hex(32),
+            traffic_token=secrets.token_hex(32),
+            started_at=now,
+            end_at=now + wanted.timeout_s,
+            cpu_count=template.cpu_count,
+            memory_mb=template.memory_mb,
+            disk_mb=template.disk_mb,
+            uid=self._take_uid() if self._per_uid else None,
+            metadata=dict(wanted.metadata),
+            allow_internet=wanted.allow_internet,
+            allow_public_traffic=wanted.allow_public_traffic,
+            idempotency_key=wanted.idempotency_key,
+            request_digest=wanted.request_digest,
+        )
+        sandbox = Sandbox(record, self._folder / record.id)
+        sandbox.folder.mkdir(mode=0o700)
+        record.save(sandbox.folder)
+        self._sandboxes[record.id] = sandbox
+        for name, mode in (("home", 0o700), ("workspace", 0o755), ("tmp", 0o1777)):
+            folder = sandbox.folder / name
+            folder.mkdir()
+            folder.chmod(mode)
+            if record.uid is not None:
+                os.chown(folder, record.uid, record.uid)
+        return sandbox
+
+    async def _launch(self, sandbox: Sandbox, wanted: NewSandbox, template: templates.Template) -> None:
+        record = sandbox.record
+        limits = Limits(template.memory_mb, template.pids, template.cpu_count)
+        record.cgroups = self._groups.create(record.id, limits)
+        record.save(sandbox.folder)
+        launched = await self._launcher.launch(
+            LaunchSpec(
+                id=record.id,
+                folder=sandbox.folder,
+                uid=record.uid,
+                mounts=template.mounts,
+                config={
+                    "token": record.token,
+                    "envs": _environment(record, template, wanted),
+                    "memory_mb": record.memory_mb,
+                    "cpu_count": record.cpu_count,
+                    "egress_port": EGRESS_PORT,
+                    "max_processes": None if "pids" in self._groups.controllers else template.pids,
+                },
+                cgroups=record.cgroups,
+            )
+        )
+        record.init, record.monitor, record.state = launched.init, launched.monitor, RUNNING
+        record.save(sandbox.folder)
+        await self._open_egress(sandbox, launched.egress)
+        _log.info("sandbox created", extra={"sandbox": record.id, "template": record.template})
+
+    async def _open_egress(self, sandbox: Sandbox, listener: socket.socket) -> None:
+        rules = Rules(self._upstreams, sandbox.record.allow_internet)
+        sandbox.egress = Egress(sandbox.id, rules, sandbox.folder)
+        await sandbox.egress.serve(listener)
+
+    def _attend(self, sandbox: Sandbox) -> None:
+        """End it when its time is over, and notice when it ends by itself."""
+        self._arm(sandbox)
+        sandbox.watch = asyncio.create_task(self._watch(sandbox))
+
+    def _arm(self, sandbox: Sandbox) -> None:
+        if sandbox.expiry is not None:
+            sandbox.expiry.cancel()
+        left = max(0.0, sandbox.record.end_at - time.time())
+        sandbox.expiry = asyncio.get_running_loop().call_later(left, self._expire, sandbox)
+
+    def _expire(self, sandbox: Sandbox) -> None:
+        _log.info("sandbox reached its timeout", extra={"sandbox": sandbox.id})
+        self._run(self._end(sandbox))
+
+    async def _watch(self, sandbox: Sandbox) -> None:
+        if sandbox.record.init is not None:
+            await sandbox.record.init.wait()
+        if sandbox.ending is None:
+            _log.warning("sandbox ended by itself", extra={"sandbox": sandbox.id})
+            self._run(self._end(sandbox))
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def set_timeout(self, sandbox_id: str, timeout_s: int, only_extend: bool = False) -> Sandbox:
+        """Let it live for so many seconds from now. Raises NotFound."""
+        sandbox = self.get(sandbox_id)
+        end_at = time.time() + timeout_s
+        sandbox.record.end_at = max(end_at, sandbox.record.end_at) if only_extend else end_at
+        sandbox.record.save(sandbox.folder)
+        self._arm(sandbox)
+        return sandbox
+
+    async def kill(self, sandbox_id: str) -> None:
+        """End it and everything in it. Raises NotFound."""
+        await asyncio.shield(self._end(self.get(sandbox_id)))
+        _log.info("sandbox killed", extra={"sandbox": sandbox_id})
+
+    async def kill_all(self) -> None:
+        await asyncio.gather(*(self._end(sandbox) for sandbox in list(self._sandboxes.values())))
+
+    async def _end(self, sandbox: Sandbox) -> None:
+        """Once, however many ask for it."""
+        if sandbox.ending is None:
+            sandbox.ending = asyncio.create_task(self._take_down(sandbox))
+        await asyncio.shield(sandbox.ending)
+
+    async def _take_down(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        if sandbox.expiry is not None:
+            sandbox.expiry.cancel()
+        if sandbox.watch is not None:
+            sandbox.watch.cancel()
+        if sandbox.egress is not None:
+            await sandbox.egress.close()
+        known = [process for process in (record.init, record.monitor) if process is not None]
+        await self._launcher.end(record.id, known)
+        await cgroups.remove(record.cgroups)
+        trash = self._trash / record.id
+        with contextlib.suppress(FileNotFoundError):
+            sandbox.folder.rename(trash)
+        self._sandboxes.pop(record.id, None)
+        if record.uid is not None:
+            self._uids_in_use.discard(record.uid)
+        self._run(_remove_tree(trash))
+
+    def _take_uid(self) -> int:
+        """The next uid that no sandbox has; round and round, so that one is not soon used again."""
+        for _ in _UIDS:
+            uid = _UIDS[self._next_uid % len(_UIDS)]
+            self._next_uid += 1
+            if uid not in self._uids_in_use:
+                self._uids_in_use.add(uid)
+                return uid
+        raise LaunchFailed("every uid for sandboxes is in use", "no_uid_left")
+
+    async def recover(self) -> None:
+        """Find the sandboxes that an earlier process left running; clear away what it left half-made."""
+        for folder in list(self._trash.iterdir()):
+            self._run(_remove_tree(folder))
+        found = []
+        for folder in sorted(self._folder.iterdir()):
+            record = records.load(folder)
+            if record is None or record.id != folder.name:
+                _log.error(
+                    "a sandbox's record cannot be read: its folder is removed", extra={"sandbox": folder.name}
+                )
+                record = _unreadable(folder.name)
+            sandbox = Sandbox(record, folder)
+            self._sandboxes[record.id] = sandbox
+            if record.uid is not None:
+                self._uids_in_use.add(record.uid)
+            found.append(sandbox)
+        self._next_uid = max((uid + 1 - _UIDS.start for uid in self._uids_in_use), default=0)
+        await asyncio.gather(*(self._recover(sandbox) for sandbox in found))
+
+    async def _recover(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        if (
+            record.state != RUNNING
+            or record.init is None
+            or not record.init.alive
+            or record.end_at <= time.time()
+        ):
+            await self._end(sandbox)
+            return
+        self._attend(sandbox)
+        try:
+            listener = await asyncio.to_thread(_fetch_listener, sandbox.folder, record.token)
+            await self._open_egress(sandbox, listener)
+        except (OSError, LaunchFailed) as error:
+            _log.error("no way out for this sandbox", extra={"sandbox": record.id, "reason": str(error)})
+        _log.info("sandbox found again", extra={"sandbox": record.id})
+
+    async def leave(self) -> None:
+        """Stop attending to the sandboxes; they run on."""
+        for sandbox in self._sandboxes.values():
+            if sandbox.expiry is not None:
+                sandbox.expiry.cancel()
+            if sandbox.watch is not None:
+                sandbox.watch.cancel()
+            if sandbox.egress is not None:
+                await sandbox.egress.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _environment(record: SandboxRecord, template: templates.Template, wanted: NewSandbox) -> dict[str, str]:
+    return {
+        "PATH": _PATH,
+        "HOME": "/home/user",
+        "USER": "user",
+        "LOGNAME": "user",
+        "SHELL": "/bin/bash",
+        "LANG": "C.UTF-8",
+        "E2B_SANDBOX": "true",
+        "E2B_SANDBOX_ID": record.id,
+        "E2B_TEMPLATE_ID": record.template,
+        **proxy_variables(),
+        **template.env,
+        **dict(wanted.envs),
+    }
+
+
+def _unreadable(sandbox_id: str) -> SandboxRecord:
+    return SandboxRecord(sandbox_id, "", "", "", 0, 0, 1, 1, 1, None)
+
+
+def _fetch_listener(folder: Path, token: str) -> socket.socket:
+    """Ask a running sandbox's daemon for the listener of its proxy. What answers is not trusted."""
+    with bubblewrap.short_path(folder, "envd.sock") as path, socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_HANDOVER_TIMEOUT_S)
+        connection.connect(path)
+        connection.sendall(
+            f"GET {LISTENER_PATH} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {token}\r\n\r\n".encode()
+        )
+        _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
+    if not descriptors:
+        raise LaunchFailed("the daemon did not hand over its listener")
+    return bubblewrap.checked_listener(descriptors[0])
+
+
+async def _remove_tree(folder: Path) -> None:
+    """Delete what a sandbox left. `rm` copes with any depth, and follows no link."""
+    process = await asyncio.create_subprocess_exec("rm", "-rf", "--one-file-system", "--", str(folder))
+    await process.wait()

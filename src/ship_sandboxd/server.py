@@ -1,0 +1,113 @@
+"""The host process: claims its data folder, finds what an earlier process left, serves until it is told to stop."""
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from . import bubblewrap, cgroups, layout, seccomp
+from .api import Api
+from .bubblewrap import Bubblewrap
+from .cgroups import Cgroups
+from .errors import SetupError
+from .front import Front
+from .sandboxes import Sandboxes
+from .settings import Settings
+from .staging import Stage
+
+STAGE = Path("/run/ship-sandboxd")
+
+
+def claim(data: Path) -> int:
+    """Take the data folder for this process; answers the lock's descriptor. Raises SetupError `data_in_use`."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise SetupError(
+            f"another sandbox host runs on {data}: stop it, or give this one another --data folder",
+            "data_in_use",
+            2,
+        ) from error
+    return lock
+
+
+class Machine:
+    """What this machine allows: found out once, at the start, before any thread runs."""
+
+    def __init__(self, data: Path) -> None:
+        program = bubblewrap.find()
+        filter_program = seccomp.program()
+        self.is_root = os.geteuid() == 0
+        self.groups = _cgroups()
+        daemon = layout.install_daemon(data)
+        etc = layout.write_etc(data)
+        stage = Stage.enter(STAGE) if self.is_root else Stage.none()
+        self.launcher = Bubblewrap(program, stage, daemon, etc, filter_program)
+
+    def about(self) -> dict[str, object]:
+        """What `GET /health` tells, for `doctor` commands: how strong the isolation and the limits are."""
+        controllers = self.groups.controllers
+        return {
+            "status": "ok",
+            "isolation": "a uid for each sandbox" if self.is_root else "one uid for all sandboxes",
+            "limits": {name: name in controllers for name in ("memory", "pids", "cpu")},
+        }
+
+
+def _cgroups() -> Cgroups:
+    return cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mounts").read_text())
+
+
+async def serve(settings: Settings, machine: Machine) -> None:
+    """Serve until SIGTERM or SIGINT; the sandboxes run on."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    listener = _listen(settings)
+    host, port = listener.getsockname()[:2]
+    domain = settings.domain or f"localhost:{port}"
+    sandboxes = Sandboxes(
+        settings.data, machine.launcher, machine.groups, settings.upstreams, machine.is_root
+    )
+    await sandboxes.recover()
+    api = Api(sandboxes, settings.api_key, domain, machine.about())
+    front = Front(sandboxes, api, domain)
+    server = await asyncio.start_server(front.serve_connection, sock=listener)
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(json.dumps({"url": f"http://{shown}:{port}", "pid": os.getpid()}) + "\n")
+    sys.stdout.flush()
+    await stop.wait()
+    server.close()
+    await front.close()
+    await sandboxes.leave()
+
+
+async def stop_all(settings: Settings, machine: Machine) -> int:
+    """End every sandbox of the data folder; answers how many there were."""
+    sandboxes = Sandboxes(
+        settings.data, machine.launcher, machine.groups, settings.upstreams, machine.is_root
+    )
+    await sandboxes.recover()
+    count = len(sandboxes.all())
+    await sandboxes.kill_all()
+    await sandboxes.leave()
+    return count
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
+        return socket.create_server((settings.listen_host, settings.listen_port), family=family, backlog=512)
+    except OSError as error:
+        raise SetupError(
+            f"cannot listen on {settings.listen_host}:{settings.listen_port}: {error.strerror or error}",
+            "listen_failed",
+            2,
+        ) from error

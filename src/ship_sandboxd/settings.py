@@ -1,0 +1,26 @@
+"""What the operator decides: one frozen value, made from the command line and passed in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A reserved name that every sandbox reaches through its proxy, and where the host finds it."""
+
+    name: str
+    port: int
+    host: str
+    host_port: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`domain` is the suffix of `{port}-{sandbox id}.{domain}` host names."""
+
+    listen_host: str
+    listen_port: int
+    data: Path
+    api_key: str
+    domain: str = ""
+    upstreams: tuple[Upstream, ...] = ()

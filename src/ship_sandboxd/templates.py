@@ -1,0 +1,103 @@
+"""Templates: what a sandbox finds besides the operating system, and how much of the machine it may use.
+
+`base` always exists. Every other template is a folder `templates/<name>` of the data folder with a `template.json`.
+"""
+
+import json
+import posixpath
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import ApiError, NotFound
+
+BASE = "base"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_RESERVED = (
+    "/",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/proc",
+    "/dev",
+    "/sys",
+    "/etc",
+    "/run/envd",
+)
+
+
+class TemplateInvalid(ApiError):
+    """A template.json that cannot be used; the operator has to mend it."""
+
+    status = 500
+    code = "template_invalid"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file or folder of the host that the sandbox sees, read-only."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Template:
+    name: str
+    mounts: tuple[Mount, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    memory_mb: int = 4096
+    cpu_count: int = 2
+    pids: int = 2048
+    disk_mb: int = 10240
+
+
+def read(folder: Path, name: str) -> Template:
+    """The template of this name. Raises NotFound, or TemplateInvalid when its file is broken."""
+    path = folder / name / "template.json"
+    if not _NAME.fullmatch(name) or not path.is_file():
+        if name == BASE:
+            return Template(BASE)
+        raise NotFound(f"template '{name}' not found", "template_not_found")
+    try:
+        return parse(name, json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise TemplateInvalid(f"{path}: {error}") from error
+
+
+def parse(name: str, values: Any) -> Template:
+    """A template of its JSON value; ValueError says what is wrong with it."""
+    if not isinstance(values, dict):
+        raise ValueError("a template is a JSON object")
+    numbers = ("memory_mb", "cpu_count", "pids", "disk_mb")
+    unknown = set(values) - {known.name for known in fields(Template)} | {"name"} & set(values)
+    if unknown:
+        raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
+    for key in numbers:
+        if key in values and (not isinstance(values[key], int) or values[key] < 1):
+            raise ValueError(f"{key} must be a positive whole number")
+    env = values.get("env", {})
+    if not isinstance(env, dict) or not all(isinstance(item, str) for pair in env.items() for item in pair):
+        raise ValueError("env must be an object of strings")
+    mounts = tuple(_mount(mount) for mount in values.get("mounts", []))
+    return Template(name, mounts, env, **{key: values[key] for key in numbers if key in values})
+
+
+def _mount(values: Any) -> Mount:
+    if not isinstance(values, dict) or set(values) != {"source", "target"}:
+        raise ValueError('a mount is {"source": "/on/the/host", "target": "/in/the/sandbox"}')
+    source, target = str(values["source"]), str(values["target"])
+    if not source.startswith("/") or not target.startswith("/") or "\0" in source + target:
+        raise ValueError(f"the mount {source!r} on {target!r} needs absolute paths")
+    target = posixpath.normpath("/" + target.lstrip("/"))
+    for reserved in _RESERVED:
+        if target == reserved or (reserved != "/" and target.startswith(reserved + "/")):
+            raise ValueError(
+                f"nothing can be mounted on {target}: {reserved} belongs to the host's own layout"
+            )
+    return Mount(source, target)
