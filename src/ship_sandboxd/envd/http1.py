@@ -165,6 +165,11 @@ class Connection:
         self._writer = writer
         self._buffer = bytearray()
         self._eof = False
+        sock = writer.get_extra_info("socket")
+        self._tcp = sock if sock is not None and sock.family != socket.AF_UNIX else None
+        if self._tcp is not None:
+            # asyncio does so only where the listener was made with an explicit protocol number.
+            self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def read_request(self) -> Request | None:
         """The next request head; None when the client closed between two requests."""
@@ -241,9 +246,8 @@ class Connection:
 
     def abort(self) -> None:
         """Break the connection off (over TCP with a reset), so that the peer cannot take it for a proper end."""
-        sock = self._writer.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX and not self._writer.transport.is_closing():
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if self._tcp is not None and not self._writer.transport.is_closing():
+            self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def close(self) -> None:
