@@ -5,7 +5,7 @@ fields. A changed shape gets the next version, an upcaster for the old one and a
 ``docs/protocol.md`` lists them for clients; a test compares the two.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -206,7 +206,7 @@ class ToolStarted(Fact, frozen=True, kw_only=True):
     part_id: str
     tool: str
     title: str = ""
-    input: dict[str, object] = {}
+    input: dict[str, Any] = {}
 
 
 class ToolFinished(Fact, frozen=True, kw_only=True):

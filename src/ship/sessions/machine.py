@@ -301,6 +301,15 @@ def _(fact: facts.SandboxReady, draft: _Draft, frame: Cursor | None) -> None:
 
 
 @_report.register
+def _(fact: facts.RequestAsked, draft: _Draft, frame: Cursor | None) -> None:
+    running = draft.state.running
+    if running is None or running.id != fact.task_id:
+        _lose(draft, "its runner asked something for a task that does not run")
+        return
+    draft.add(fact, actor=AGENT, frame=frame)
+
+
+@_report.register
 def _(fact: facts.SandboxFailed, draft: _Draft, frame: Cursor | None) -> None:
     _fail(draft, fact.failure, frame)
 

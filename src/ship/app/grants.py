@@ -1,0 +1,37 @@
+"""What a session token allows at the gateway, by the session's own state."""
+
+from ship.accounts.sandbox_tokens import SandboxTokens
+from ship.errors import StaleGeneration
+from ship.events.facts import ModelCalled
+from ship.gateway.grants import Grant
+from ship.model import SYSTEM
+from ship.sessions import commands
+from ship.sessions.service import Sessions
+
+
+class SessionGrants:
+    """``gateway.grants.Grants`` over the sessions of this store."""
+
+    def __init__(self, sessions: Sessions, tokens: SandboxTokens) -> None:
+        self._sessions = sessions
+        self._tokens = tokens
+
+    async def authorize(self, token: str) -> Grant:
+        """As the Protocol says."""
+        session_id, generation = self._tokens.verify(token)
+        state = await self._sessions.state(session_id)
+        sandbox = state.sandbox
+        if sandbox.generation != generation or sandbox.status not in ("creating", "ready"):
+            raise StaleGeneration("this sandbox is not the session's any more")
+        running = state.running
+        return Grant(
+            session_id=session_id,
+            generation=generation,
+            task_id=running.id if running else "",
+            repository=state.repository,
+        )
+
+    async def model_called(self, grant: Grant, call: ModelCalled) -> None:
+        """As the Protocol says."""
+        command = commands.RecordModelCall(generation=grant.generation, fact=call)
+        await self._sessions.execute(grant.session_id, command, SYSTEM)

@@ -1,0 +1,231 @@
+"""The composition root: one process that serves everything, and the sandbox host beside it."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
+
+import uvicorn
+from fastapi import FastAPI
+
+from ship.accounts.sandbox_tokens import SandboxTokens
+from ship.accounts.tokens import Tokens
+from ship.api import Services, create_api
+from ship.app import web
+from ship.app.folder import DataFolder
+from ship.app.grants import SessionGrants
+from ship.app.sandbox_host import SandboxHostProcess
+from ship.app.tokens import SERVER_FILE, now_ms
+from ship.blobs.folder import FolderBlobs
+from ship.bus import LocalBus
+from ship.config import Provider, Settings
+from ship.errors import ConfigurationError, SandboxFailed
+from ship.gateway import git as git_gateway
+from ship.gateway import models as model_gateway
+from ship.gateway import upstream
+from ship.repositories import sources, uploads
+from ship.sandboxes.e2b_host import E2BHost
+from ship.sandboxes.template import build_ship_template
+from ship.sessions.effects import Effects, RunnerSettings
+from ship.sessions.service import Sessions
+from ship.sessions.worker import Worker
+from ship.store.sqlite import Database
+from ship.testing import scripted_model
+
+LOCAL_CREDENTIAL = "local"
+GRACE_S = 2
+
+_log = logging.getLogger("ship")
+
+
+def serve(
+    settings: Settings,
+    *,
+    report: Callable[[str], None] = print,
+    on_ready: Callable[[str, str], None] = lambda url, link: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM. ``report`` gets a line for each slow step of the start, ``on_ready`` the URL and the sign-in
+    link.
+
+    Raises:
+        ConfigurationError: it cannot start here; the code and the hint say why and what to do.
+    """
+    _log_to_stderr(settings.log_level)
+    asyncio.run(_serve(settings, report, on_ready))
+
+
+async def _serve(
+    settings: Settings, report: Callable[[str], None], on_ready: Callable[[str, str], None]
+) -> None:
+    folder = DataFolder(settings.data_path)
+    async with contextlib.AsyncExitStack() as stack:
+        database = Database(folder.database)
+        await database.open()
+        stack.push_async_callback(database.close)
+        listening = stack.enter_context(_listen(*settings.address))
+        host, port = listening.getsockname()[:2]
+        url = settings.public_url or f"http://{_shown(host)}:{port}"
+
+        providers = await _providers(settings, stack)
+        sandbox_host = await _sandbox_host(settings, folder, f"{_reachable(host)}:{port}", stack, report)
+        tokens = Tokens(database, now_ms)
+        sandbox_tokens = SandboxTokens(folder.secret("signing.key").encode())
+        sessions = Sessions(database, LocalBus(), now_ms)
+        runner = RunnerSettings(
+            settings.sandboxes.template, settings.sandboxes.control_url, sandbox_tokens.issue
+        )
+        services = Services(
+            sessions=sessions,
+            tokens=tokens,
+            sandbox_tokens=sandbox_tokens,
+            blobs=FolderBlobs(folder.blobs),
+            host=sandbox_host,
+            limits=settings.limits,
+            providers=providers,
+            default_model=_default_model(settings, providers),
+            control_url=settings.sandboxes.control_url,
+            check_repository=partial(_check_repository, settings),
+            store_bundle=partial(_store_bundle, settings, folder),
+            ready=partial(_ready, database, sandbox_host),
+        )
+        app = await _application(services, settings, folder, stack)
+        _in_background(stack, Worker(database, sessions, Effects(sessions, sandbox_host, runner)).run())
+
+        folder.write_json(SERVER_FILE, {"url": url, "token": await tokens.renew(LOCAL_CREDENTIAL)})
+        on_ready(url, f"{url}/login?token={await tokens.create_login('owner')}")
+        await _run(app, listening)
+
+
+async def _application(
+    services: Services, settings: Settings, folder: DataFolder, stack: contextlib.AsyncExitStack
+) -> FastAPI:
+    grants = SessionGrants(services.sessions, services.sandbox_tokens)
+    http = await stack.enter_async_context(upstream.client())
+    app = create_api()
+    app.state.services = services
+    app.router.routes += model_gateway.routes(grants, services.providers, http)
+    app.router.routes += git_gateway.routes(
+        grants, http, local_roots=settings.repositories.local_roots, uploads=folder.repositories
+    )
+    app.router.routes += web.routes()
+    return app
+
+
+async def _providers(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Provider, ...]:
+    providers = settings.models.providers
+    if not settings.models.scripted:
+        return providers
+    url = await stack.enter_async_context(scripted_model.serve(scripted_model.ScriptedModel()))
+    return (*providers, scripted_model.provider(url))
+
+
+def _default_model(settings: Settings, providers: tuple[Provider, ...]) -> str:
+    if settings.models.default:
+        return settings.models.default
+    return next((f"{p.name}/{model.name}" for p in providers for model in p.models), "")
+
+
+async def _sandbox_host(
+    settings: Settings,
+    folder: DataFolder,
+    upstream_address: str,
+    stack: contextlib.AsyncExitStack,
+    report: Callable[[str], None],
+) -> E2BHost:
+    there = settings.sandboxes
+    if there.api_url or there.api_key:
+        return E2BHost(there.api_key, there.api_url, there.sandbox_url)
+    templates = folder.sandboxes / "templates"
+    await asyncio.to_thread(build_ship_template, templates, settings.cache_path, report=report)
+    process = SandboxHostProcess(folder, upstream_address)
+    await process.start()
+    stack.push_async_callback(process.stop)
+    _in_background(stack, process.keep())
+    return E2BHost(process.api_key, process.url)
+
+
+def _check_repository(settings: Settings, source: str) -> None:
+    sources.check(sources.parse_source(source), settings.repositories.local_roots)
+
+
+async def _store_bundle(settings: Settings, folder: DataFolder, stream: AsyncIterator[bytes]) -> str:
+    return await uploads.store_bundle(stream, folder.repositories, settings.repositories.upload_limit_bytes)
+
+
+async def _ready(database: Database, host: E2BHost) -> None:
+    await database.write(lambda connection: None)
+    try:
+        async with asyncio.timeout(5):
+            await host.find({"ship.session": "readiness"})
+    except TimeoutError as error:
+        raise SandboxFailed("the sandbox host does not answer", code="sandbox_host_unreachable") from error
+
+
+def _in_background(stack: contextlib.AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def ended(done: asyncio.Task[None]) -> None:
+        if not done.cancelled() and (error := done.exception()):
+            _log.critical("a part of Ship has failed; ending", exc_info=error)
+            signal.raise_signal(signal.SIGTERM)
+
+    task.add_done_callback(ended)
+    stack.push_async_callback(end)
+
+
+async def _run(app: FastAPI, listening: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        ws_max_size=8 * 1024**2,
+    )
+    await uvicorn.Server(config).serve(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"port {port} of {host} is in use",
+                code="port_in_use",
+                hint="Stop what listens there, or choose another one with --listen HOST:PORT.",
+            ) from error
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}", code="listen_failed"
+        ) from error
+
+
+def _shown(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # noqa: S104 — compared, not listened on
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+def _reachable(host: str) -> str:
+    """Where this machine itself reaches the server."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 — compared, not listened on
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for noisy in ("httpx", "httpcore", "e2b"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
