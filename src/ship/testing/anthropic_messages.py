@@ -26,7 +26,8 @@ def _messages(message: dict[str, Any]) -> list[Message]:
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
     if message["role"] == "assistant":
-        return [Message("assistant", text, sum(block["type"] == "tool_use" for block in blocks))]
+        calls = tuple(block["id"] for block in blocks if block["type"] == "tool_use")
+        return [Message("assistant", text, calls)]
     results = [
         Message("tool", block_text(block.get("content")))
         for block in blocks

@@ -10,21 +10,22 @@ _WORKSPACE = re.compile(r"Working directory: (\S.*)")
 _REMINDER = re.compile(
     r"<system-reminder>\s*The user sent the following message:\s*(.*?)\n+Please address", re.DOTALL
 )
+_CALL_ID = re.compile(r"call_(\d+)_")
 _ENDED = ("aborted", "interrupted", "cancelled")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message. ``calls`` counts the tool calls of an assistant's message."""
+    """One message. ``calls`` are the ids of the tool calls of an assistant's message."""
 
     role: Role
     text: str
-    calls: int = 0
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a conversation stands: which task (from 1), its prompt, how many answers it got, and what came since."""
+    """Where a conversation stands: which task (from 1), its prompt, the turn to play (from 0), and what came since the last."""
 
     task_number: int
     prompt: str
@@ -56,15 +57,17 @@ class Conversation:
         """The task that runs.
 
         A prompt that follows an answer without tool calls, or a tool call that was cut short, starts a new task. One that
-        follows a tool's result steers the running task.
+        follows a tool's result steers the running task. Every call's id names its turn: an answer that broke off may have left
+        calls behind, and the retry's answer makes them again, so messages are not what is counted.
         """
-        prompt, number, turns = "", 0, 0
-        running = False
+        prompt, number, turn = "", 0, 0
+        answered = running = False
         steers: list[str] = []
         results: list[str] = []
         for message in self.messages:
             if message.role == "assistant":
-                turns, running = turns + 1, message.calls > 0
+                turn = max([turn, *(_turn_of(call) + 1 for call in message.calls)])
+                answered, running = True, bool(message.calls)
                 steers.clear()
                 results.clear()
             elif message.role == "tool":
@@ -73,10 +76,20 @@ class Conversation:
             elif message.role == "user" and running:
                 steers.append(_steer_text(message.text))
             elif message.role == "user":
-                if number == 0 or turns:
+                if number == 0 or answered:
                     number += 1
-                prompt, turns = message.text, 0
-        return Position(number, _unquoted(prompt), turns, tuple(steers), tuple(results))
+                prompt, turn, answered = message.text, 0, False
+        return Position(number, _unquoted(prompt), turn, tuple(steers), tuple(results))
+
+
+def call_id(turn: int, answer_id: str, index: int) -> str:
+    """The id of a turn's call."""
+    return f"call_{turn}_{answer_id}_{index}"
+
+
+def _turn_of(call: str) -> int:
+    named = _CALL_ID.match(call)
+    return int(named[1]) if named else -1
 
 
 def _cut_short(result: str) -> bool:

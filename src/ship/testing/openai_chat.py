@@ -29,7 +29,7 @@ def _message(message: dict[str, Any]) -> Message:
     return Message(
         role=_ROLES.get(message["role"], "user"),
         text=block_text(message.get("content")),
-        calls=len(message.get("tool_calls") or ()),
+        calls=tuple(call["id"] for call in message.get("tool_calls") or ()),
     )
 
 

@@ -37,7 +37,7 @@ def _message(item: dict[str, Any]) -> Message | None:
         case "message":
             return Message(_ROLES.get(item["role"], "user"), block_text(item["content"]))
         case "function_call":
-            return Message("assistant", "", calls=1)
+            return Message("assistant", "", (item["call_id"],))
         case "function_call_output":
             return Message("tool", block_text(item["output"]))
         case _:

@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from ship.testing.answer import Answer, Call, chunks
-from ship.testing.conversation import Conversation, Position
+from ship.testing.conversation import Conversation, Position, call_id
 from ship.testing.scenario import Scenario, Turn
 
 STEADY_PACE_S = 0.25
@@ -61,7 +61,7 @@ def perform(turn: Turn, conversation: Conversation, *, input_tokens: int) -> Ans
     answer_id = hashlib.sha256(history.encode()).hexdigest()[:16]
     calls = tuple(
         Call(
-            f"call_{answer_id}_{index}",
+            call_id(position.turn, answer_id, index),
             call.name,
             msgspec.json.encode(_filled(call.arguments, values)).decode(),
         )
