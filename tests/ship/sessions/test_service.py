@@ -1,0 +1,174 @@
+"""The service over a real store: concurrency, idempotency, streams without a gap, effects."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ship.bus import LocalBus
+from ship.errors import Conflict, NotFound
+from ship.events.frames import Delta
+from ship.model import Actor, ActorKind, Repository
+from ship.sessions import commands, service
+from ship.sessions.service import IdempotencyKey, Sessions
+from ship.store import log
+from ship.store.sqlite import Database
+
+ME = Actor(kind=ActorKind.USER, name="me")
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_000_000
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = Database(tmp_path / "ship.db")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def sessions(database: Database) -> Sessions:
+    return Sessions(database, LocalBus(), Clock())
+
+
+async def begun(sessions: Sessions) -> str:
+    command = commands.CreateSession(title="t", repository=Repository(source="/r"), model="p/m")
+    return (await sessions.create(command, ME)).session_id
+
+
+def note(text: str) -> commands.PostMessage:
+    return commands.PostMessage(message_id=text, text=text)
+
+
+async def test_two_nodes_on_one_store_append_without_a_gap(database: Database, sessions: Sessions) -> None:
+    other = Sessions(database, LocalBus(), Clock())
+    session_id = await begun(sessions)
+    await asyncio.gather(
+        *(node.execute(session_id, note(f"{n}"), ME) for n in range(100) for node in (sessions, other))
+    )
+    rows = await sessions.events(session_id, 0, 1_000)
+    assert [seq for seq, _ in rows] == list(range(1, 203))
+    assert [json.loads(body)["seq"] for _, body in rows] == list(range(1, 203))
+    fresh = Sessions(database, LocalBus(), Clock())
+    assert (await fresh.state(session_id)).head_seq == 202
+
+
+async def test_a_repeated_key_gets_the_first_answer_also_when_both_come_at_once(sessions: Sessions) -> None:
+    session_id = await begun(sessions)
+    key = IdempotencyKey("me", "k", "f")
+    outcomes = await asyncio.gather(*(sessions.post(session_id, note(f"n{n}"), ME, key) for n in range(10)))
+    assert len({json.dumps(outcome.answer) for outcome in outcomes}) == 1
+    assert sum(not outcome.repeated for outcome in outcomes) == 1
+    assert len(await sessions.messages(session_id, None, 50)) == 1
+    with pytest.raises(Conflict):
+        await sessions.post(session_id, note("other"), ME, IdempotencyKey("me", "k", "another"))
+
+
+async def test_a_refused_command_keeps_nothing(sessions: Sessions) -> None:
+    session_id = await begun(sessions)
+    head = await sessions.head(session_id)
+    with pytest.raises(NotFound):
+        await sessions.execute(session_id, commands.CancelTask(task_id="none"), ME)
+    assert await sessions.head(session_id) == head
+    with pytest.raises(NotFound):
+        await sessions.state("ses_none")
+
+
+async def test_a_follower_sees_everything_once_while_others_append(sessions: Sessions) -> None:
+    session_id = await begun(sessions)
+
+    async def follow() -> list[int]:
+        return [seq async for seq, _, _ in sessions.follow(session_id, 0) if seq]
+
+    followers = [asyncio.create_task(follow()) for _ in range(5)]
+    for n in range(300):
+        await sessions.execute(session_id, note(f"{n}"), ME)
+    await sessions.execute(session_id, commands.ArchiveSession(), ME)
+    async with asyncio.timeout(10):
+        seen = await asyncio.gather(*followers)
+    head = await sessions.head(session_id)
+    assert seen == [list(range(1, head + 1))] * 5
+
+
+async def test_a_follower_whose_buffer_overflowed_reads_the_log(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ship.bus.local.BUFFER", 8)
+    session_id = await begun(sessions)
+    stream = sessions.follow(session_id, 0)
+    seen = [(await anext(stream))[0] for _ in range(3)]
+    await asyncio.gather(*(sessions.execute(session_id, note(f"{n}"), ME) for n in range(100)))
+    await sessions.execute(session_id, commands.ArchiveSession(), ME)
+    async with asyncio.timeout(10):
+        seen += [seq async for seq, _, _ in stream]
+    assert [seq for seq in seen if seq] == list(range(1, await sessions.head(session_id) + 1))
+
+
+async def test_an_append_by_another_node_is_seen_at_the_next_heartbeat(
+    database: Database, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "HEARTBEAT_S", 0.02)
+    session_id = await begun(sessions)
+    other = Sessions(database, LocalBus(), Clock())
+    stream = sessions.follow(session_id, await sessions.head(session_id))
+    assert (await anext(stream))[1] == "live"
+    await other.execute(session_id, note("from afar"), ME)
+    async with asyncio.timeout(10):
+        async for seq, _, body in stream:
+            if seq:
+                assert json.loads(body)["data"]["text"] == "from afar"
+                break
+    await stream.aclose()
+
+
+async def test_who_joins_in_mid_stream_gets_the_text_so_far(sessions: Sessions) -> None:
+    session_id = await begun(sessions)
+    for offset, text in ((0, "Hel"), (3, "lo"), (3, "lo"), (99, "lost")):
+        sessions.grow(
+            session_id,
+            Delta(task_id="t", message_id="m", part_id="p", kind="text", offset=offset, text=text),
+        )
+    stream = sessions.follow(session_id, 0)
+    async for _, kind, body in stream:
+        if kind == "delta":
+            assert json.loads(body)["text"] == "Hello"
+            assert json.loads(body)["offset"] == 0
+            break
+    await stream.aclose()
+
+
+async def test_only_the_chosen_types_are_streamed(sessions: Sessions) -> None:
+    session_id = await begun(sessions)
+    for n in range(3):
+        await sessions.execute(session_id, note(f"{n}"), ME)
+    await sessions.execute(session_id, commands.ArchiveSession(), ME)
+    kinds = [
+        json.loads(body)["type"]
+        async for seq, _, body in sessions.follow(session_id, 0, ["message.posted"])
+        if seq
+    ]
+    assert kinds == ["message.posted"] * 3
+
+
+async def test_a_snapshot_of_another_shape_is_ignored(
+    database: Database, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await begun(sessions)
+    for n in range(service.SNAPSHOT_EVERY):
+        await sessions.execute(session_id, note(f"{n}"), ME)
+    state = await sessions.state(session_id)
+    assert await database.read(lambda c: log.snapshot(c, session_id, service.STATE_SHAPE))
+    assert await Sessions(database, LocalBus(), Clock()).state(session_id) == state
+    monkeypatch.setattr(service, "STATE_SHAPE", service.STATE_SHAPE + 1)
+    assert await Sessions(database, LocalBus(), Clock()).state(session_id) == state
