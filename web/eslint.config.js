@@ -24,7 +24,7 @@ const layerRules = Object.entries(MAY_IMPORT).map(([layer, allowed]) => {
         {
           patterns: [
             { group: forbidden.map((other) => `@/${other}/**`), message: `${layer} imports only ${allowed.join(", ")}.` },
-            { group: ["../*"], message: "Name other folders by @/." },
+            { group: ["../../*"], message: "Name other folders by @/." },
             ...(layer === "features" ? [{ group: ["@/features/**"], message: "A feature knows no other feature." }] : []),
           ].filter(({ group }) => group.length > 0),
         },
@@ -48,7 +48,7 @@ export default ts.config(
     },
     rules: {
       "@typescript-eslint/no-unused-vars": ["error", { argsIgnorePattern: "^_", varsIgnorePattern: "^_" }],
-      "@typescript-eslint/switch-exhaustiveness-check": "error",
+      "@typescript-eslint/switch-exhaustiveness-check": ["error", { considerDefaultExhaustiveForUnions: true }],
     },
   },
   { files: ["public/**/*.js", "eslint.config.js"], extends: [ts.configs.disableTypeChecked], languageOptions: { sourceType: "module" } },

@@ -10,6 +10,8 @@ type Handler<T extends EventType> = (
   record: LogRecord,
 ) => SessionState;
 
+const MAX_CALLS = 200;
+
 const HANDLERS: { [T in EventType]: Handler<T> } = {
   "session.created": (state, data, record) => ({
     ...state,
@@ -266,8 +268,12 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
     artifacts: [...state.artifacts.filter((known) => known.name !== data.name), data],
   }),
   "model.called": (state, data, record) => {
+    const { seq, at_ms } = record;
+    const { model, status, took_ms, usage, failure } = data;
+    const call = { seq, at_ms, model, status, took_ms, usage, failure };
     const next: SessionState = {
       ...state,
+      calls: [...state.calls, call].slice(-MAX_CALLS),
       usage: plus(state.usage, data.usage),
       tasks: state.tasks.map((task) =>
         task.id === data.task_id ? { ...task, usage: plus(task.usage, data.usage) } : task,

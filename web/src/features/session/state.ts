@@ -111,6 +111,17 @@ export interface Partial {
   points: number;
 }
 
+/** One call of a model, as the gateway counted it. */
+export interface ModelCall {
+  seq: number;
+  at_ms: number;
+  model: string;
+  status: number;
+  took_ms: number;
+  usage: Usage;
+  failure: Failure | null;
+}
+
 export interface SessionState {
   id: string;
   /** The last event applied; 0 before the first. */
@@ -131,6 +142,8 @@ export interface SessionState {
   requests: OpenRequest[];
   todos: Todo[];
   usage: Usage;
+  /** The latest ones, newest last. */
+  calls: ModelCall[];
   checkpoint: Checkpoint | null;
   artifacts: Artifact[];
   entries: Entry[];
@@ -168,6 +181,7 @@ export function unknownSession(id: string): SessionState {
     requests: [],
     todos: [],
     usage: NO_USAGE,
+    calls: [],
     checkpoint: null,
     artifacts: [],
     entries: [],

@@ -1,0 +1,148 @@
+import { ArrowDown, RotateCw } from "lucide-react";
+import { useState, type ReactNode } from "react";
+import { Button } from "@/components/button";
+import { Elapsed } from "@/components/elapsed";
+import { SandboxSteps } from "@/components/sandbox-steps";
+import { Spinner } from "@/components/spinner";
+import { cn } from "@/lib/cn";
+import { Entry } from "./entries/entry";
+import { Prompt } from "./entries/words";
+import { useRetry } from "./actions";
+import { useFollowEnd } from "./scroll";
+import { queuedTasks, runningTask, type Entry as AnyEntry, type SessionState } from "./state";
+
+/** The page stays quick by drawing only so many entries until somebody asks for the earlier ones. */
+const FIRST_SHOWN = 250;
+const MORE_SHOWN = 500;
+
+/** Everything that was said and done, newest last, with the dock below. */
+export function Conversation({ session, children }: { session: SessionState; children: ReactNode }) {
+  const { scroller, content, isFollowing, follow } = useFollowEnd();
+  const [limit, setLimit] = useState(FIRST_SHOWN);
+  const hidden = Math.max(0, session.entries.length - limit);
+  const shown = session.entries.slice(hidden);
+  return (
+    <section aria-label="Conversation" className="flex h-full min-h-0 flex-col">
+      <div className="relative min-h-0 flex-1">
+        <div ref={scroller} tabIndex={-1} className="h-full overflow-x-hidden overflow-y-auto overscroll-contain outline-none">
+          <div ref={content} className="mx-auto max-w-3xl px-4 pt-5 pb-6 sm:px-6" role="log" aria-live="off" aria-label="What happened">
+            {hidden > 0 && (
+              <div className="mb-4 flex justify-center">
+                <Button
+                  size="sm"
+                  onClick={() => {
+                    setLimit(limit + MORE_SHOWN);
+                  }}
+                >
+                  Show earlier ({hidden})
+                </Button>
+              </div>
+            )}
+            {shown.map((entry, index) => (
+              <div key={entry.key} className={gap(shown[index - 1], entry)}>
+                <Entry
+                  entry={entry}
+                  growing={session.partials[entry.key]?.text ?? ""}
+                  task={entry.kind === "outcome" ? session.tasks.find((task) => task.id === entry.task_id) : undefined}
+                />
+              </div>
+            ))}
+            <Ending session={session} />
+          </div>
+        </div>
+        {!isFollowing && (
+          <Button size="sm" className="absolute bottom-3 left-1/2 -translate-x-1/2 animate-rise rounded-full shadow-float" onClick={follow}>
+            <ArrowDown aria-hidden /> Jump to latest
+          </Button>
+        )}
+      </div>
+      {children}
+    </section>
+  );
+}
+
+const isCompact = (entry: AnyEntry): boolean => ["tool", "reasoning", "line", "answered"].includes(entry.kind);
+
+function gap(before: AnyEntry | undefined, entry: AnyEntry): string {
+  if (!before) return "";
+  if (isCompact(before) && isCompact(entry)) return "mt-0.5";
+  if (entry.kind === "prompt") return "mt-8";
+  return isCompact(before) || isCompact(entry) ? "mt-2.5" : "mt-4";
+}
+
+/** What comes after the last entry: what waits, what works, or how to go on. */
+function Ending({ session }: { session: SessionState }) {
+  const running = runningTask(session);
+  const first = session.tasks.length > 0 && session.tasks.every((task) => task.status === "queued") ? queuedTasks(session)[0] : undefined;
+  return (
+    <>
+      {first && (
+        <div className={cn(session.entries.length > 0 && "mt-4")}>
+          <Prompt
+            entry={{
+              kind: "prompt",
+              key: first.id,
+              at_ms: first.queued_at_ms,
+              task_id: first.id,
+              author: first.author,
+              text: first.prompt,
+              agent: first.agent,
+              model: first.model,
+            }}
+          />
+        </div>
+      )}
+      {session.status === "provisioning" && <Provisioning session={session} />}
+      {session.status === "failed" && <Retry session={session} />}
+      {running && <Working session={session} since_ms={running.started_at_ms} isStopping={running.cancel_requested} />}
+    </>
+  );
+}
+
+function Provisioning({ session }: { session: SessionState }) {
+  return (
+    <div className="mt-4 animate-fade-in rounded-xl border bg-surface p-4 shadow-raised">
+      <p className="mb-3 flex items-center gap-2 text-[0.8125rem] font-medium">
+        {session.sandbox.steps.length === 0 && <Spinner className="size-3.5 text-accent" />}
+        Starting a sandbox
+      </p>
+      {session.sandbox.steps.length > 0 && <SandboxSteps steps={session.sandbox.steps} />}
+    </div>
+  );
+}
+
+function Retry({ session }: { session: SessionState }) {
+  const retry = useRetry(session.id);
+  return (
+    <div className="mt-3 flex items-center gap-3">
+      <Button
+        look="primary"
+        busy={retry.isPending}
+        onClick={() => {
+          retry.mutate();
+        }}
+      >
+        {!retry.isPending && <RotateCw aria-hidden />} Retry
+      </Button>
+      <p className="text-xs text-ink-faint">Makes a new sandbox. A new task does the same.</p>
+    </div>
+  );
+}
+
+interface WorkingProps {
+  session: SessionState;
+  since_ms: number;
+  isStopping: boolean;
+}
+
+/** A sign of life while nothing else moves. */
+function Working({ session, since_ms, isStopping }: WorkingProps) {
+  const waits = session.requests.length > 0;
+  return (
+    <p role="status" className="mt-4 flex items-center gap-2 text-xs text-ink-faint">
+      <span aria-hidden className={cn("size-1.5 rounded-full", waits ? "bg-warn" : "animate-breathe bg-accent")} />
+      {isStopping ? "Stopping" : waits ? "Waiting for you" : "Working"}
+      <Elapsed since_ms={since_ms} className="font-mono tabular-nums" />
+    </p>
+  );
+}
