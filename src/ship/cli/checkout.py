@@ -6,6 +6,7 @@ repository that borrows the checkout's objects. On the way back only files of th
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -169,8 +170,8 @@ class _Scratch:
         """The tree of the working tree as it stands, untracked files included, ignored ones not."""
         index = self.folder / "index"
         if self.checkout_index.is_file():
-            # Its cached file times spare git the reading of every file.
-            index.write_bytes(self.checkout_index.read_bytes())
+            # Its cached file times spare git the reading of every file; git trusts them by the age of the index itself.
+            shutil.copy2(self.checkout_index, index)
         self.env["GIT_INDEX_FILE"] = str(index)
         # The checkout's own configuration and ignore rules hold, only new objects go elsewhere.
         own = {

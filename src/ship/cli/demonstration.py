@@ -115,8 +115,25 @@ class _Demonstration:
 
     async def _serve(self) -> connection.Address:
         """Starts ``ship up`` on a free port and waits until it takes sessions."""
+        self._server = self._launch()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        began = time.time()
+        shown = 0
+        while time.monotonic() < deadline:
+            shown = self._show_log(shown)
+            if self._server.poll() is not None:
+                raise self._not_started(f"it ended with exit code {self._server.returncode}")
+            file = self._data / "cli.json"
+            if file.is_file() and file.stat().st_mtime >= began - 1:
+                address = connection.recall(self._data)
+                if address and await _answers(address):
+                    return address
+            await asyncio.sleep(POLL_S)
+        raise self._not_started(f"it was not ready after {START_TIMEOUT_S:.0f} s")
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
         with self._log.open("wb") as log:
-            self._server = subprocess.Popen(
+            return subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
@@ -133,20 +150,6 @@ class _Demonstration:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        began = time.time()
-        shown = 0
-        while time.monotonic() < deadline:
-            shown = self._show_log(shown)
-            if self._server.poll() is not None:
-                raise self._not_started(f"it ended with exit code {self._server.returncode}")
-            file = self._data / "cli.json"
-            if file.is_file() and file.stat().st_mtime >= began - 1:
-                address = connection.recall(self._data)
-                if address and await _answers(address):
-                    return address
-            await asyncio.sleep(POLL_S)
-        raise self._not_started(f"it was not ready after {START_TIMEOUT_S:.0f} s")
 
     def _show_log(self, shown: int) -> int:
         """What the server says while it starts: the template's progress takes a minute the first time."""

@@ -4,8 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from ship import app, config
-from ship.app import tokens
+from rich.text import Text
+
+from ship import config
+from ship.app import serve, tokens
 from ship.cli import terminal
 from ship.cli.connection import data_folder
 
@@ -18,7 +20,20 @@ def settings(listen: str | None, data: Path | None, file: Path | None) -> config
 
 def up(listen: str | None, data: Path | None, file: Path | None) -> None:
     """``ship up``"""
-    app.serve(settings(listen, data, file))
+    console = terminal.messages()
+
+    def report(line: str) -> None:
+        console.print(Text(line, "dim"), soft_wrap=True)
+
+    def ready(url: str, link: str) -> None:
+        console.print(
+            Text.assemble("Ship is up at ", (url, "bold"), ". Open this link once to sign in:"),
+            soft_wrap=True,
+        )
+        # The link alone goes to standard output, for whoever scripts it.
+        terminal.print_bytes(f"{link}\n".encode())
+
+    serve.serve(settings(listen, data, file), report=report, on_ready=ready)
 
 
 def create_token(name: str, data: Path | None, *, as_json: bool) -> None:

@@ -141,6 +141,13 @@ class ProtocolServer:
         self.logs[session_id] = Log(id=session_id, repository=Repository(source=source))
         return self.logs[session_id]
 
+    def forget(self) -> None:
+        """As if it had just been started."""
+        for log in self.logs.values():
+            log.ended = True
+        fresh = ProtocolServer(url=self.url)
+        self.__dict__.update(fresh.__dict__)
+
     def sent(self, method: str, path: str) -> list[Any]:
         """The bodies that this route was sent."""
         return [
