@@ -393,17 +393,18 @@ class Exchange:
         )
 
     async def finish(self) -> bool:
-        """Read what is left of the request's body; whether the connection may serve another request."""
-        if not (self.reusable and self.request.keep_alive):
-            return False
-        if self._body is None and "expect" in (key.lower() for key, _ in self.request.headers.fields):
+        """Read what is left of the request's body, up to a bound; whether the connection may serve another request.
+
+        Also before the connection is closed: a client whose request is cut off under it may not read the answer.
+        """
+        if self._body is None and "100-continue" in self.request.headers.tokens("expect"):
             return False
         left = CHUNK_BYTES
         async for piece in self.body():
             left -= len(piece)
             if left < 0:
                 return False
-        return True
+        return self.reusable and self.request.keep_alive
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

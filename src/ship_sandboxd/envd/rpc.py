@@ -134,7 +134,7 @@ async def serve_server_stream(exchange: Exchange, method: ServerStream) -> None:
         return
     await _send_head(exchange)
     sending = asyncio.ensure_future(_send_answers(exchange, method(call, message)))
-    leaving = asyncio.ensure_future(_peer_left(exchange))
+    leaving = asyncio.ensure_future(exchange.connection.peer_closed())
     try:
         await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
         if sending.done():
@@ -145,12 +145,6 @@ async def serve_server_stream(exchange: Exchange, method: ServerStream) -> None:
         sending.cancel()
         leaving.cancel()
         await asyncio.gather(sending, leaving, return_exceptions=True)
-
-
-async def _peer_left(exchange: Exchange) -> None:
-    async for _ in exchange.body():
-        pass  # what follows the one message of the request means nothing
-    await exchange.connection.peer_closed()
 
 
 async def _send_answers(exchange: Exchange, answers: AsyncGenerator[Message, None]) -> None:
@@ -212,6 +206,8 @@ async def _single_message(exchange: Exchange) -> Message:
         raise RpcError("invalid_argument", "the request carries no message") from None
     finally:
         await stream.aclose()
+        async for _ in exchange.body():
+            pass  # what follows the one message of the request means nothing
 
 
 async def messages(exchange: Exchange) -> AsyncGenerator[Message, None]:

@@ -1,0 +1,123 @@
+"""A real sandbox host as a child process, and sandboxes in it made by the official SDK."""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2b import Sandbox
+
+API_KEY = "a-test-key"
+START_TIMEOUT_S = 20.0
+
+
+class Host:
+    """`python -m ship_sandboxd` on a data folder, which can be killed and started again."""
+
+    def __init__(self, data: Path, options: tuple[str, ...] = ()) -> None:
+        self.data = data
+        self.options = options
+        self.listen = "127.0.0.1:0"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+        self.start()
+
+    def start(self) -> None:
+        with (self.data.parent / "host.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ship_sandboxd", "--listen", self.listen, "--data", str(self.data), *self.options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "SHIP_SANDBOXD_API_KEY": API_KEY},
+            )
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], START_TIMEOUT_S)[0], "the host did not start in time"
+        line = self.process.stdout.readline()
+        assert line, f"the host ended: {self.log()}"
+        self.url = json.loads(line)["url"]
+        self.listen = self.url.removeprefix("http://")
+
+    def stop(self, *, kill: bool = False) -> None:
+        assert self.process is not None
+        self.process.kill() if kill else self.process.terminate()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def restart(self, *, kill: bool = False) -> None:
+        self.stop(kill=kill)
+        self.start()
+
+    def log(self) -> str:
+        return (self.data.parent / "host.log").read_text()
+
+    @property
+    def options_of_sdk(self) -> dict[str, Any]:
+        return {"api_key": API_KEY, "api_url": self.url, "sandbox_url": self.url}
+
+    def create(self, **options: Any) -> Sandbox:
+        return Sandbox.create(**{"timeout": 120, **options}, **self.options_of_sdk)
+
+    def record(self, sandbox_id: str) -> dict[str, Any]:
+        return json.loads((self.data / "sandboxes" / sandbox_id / "sandbox.json").read_text())
+
+    def close(self) -> None:
+        self.stop()
+        subprocess.run(
+            [sys.executable, "-m", "ship_sandboxd", "--data", str(self.data), "--stop-all"], check=True, capture_output=True
+        )
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Wait until a condition holds; answers its value."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host that many tests share."""
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    host = Host(tmp_path_factory.mktemp("host") / "data")
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def own_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
+    """Makes hosts of a test's own, which it may kill."""
+    hosts: list[Host] = []
+
+    def make(*options: str) -> Host:
+        hosts.append(Host(tmp_path / f"host{len(hosts)}" / "data", options))
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        host.close()
+
+
+@pytest.fixture
+def sandbox(host: Host) -> Iterator[Sandbox]:
+    made = host.create()
+    yield made
+    made.kill()
+
+
+@pytest.fixture(scope="module")
+def shared(host: Host) -> Iterator[Sandbox]:
+    """A sandbox that the tests of one module share."""
+    made = host.create(timeout=600)
+    yield made
+    made.kill()

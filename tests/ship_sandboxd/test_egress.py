@@ -1,0 +1,186 @@
+"""The way out of a sandbox."""
+
+import http.server
+import ipaddress
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import Host, eventually
+from e2b import CommandExitException, Sandbox
+from ship_sandboxd.egress import Rules, Refused, is_public
+from ship_sandboxd.settings import Upstream
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+        "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
+        "2002:7f00:1::", "ff02::1", "198.18.0.1",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_of_the_internet(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+    with pytest.raises(Refused):
+        Rules((), True).check_address(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "140.82.121.3", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
+def test_addresses_of_the_internet(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+def test_a_reserved_name_is_offered_on_its_port_only() -> None:
+    rules = Rules((Upstream("ship.internal", 80, "127.0.0.1", 8700),), allow_internet=True)
+    assert rules.upstream("ship.internal", 80) is not None
+    assert rules.upstream("ship.internal", 22) is None
+    with pytest.raises(Refused, match="reserved"):
+        rules.check_name("ship.internal")
+
+
+class Echo(http.server.BaseHTTPRequestHandler):
+    """Tells what was asked; `/cut` breaks off in the middle of its answer, `/stream` sends pieces over time."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/cut":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"half")
+            self.close_connection = True
+            return
+        if self.path == "/reset":
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\nhalf")
+            self.wfile.flush()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self.connection.close()
+            self.close_connection = True
+            return
+        self.answer({"path": self.path, "host": self.headers["Host"], "proxy": self.headers.get("Proxy-Connection")})
+
+    def do_POST(self) -> None:
+        size = 0
+        while (length := int(self.rfile.readline(), 16)) > 0:
+            size += len(self.rfile.read(length))
+            self.rfile.readline()
+        self.rfile.readline()
+        self.answer({"received": size})
+
+    def answer(self, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
+        pass
+
+
+class EchoServer:
+    def __init__(self, port: int = 0) -> None:
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Echo)
+        self.server.daemon_threads = True
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[EchoServer]:
+    server = EchoServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def inside(echo: EchoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Sandbox]]:
+    """A sandbox whose host offers the echo server as ship.internal."""
+    host = Host(tmp_path_factory.mktemp("egress") / "data", ("--upstream", f"ship.internal:80=127.0.0.1:{echo.port}"))
+    sandbox = host.create(timeout=600)
+    yield host, sandbox
+    host.close()
+
+
+@pytest.mark.system
+def test_a_reserved_name_is_reached_by_plain_http_and_by_a_tunnel(inside: tuple[Host, Sandbox]) -> None:
+    _, sandbox = inside
+    plain = json.loads(sandbox.commands.run("curl -s http://ship.internal/a?b=c").stdout)
+    assert plain == {"path": "/a?b=c", "host": "ship.internal", "proxy": None}
+    tunnel = json.loads(sandbox.commands.run("curl -s --proxytunnel http://ship.internal/d").stdout)
+    assert tunnel["path"] == "/d"
+
+
+@pytest.mark.system
+def test_a_chunked_upload_passes(inside: tuple[Host, Sandbox]) -> None:
+    _, sandbox = inside
+    command = "head -c 30000000 /dev/zero | curl -s -T - -X POST -H 'Transfer-Encoding: chunked' http://ship.internal/"
+    assert json.loads(sandbox.commands.run(command).stdout) == {"received": 30_000_000}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("path", ["cut", "reset"])
+def test_an_answer_that_breaks_off_is_not_taken_for_whole(inside: tuple[Host, Sandbox], path: str) -> None:
+    _, sandbox = inside
+    for option in ("", "--proxytunnel"):
+        with pytest.raises(CommandExitException) as raised:
+            sandbox.commands.run(f"curl -s {option} http://ship.internal/{path}")
+        assert raised.value.exit_code in {18, 56}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("url", ["http://ship.internal:22/", "http://169.254.169.254/latest", "http://10.0.0.1/", "http://localhost/"])
+def test_what_is_refused_is_told_and_logged(inside: tuple[Host, Sandbox], url: str) -> None:
+    host, sandbox = inside
+    answer = sandbox.commands.run(f"curl -s --noproxy '' -w '%{{http_code}}' {url}").stdout
+    assert answer.endswith("403")
+    kept = (host.data / "sandboxes" / sandbox.sandbox_id / "egress.jsonl").read_text()
+    assert any(json.loads(line)["target"] == url for line in kept.splitlines())
+    assert any(json.loads(line).get("target") == url for line in host.log().splitlines() if line.startswith("{"))
+
+
+@pytest.mark.system
+def test_a_sandbox_without_internet_reaches_reserved_names_only(inside: tuple[Host, Sandbox]) -> None:
+    host, _ = inside
+    sandbox = host.create(allow_internet_access=False)
+    assert "no access to the internet" in sandbox.commands.run("curl -s http://example.org/").stdout
+    assert json.loads(sandbox.commands.run("curl -s http://ship.internal/ok").stdout)["path"] == "/ok"
+    sandbox.kill()
+
+
+@pytest.mark.system
+def test_an_upstream_that_restarts_is_waited_for(own_host: Callable[..., Host]) -> None:
+    first = EchoServer()
+    host = own_host("--upstream", f"ship.internal:80=127.0.0.1:{first.port}")
+    sandbox = host.create()
+    first.close()
+    handle = sandbox.commands.run("curl -s http://ship.internal/waited", background=True)
+    time.sleep(0.5)
+    second = EchoServer(first.port)
+    assert json.loads(handle.wait().stdout)["path"] == "/waited"
+    second.close()
+
+
+@pytest.mark.system
+def test_requests_wait_while_the_host_is_restarted(own_host: Callable[..., Host], echo: EchoServer) -> None:
+    host = own_host("--upstream", f"ship.internal:80=127.0.0.1:{echo.port}")
+    sandbox = host.create()
+    handle = sandbox.commands.run(
+        "until test -e /tmp/away; do sleep 0.05; done; curl -s -m 20 http://ship.internal/patient", background=True, timeout=0
+    )
+    sandbox.commands.run("(sleep 0.3; touch /tmp/away) > /dev/null 2>&1 &")
+    host.stop(kill=True)
+    time.sleep(0.6)
+    host.start()
+    assert json.loads(sandbox.commands.connect(handle.pid).wait().stdout)["path"] == "/patient"
+    eventually(lambda: sandbox.commands.run("curl -s http://ship.internal/again").exit_code == 0)

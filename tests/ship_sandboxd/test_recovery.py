@@ -1,0 +1,156 @@
+"""A sandbox outlives its host process, and nothing of it outlives the sandbox."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Host, eventually
+from e2b import Sandbox
+
+pytestmark = pytest.mark.system
+
+MakeHost = Callable[..., Host]
+
+
+def test_a_command_survives_a_kill_of_the_host_and_its_output_is_not_lost(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    handle = sandbox.commands.run(
+        "for i in $(seq 1 100); do echo line $i; sleep 0.02; done; echo end >&2", background=True, timeout=0
+    )
+    assert next(iter(handle))[0] == "line 1\n"
+    host.restart(kill=True)
+    again = Sandbox.connect(sandbox.sandbox_id, **host.options_of_sdk)
+    assert [process.pid for process in again.commands.list()] == [handle.pid]
+    result = again.commands.connect(handle.pid).wait()
+    assert result.stdout == "".join(f"line {number}\n" for number in range(1, 101))
+    assert (result.stderr, result.exit_code) == ("end\n", 0)
+
+
+def test_a_command_that_ended_while_the_host_was_away_tells_how(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    handle = sandbox.commands.run("read x < /workspace/go; echo $x", background=True)
+    sandbox.commands.run("mkfifo /workspace/go; (sleep 1; echo went > /workspace/go) > /dev/null 2>&1 &")
+    host.stop(kill=True)
+    eventually(lambda: not _running(host, sandbox.sandbox_id, "/workspace/go"))
+    host.start()
+    assert sandbox.commands.connect(handle.pid).wait().stdout in {"went\n", ""}
+
+
+def _running(host: Host, sandbox_id: str, word: str) -> bool:
+    uid = str(host.record(sandbox_id)["uid"] or os.geteuid())
+    return word in subprocess.run(["ps", "-U", uid, "-o", "args"], capture_output=True, text=True, check=False).stdout
+
+
+def test_a_sandbox_keeps_its_time_over_a_restart(own_host: MakeHost) -> None:
+    host = own_host()
+    kept, over = host.create(timeout=300), host.create(timeout=1)
+    end = kept.get_info().end_at
+    host.stop()
+    eventually(lambda: not (host.data / "x").exists())
+    host.start()
+    assert kept.get_info().end_at == end
+    eventually(lambda: not over.is_running(), 5)
+    assert kept.commands.run("echo alive").stdout == "alive\n"
+
+
+def test_a_sandbox_that_died_meanwhile_is_cleared_away(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    init = host.record(sandbox.sandbox_id)["init"]["pid"]
+    host.stop()
+    os.kill(init, signal.SIGKILL)
+    eventually(lambda: not _alive(init))
+    host.start()
+    assert not sandbox.is_running()
+    assert list((host.data / "sandboxes").iterdir()) == []
+
+
+def test_a_half_made_sandbox_is_cleared_away(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
+    init = host.record(sandbox.sandbox_id)["init"]["pid"]
+    host.stop(kill=True)
+    half = path.read_text().replace('"running"', '"creating"')
+    start = half.index('"init"')
+    end = half.index('"cgroups"')
+    path.write_text(half[:start] + '"init": null, "monitor": null, ' + half[end:])
+    host.start()
+    assert not _alive(init)
+    assert not sandbox.is_running()
+    assert list((host.data / "sandboxes").iterdir()) == []
+
+
+def test_a_sandbox_that_dies_is_noticed_at_once(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    os.kill(host.record(sandbox.sandbox_id)["init"]["pid"], signal.SIGKILL)
+    eventually(lambda: not sandbox.is_running(), 5)
+    eventually(lambda: list((host.data / "sandboxes").iterdir()) == [], 5)
+
+
+def test_two_hosts_on_one_data_folder_are_refused(own_host: MakeHost) -> None:
+    host = own_host()
+    second = subprocess.run(
+        [sys.executable, "-m", "ship_sandboxd", "--listen", "127.0.0.1:0", "--data", str(host.data)],
+        env={**os.environ, "SHIP_SANDBOXD_API_KEY": "x"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert second.returncode == 2
+    assert "data_in_use" in second.stderr
+
+
+def test_stop_all_ends_every_sandbox(own_host: MakeHost) -> None:
+    host = own_host()
+    sandboxes = [host.create() for _ in range(2)]
+    inits = [host.record(sandbox.sandbox_id)["init"]["pid"] for sandbox in sandboxes]
+    host.stop()
+    assert all(_alive(init) for init in inits)
+    subprocess.run([sys.executable, "-m", "ship_sandboxd", "--data", str(host.data), "--stop-all"], check=True, capture_output=True)
+    assert not any(_alive(init) for init in inits)
+    host.start()
+
+
+def test_nothing_is_left_of_twenty_sandboxes(own_host: MakeHost) -> None:
+    host = own_host()
+    assert host.process is not None
+    host.create().kill()
+    before = _traces(host)
+    for _ in range(20):
+        sandbox = host.create()
+        sandbox.commands.run("sleep 1000 & setsid sleep 1000 > /dev/null & touch /workspace/x; mkdir -p /tmp/a/b/c")
+        sandbox.kill()
+    eventually(lambda: list((host.data / "trash").iterdir()) == [])
+    eventually(lambda: _traces(host) == before, 5)
+    assert list((host.data / "sandboxes").iterdir()) == []
+
+
+def _traces(host: Host) -> dict[str, object]:
+    """What a leak would show in: descriptors and children of the host, processes of sandboxes, cgroups, mounts."""
+    assert host.process is not None
+    proc = Path("/proc") / str(host.process.pid)
+    uids = {str(uid) for uid in range(200_000, 200_100)}
+    owners = subprocess.run(["ps", "-eo", "uid="], capture_output=True, text=True, check=True).stdout.split()
+    return {
+        "descriptors": len(list((proc / "fd").iterdir())),
+        "children": (proc / "task" / proc.name / "children").read_text(),
+        "mounts": sum("/run/ship-sandboxd/" in line for line in (proc / "mounts").read_text().splitlines()),
+        "sockets": sum(str(host.data) in line for line in Path("/proc/net/unix").read_text().splitlines()),
+        "others": sum(owner in uids for owner in owners) if os.geteuid() != 0 else None,
+    }
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in (Path("/proc") / str(pid) / "status").read_text()
+    except FileNotFoundError:
+        return False
