@@ -59,6 +59,7 @@ class Sessions:
         self.partials = Partials()
         self.now_ms = now_ms
         self._cache: OrderedDict[str, SessionState] = OrderedDict()
+        self._ahead: dict[str, SessionState] = {}
         self._on_work: Callable[[], None] = lambda: None
 
     def on_work(self, wake: Callable[[], None]) -> None:
@@ -98,28 +99,29 @@ class Sessions:
         for _ in range(ATTEMPTS):
             if key and (first := await self._first_answer(key)):
                 return first
-            state = None if isinstance(command, commands.CreateSession) else await self.state(session_id)
+            state = None if isinstance(command, commands.CreateSession) else await self._newest(session_id)
             decision = decide(state, command, actor, self.now_ms())
             if not (decision.records or decision.effects or decision.alarms or key):
                 return Outcome(session_id, answer(decision), decision.state)
             # Later commands build on this state before it is on disk; they share its commit or fail with it.
-            self._remember(session_id, decision.state)
+            self._ahead[session_id] = decision.state
             bodies = [encode(record) for record in decision.records]
             told = answer(decision)
             try:
                 await self._db.write(partial(self._commit, session_id, state, decision, bodies, key, told))
             except (log.HeadMoved, sqlite3.IntegrityError):
-                self._cache.pop(session_id, None)
+                self._forget(session_id)
                 continue
             except BaseException:
-                self._cache.pop(session_id, None)
+                self._forget(session_id)
                 raise
+            self._settle(session_id, decision.state)
             self._publish(session_id, decision, bodies)
             return Outcome(session_id, told, decision.state)
         raise Conflict("this session is too busy", code="session_busy", hint="Try again.")
 
     async def state(self, session_id: str) -> SessionState:
-        """The folded state.
+        """The folded state of what is on disk.
 
         Raises:
             NotFound: ``session_not_found``.
@@ -236,6 +238,23 @@ class Sessions:
             return None
         session_id, answer = msgspec.json.decode(stored, type=tuple[str, dict[str, Any]])
         return Outcome(session_id, answer, await self.state(session_id), repeated=True)
+
+    async def _newest(self, session_id: str) -> SessionState:
+        """The state to decide on: with what is on its way to the disk."""
+        return self._ahead.get(session_id) or await self.state(session_id)
+
+    def _settle(self, session_id: str, state: SessionState) -> None:
+        """This state is on disk."""
+        if self._ahead.get(session_id) is state:
+            del self._ahead[session_id]
+        known = self._cache.get(session_id)
+        if known is None or known.head_seq < state.head_seq:
+            self._remember(session_id, state)
+
+    def _forget(self, session_id: str) -> None:
+        """What we believed may be wrong: read it anew."""
+        self._ahead.pop(session_id, None)
+        self._cache.pop(session_id, None)
 
     def _remember(self, session_id: str, state: SessionState) -> None:
         self._cache[session_id] = state

@@ -1,0 +1,46 @@
+"""The sandbox port: the host in memory and the official SDK against our own host keep one contract."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from ship.errors import SandboxFailed
+from ship.sandboxes.e2b_host import E2BHost
+from ship.testing.contracts import check_sandbox_host
+from ship.testing.sandbox_hosts import PretendSandboxHost
+
+KEY = "e2b_" + "0" * 40
+
+
+async def test_the_host_in_memory_keeps_the_contract() -> None:
+    await check_sandbox_host(PretendSandboxHost(), "base")
+
+
+@pytest.mark.system
+async def test_our_own_host_keeps_the_contract_by_the_official_sdk(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ship_sandboxd", "--listen", "127.0.0.1:0", "--data", str(tmp_path)),
+        env={**os.environ, "SHIP_SANDBOXD_API_KEY": KEY},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout
+    try:
+        url = json.loads(await process.stdout.readline())["url"]
+        await check_sandbox_host(E2BHost(KEY, url), "base")
+        with pytest.raises(SandboxFailed) as refused:
+            await E2BHost("e2b_" + "1" * 40, url).find({})
+        assert refused.value.code == "sandbox_key_refused"
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_a_host_that_is_not_there_is_an_error_with_a_name() -> None:
+    with pytest.raises(SandboxFailed) as refused:
+        await E2BHost(KEY, "http://127.0.0.1:9").find({})
+    assert refused.value.code == "sandbox_host_unreachable"
