@@ -1,6 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { CloudOff, Download, FileQuestion } from "lucide-react";
-import { send } from "@/api/http";
+import { useEffect, useState } from "react";
+import { API, send } from "@/api/http";
 import { fileUrl } from "@/api/sessions";
 import { Button } from "@/components/button";
 import { Code } from "@/components/code";
@@ -13,34 +14,38 @@ import { languageOf } from "@/lib/language";
 /** More text than this would freeze the page; it can be downloaded. */
 const MAX_BYTES = 1024 * 1024;
 
-const IMAGE = /\.(?:png|jpe?g|gif|webp|avif|ico)$/i;
+/** The server names no type for what comes from a sandbox; these are drawn as images and can do nothing else. */
+const IMAGES: Record<string, string> = {
+  png: "image/png",
+  jpg: "image/jpeg",
+  jpeg: "image/jpeg",
+  gif: "image/gif",
+  webp: "image/webp",
+  avif: "image/avif",
+};
 
-type Content = { kind: "text"; text: string } | { kind: "binary" | "large"; size_bytes: number };
+type Content =
+  | { kind: "text"; text: string }
+  | { kind: "image"; blob: Blob }
+  | { kind: "binary" | "large"; size_bytes: number };
 
-async function readContent(url: string, signal: AbortSignal): Promise<Content> {
+async function readContent(path: string, url: string, signal: AbortSignal): Promise<Content> {
   const response = await send(url, { signal });
   const blob = await response.blob();
+  const image = IMAGES[path.slice(path.lastIndexOf(".") + 1).toLowerCase()];
+  if (image) return { kind: "image", blob: new Blob([blob], { type: image }) };
   if (blob.size > MAX_BYTES) return { kind: "large", size_bytes: blob.size };
   const text = await blob.text();
   return text.includes("\0") ? { kind: "binary", size_bytes: blob.size } : { kind: "text", text };
 }
 
 export function FileContent({ sessionId, path }: { sessionId: string; path: string }) {
-  const isImage = IMAGE.test(path);
   const url = fileUrl(sessionId, path);
   const content = useQuery({
     queryKey: ["content", sessionId, path],
-    queryFn: ({ signal }) => readContent(url.slice("/api/v1".length), signal),
-    enabled: !isImage,
+    queryFn: ({ signal }) => readContent(path, url.slice(API.length), signal),
     staleTime: 2000,
   });
-  if (isImage) {
-    return (
-      <div className="grid place-items-center p-6">
-        <img src={url} alt={path} className="max-w-full rounded-lg border bg-sunken" />
-      </div>
-    );
-  }
   if (content.isPending) return <Skeleton className="m-4 h-64" />;
   if (content.isError) {
     const { reason, hint } = asFailure(content.error);
@@ -50,6 +55,7 @@ export function FileContent({ sessionId, path }: { sessionId: string; path: stri
       </Notice>
     );
   }
+  if (content.data.kind === "image") return <Picture blob={content.data.blob} alt={path} />;
   if (content.data.kind !== "text") {
     return (
       <Notice
@@ -68,4 +74,22 @@ export function FileContent({ sessionId, path }: { sessionId: string; path: stri
     );
   }
   return <Code code={content.data.text.replace(/\n$/, "")} language={languageOf(path)} numbered className="rounded-none border-0 bg-transparent" />;
+}
+
+function Picture({ blob, alt }: { blob: Blob; alt: string }) {
+  const [url, setUrl] = useState("");
+  useEffect(() => {
+    const made = URL.createObjectURL(blob);
+    // eslint-disable-next-line react-hooks/set-state-in-effect -- the address exists from here until the clean-up
+    setUrl(made);
+    return () => {
+      URL.revokeObjectURL(made);
+    };
+  }, [blob]);
+  if (!url) return null;
+  return (
+    <div className="grid place-items-center p-6">
+      <img src={url} alt={alt} className="max-w-full rounded-lg border bg-sunken" />
+    </div>
+  );
 }

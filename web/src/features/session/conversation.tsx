@@ -7,7 +7,7 @@ import { Spinner } from "@/components/spinner";
 import { cn } from "@/lib/cn";
 import { Entry } from "./entries/entry";
 import { Prompt } from "./entries/words";
-import { useRetry } from "./actions";
+import { useRetry, useTask } from "./actions";
 import { useFollowEnd } from "./scroll";
 import { queuedTasks, runningTask, type Entry as AnyEntry, type SessionState } from "./state";
 
@@ -93,7 +93,7 @@ function Ending({ session }: { session: SessionState }) {
         </div>
       )}
       {session.status === "provisioning" && <Provisioning session={session} />}
-      {session.status === "failed" && <Retry session={session} />}
+      <WayOn session={session} />
       {running && <Working session={session} since_ms={running.started_at_ms} isStopping={running.cancel_requested} />}
     </>
   );
@@ -111,20 +111,38 @@ function Provisioning({ session }: { session: SessionState }) {
   );
 }
 
-function Retry({ session }: { session: SessionState }) {
+/** After a failure: the same task again, or only a new sandbox. */
+function WayOn({ session }: { session: SessionState }) {
   const retry = useRetry(session.id);
+  const again = useTask(session.id);
+  const last = session.tasks.findLast((task) => task.status !== "queued");
+  const failed = last?.status === "failed" && queuedTasks(session).length === 0 ? last : undefined;
+  const isFailed = session.status === "failed";
+  if (!isFailed && !(failed && session.status === "ready")) return null;
   return (
-    <div className="mt-3 flex items-center gap-3">
-      <Button
-        look="primary"
-        busy={retry.isPending}
-        onClick={() => {
-          retry.mutate();
-        }}
-      >
-        {!retry.isPending && <RotateCw aria-hidden />} Retry
-      </Button>
-      <p className="text-xs text-ink-faint">Makes a new sandbox. A new task does the same.</p>
+    <div className="mt-3 flex flex-wrap items-center gap-2">
+      {failed && (
+        <Button
+          look="primary"
+          busy={again.isPending}
+          onClick={() => {
+            again.mutate(failed);
+          }}
+        >
+          {!again.isPending && <RotateCw aria-hidden />} Run the task again
+        </Button>
+      )}
+      {isFailed && (
+        <Button
+          look={failed ? "outline" : "primary"}
+          busy={retry.isPending}
+          onClick={() => {
+            retry.mutate();
+          }}
+        >
+          {!retry.isPending && !failed && <RotateCw aria-hidden />} {failed ? "Only a new sandbox" : "Retry"}
+        </Button>
+      )}
     </div>
   );
 }

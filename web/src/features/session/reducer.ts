@@ -1,7 +1,7 @@
 /** The fold of a session's stream: pure, and exhaustive over the event types by construction of `HANDLERS`. */
 
 import type { Delta, EventData, EventType, LogRecord } from "@/api/events";
-import type { Step, Task, Usage } from "@/api/types";
+import type { Failure, Step, Task, Usage } from "@/api/types";
 import { NO_USAGE, type Entry, type LineEntry, type Partial, type SessionState, type ToolEntry } from "./state";
 
 type Handler<T extends EventType> = (
@@ -22,12 +22,24 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
     created_by: record.actor.name,
     created_at_ms: record.at_ms,
   }),
-  "session.failed": (state, data, record) =>
-    add(
-      { ...state, status: "failed", failure: data.failure },
-      { kind: "failure", key: keyOf(record), at_ms: record.at_ms, subject: "session", failure: data.failure },
-    ),
-  "session.archived": (state) => ({ ...settle(state, () => true), status: "archived", requests: [] }),
+  "session.failed": (state, data, record) => {
+    const next: SessionState = { ...state, status: "failed", failure: data.failure };
+    // The sandbox or the task that the session failed with has said the same just before.
+    const last = state.entries.at(-1);
+    if (last?.kind === "failure" && isSame(last.failure, data.failure)) return next;
+    return add(next, {
+      kind: "failure",
+      key: keyOf(record),
+      at_ms: record.at_ms,
+      subject: "session",
+      failure: data.failure,
+    });
+  },
+  "session.archived": (state) => ({
+    ...settle(state, () => true),
+    status: "archived",
+    sandbox: { ...state.sandbox, status: "none" },
+  }),
 
   "sandbox.requested": (state, data, record) => {
     const next: SessionState = {
@@ -61,12 +73,12 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
     }),
   "sandbox.ready": (state, data) => ({
     ...inGeneration(state, data, { status: "ready" }),
-    status: state.tasks.some((task) => task.status === "running") ? "running" : "ready",
+    status: "ready",
     base_commit: data.base_commit,
     work_branch: data.work_branch,
   }),
   "sandbox.failed": (state, data, record) => {
-    const next = inGeneration(state, data, { status: "failed", steps: failRunning(state.sandbox.steps) });
+    const next = inGeneration(state, data, { status: "failed", steps: failRunning(state.sandbox.steps, record.at_ms) });
     const entry: Entry = {
       kind: "failure",
       key: keyOf(record),
@@ -77,7 +89,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
     return add(next, entry);
   },
   "sandbox.lost": (state, data, record) => {
-    const next = inGeneration(state, data, { status: "lost", steps: failRunning(state.sandbox.steps) });
+    const next = inGeneration(state, data, { status: "lost", steps: failRunning(state.sandbox.steps, record.at_ms) });
     return add(settle(next, () => true), line(record, "warning", "The sandbox was lost", data.reason));
   },
 
@@ -216,7 +228,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
   "request.asked": (state, data, record) => ({
     ...state,
     requests: [
-      ...state.requests,
+      ...closeRequest(state, data.request_id).requests,
       {
         id: data.request_id,
         task_id: data.task_id,
@@ -318,14 +330,20 @@ export function grow(state: SessionState, delta: Delta): SessionState {
   return add(next, delta.kind === "text" ? { kind: "text", ...part } : { kind: "reasoning", took_ms: 0, ...part });
 }
 
-/** The text with the delta in its place, or nothing when the delta adds nothing or does not fit. */
+/** The text with the delta in its place, or nothing when the delta says what is known or leaves a hole. */
 function merge(known: Partial, delta: Delta): Partial | undefined {
-  const points = Array.from(delta.text);
-  const overlap = known.points - delta.offset;
-  if (overlap < 0 || overlap >= points.length) return undefined;
-  const tail = overlap === 0 ? delta.text : points.slice(overlap).join("");
-  return { ...known, text: known.text + tail, points: delta.offset + points.length };
+  if (delta.offset > known.points) return undefined;
+  const added = Array.from(delta.text).length;
+  if (delta.offset === known.points) {
+    return added === 0 ? undefined : { ...known, text: known.text + delta.text, points: known.points + added };
+  }
+  const points = Array.from(known.text);
+  if (points.slice(delta.offset, delta.offset + added).join("") === delta.text) return undefined;
+  const text = points.slice(0, delta.offset).join("") + delta.text;
+  return { ...known, text, points: delta.offset + added };
 }
+
+const isSame = (one: Failure, other: Failure): boolean => one.code === other.code && one.reason === other.reason;
 
 const keyOf = (record: LogRecord): string => `#${String(record.seq)}`;
 
@@ -393,8 +411,7 @@ function endTask(state: SessionState, id: string, patch: { [K in keyof Task]?: T
     id,
     patch,
   );
-  const requests = ended.requests.filter((request) => request.task_id !== id);
-  return { ...ended, requests, status: state.status === "running" && isRunning(state, id) ? "ready" : state.status };
+  return isRunning(state, id) ? { ...ended, status: "ready" } : ended;
 }
 
 const isRunning = (state: SessionState, id: string): boolean =>
@@ -419,8 +436,10 @@ function inGeneration(
   return { ...state, sandbox: { ...state.sandbox, ...patch } };
 }
 
-const failRunning = (steps: Step[]): Step[] =>
-  steps.map((step) => (step.status === "running" ? { ...step, status: "failed" } : step));
+const failRunning = (steps: Step[], at_ms: number): Step[] =>
+  steps.map((step) =>
+    step.status === "running" ? { ...step, status: "failed", took_ms: at_ms - step.started_at_ms } : step,
+  );
 
 function plus(one: Usage, other: Usage): Usage {
   return {
