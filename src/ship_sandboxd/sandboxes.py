@@ -90,7 +90,8 @@ class Sandboxes:
         self._per_uid = per_uid
         self._sandboxes: dict[str, Sandbox] = {}
         self._uids_in_use: set[int] = set()
-        self._next_uid = 0
+        # Another host on this machine has the same range: starting anywhere in it keeps the two apart.
+        self._next_uid = secrets.randbelow(len(_UIDS))
         self._tasks: set[asyncio.Task[None]] = set()
         for folder in (self._folder, self._trash, self._templates):
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -281,7 +282,6 @@ class Sandboxes:
             if record.uid is not None:
                 self._uids_in_use.add(record.uid)
             found.append(sandbox)
-        self._next_uid = max((uid + 1 - _UIDS.start for uid in self._uids_in_use), default=0)
         await asyncio.gather(*(self._recover(sandbox) for sandbox in found))
 
     async def _recover(self, sandbox: Sandbox) -> None:

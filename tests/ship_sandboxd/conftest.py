@@ -22,6 +22,7 @@ class Host:
     """`python -m ship_sandboxd` on a data folder, which can be killed and started again."""
 
     def __init__(self, data: Path, options: tuple[str, ...] = ()) -> None:
+        data.parent.mkdir(parents=True, exist_ok=True)
         self.data = data
         self.options = options
         self.listen = "127.0.0.1:0"
@@ -32,13 +33,24 @@ class Host:
     def start(self) -> None:
         with (self.data.parent / "host.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ship_sandboxd", "--listen", self.listen, "--data", str(self.data), *self.options],
+                [
+                    sys.executable,
+                    "-m",
+                    "ship_sandboxd",
+                    "--listen",
+                    self.listen,
+                    "--data",
+                    str(self.data),
+                    *self.options,
+                ],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={**os.environ, "SHIP_SANDBOXD_API_KEY": API_KEY},
             )
         assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], START_TIMEOUT_S)[0], "the host did not start in time"
+        assert select.select([self.process.stdout], [], [], START_TIMEOUT_S)[0], (
+            "the host did not start in time"
+        )
         line = self.process.stdout.readline()
         assert line, f"the host ended: {self.log()}"
         self.url = json.loads(line)["url"]
@@ -71,7 +83,9 @@ class Host:
     def close(self) -> None:
         self.stop()
         subprocess.run(
-            [sys.executable, "-m", "ship_sandboxd", "--data", str(self.data), "--stop-all"], check=True, capture_output=True
+            [sys.executable, "-m", "ship_sandboxd", "--data", str(self.data), "--stop-all"],
+            check=True,
+            capture_output=True,
         )
 
 

@@ -36,7 +36,9 @@ def test_commands_run_as_user_in_the_home_folder(shared: Sandbox) -> None:
 
 def test_environment_folder_and_user_can_be_given(host, shared: Sandbox) -> None:
     shared.files.make_dir("/workspace/deep")
-    result = shared.commands.run("echo $A $B; pwd", envs={"A": "1", "B": "two words"}, cwd="/workspace/deep", user="user")
+    result = shared.commands.run(
+        "echo $A $B; pwd", envs={"A": "1", "B": "two words"}, cwd="/workspace/deep", user="user"
+    )
     assert result.stdout == "1 two words\n/workspace/deep\n"
 
 
@@ -94,7 +96,12 @@ def test_running_commands_are_listed(shared: Sandbox) -> None:
     handle = shared.commands.run("sleep 1000", background=True, envs={"A": "1"}, cwd="/tmp")
     [info] = [process for process in shared.commands.list() if process.pid == handle.pid]
     handle.kill()
-    assert (info.cmd, info.args, info.envs, info.cwd) == ("/bin/bash", ["-l", "-c", "sleep 1000"], {"A": "1"}, "/tmp")
+    assert (info.cmd, info.args, info.envs, info.cwd) == (
+        "/bin/bash",
+        ["-l", "-c", "sleep 1000"],
+        {"A": "1"},
+        "/tmp",
+    )
 
 
 def test_who_connects_gets_the_output_from_its_start(shared: Sandbox) -> None:
@@ -149,7 +156,10 @@ def test_two_watchers_see_the_same(shared: Sandbox) -> None:
     first = shared.commands.run("seq 1 50000; read x; echo end", background=True, stdin=True)
     second = shared.commands.connect(first.pid)
     results: list[str] = []
-    threads = [threading.Thread(target=lambda handle=handle: results.append(handle.wait().stdout)) for handle in (first, second)]
+    threads = [
+        threading.Thread(target=lambda handle=handle: results.append(handle.wait().stdout))
+        for handle in (first, second)
+    ]
     for thread in threads:
         thread.start()
     shared.commands.send_stdin(first.pid, "\n")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from conftest import Host, eventually
 from e2b import CommandExitException, Sandbox
-from ship_sandboxd.egress import Rules, Refused, is_public
+
+from ship_sandboxd.egress import Refused, Rules, is_public
 from ship_sandboxd.settings import Upstream
 
 
@@ -30,7 +31,9 @@ def test_addresses_that_are_not_of_the_internet(address: str) -> None:
         Rules((), True).check_address(ipaddress.ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "140.82.121.3", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
+@pytest.mark.parametrize(
+    "address", ["1.1.1.1", "140.82.121.3", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
+)
 def test_addresses_of_the_internet(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
@@ -63,7 +66,9 @@ class Echo(http.server.BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
             return
-        self.answer({"path": self.path, "host": self.headers["Host"], "proxy": self.headers.get("Proxy-Connection")})
+        self.answer(
+            {"path": self.path, "host": self.headers["Host"], "proxy": self.headers.get("Proxy-Connection")}
+        )
 
     def do_POST(self) -> None:
         size = 0
@@ -106,7 +111,9 @@ def echo() -> Iterator[EchoServer]:
 @pytest.fixture(scope="module")
 def inside(echo: EchoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Sandbox]]:
     """A sandbox whose host offers the echo server as ship.internal."""
-    host = Host(tmp_path_factory.mktemp("egress") / "data", ("--upstream", f"ship.internal:80=127.0.0.1:{echo.port}"))
+    host = Host(
+        tmp_path_factory.mktemp("egress") / "data", ("--upstream", f"ship.internal:80=127.0.0.1:{echo.port}")
+    )
     sandbox = host.create(timeout=600)
     yield host, sandbox
     host.close()
@@ -139,14 +146,19 @@ def test_an_answer_that_breaks_off_is_not_taken_for_whole(inside: tuple[Host, Sa
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("url", ["http://ship.internal:22/", "http://169.254.169.254/latest", "http://10.0.0.1/", "http://localhost/"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://ship.internal:22/", "http://169.254.169.254/latest", "http://10.0.0.1/", "http://localhost/"],
+)
 def test_what_is_refused_is_told_and_logged(inside: tuple[Host, Sandbox], url: str) -> None:
     host, sandbox = inside
     answer = sandbox.commands.run(f"curl -s --noproxy '' -w '%{{http_code}}' {url}").stdout
     assert answer.endswith("403")
     kept = (host.data / "sandboxes" / sandbox.sandbox_id / "egress.jsonl").read_text()
     assert any(json.loads(line)["target"] == url for line in kept.splitlines())
-    assert any(json.loads(line).get("target") == url for line in host.log().splitlines() if line.startswith("{"))
+    assert any(
+        json.loads(line).get("target") == url for line in host.log().splitlines() if line.startswith("{")
+    )
 
 
 @pytest.mark.system
@@ -176,7 +188,9 @@ def test_requests_wait_while_the_host_is_restarted(own_host: Callable[..., Host]
     host = own_host("--upstream", f"ship.internal:80=127.0.0.1:{echo.port}")
     sandbox = host.create()
     handle = sandbox.commands.run(
-        "until test -e /tmp/away; do sleep 0.05; done; curl -s -m 20 http://ship.internal/patient", background=True, timeout=0
+        "until test -e /tmp/away; do sleep 0.05; done; curl -s -m 20 http://ship.internal/patient",
+        background=True,
+        timeout=0,
     )
     sandbox.commands.run("(sleep 0.3; touch /tmp/away) > /dev/null 2>&1 &")
     host.stop(kill=True)

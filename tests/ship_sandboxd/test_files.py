@@ -5,7 +5,14 @@ import secrets
 
 import httpx
 import pytest
-from e2b import AsyncSandbox, AuthenticationException, FileNotFoundException, FileType, InvalidArgumentException, Sandbox
+from e2b import (
+    AsyncSandbox,
+    AuthenticationException,
+    FileNotFoundException,
+    FileType,
+    InvalidArgumentException,
+    Sandbox,
+)
 
 pytestmark = pytest.mark.system
 
@@ -68,7 +75,13 @@ def test_a_folder_is_listed_to_a_depth(shared: Sandbox) -> None:
     assert names == [("/workspace/tree/file", FileType.FILE), ("/workspace/tree/one", FileType.DIR)]
     assert [entry.name for entry in shared.files.list("/workspace/tree", depth=2)] == ["file", "one", "two"]
     entry = shared.files.list("/workspace/tree")[0]
-    assert (entry.size, entry.mode, entry.permissions, entry.owner, entry.group) == (5, 0o644, "-rw-r--r--", "user", "user")
+    assert (entry.size, entry.mode, entry.permissions, entry.owner, entry.group) == (
+        5,
+        0o644,
+        "-rw-r--r--",
+        "user",
+        "user",
+    )
 
 
 def test_listing_what_is_no_folder_is_refused(shared: Sandbox) -> None:
@@ -117,7 +130,7 @@ def test_a_link_out_of_the_sandbox_leads_to_the_sandbox_own_files(host, shared: 
 
 
 def test_writing_outside_of_the_writable_folders_is_refused(shared: Sandbox) -> None:
-    with pytest.raises(Exception, match="read-only|permission"):
+    with pytest.raises(Exception, match=r"read-only|permission"):
         shared.files.write("/usr/bin/evil", "x")
 
 
@@ -134,7 +147,11 @@ def test_signed_urls_work_without_a_token_and_only_for_their_path(host, shared: 
 
 def test_a_range_of_a_file_can_be_read(host, shared: Sandbox) -> None:
     shared.files.write("/tmp/ranged", "0123456789")
-    headers = {"E2b-Sandbox-Id": shared.sandbox_id, "X-Access-Token": shared._envd_access_token, "Range": "bytes=2-4"}
+    headers = {
+        "E2b-Sandbox-Id": shared.sandbox_id,
+        "X-Access-Token": shared._envd_access_token,
+        "Range": "bytes=2-4",
+    }
     answer = httpx.get(f"{host.url}/files?path=/tmp/ranged", headers=headers)
     assert (answer.status_code, answer.text, answer.headers["content-range"]) == (206, "234", "bytes 2-4/10")
 

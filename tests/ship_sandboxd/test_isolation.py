@@ -3,10 +3,12 @@
 import os
 import socket
 import threading
+from pathlib import Path
 
+import httpx
 import pytest
 from conftest import Host, eventually
-from e2b import CommandExitException, Sandbox
+from e2b import CommandExitException, Sandbox, SandboxException
 
 pytestmark = pytest.mark.system
 
@@ -26,16 +28,19 @@ def test_the_files_of_the_host_are_hidden(host: Host, shared: Sandbox) -> None:
     assert "Read-only" in failing(shared, "touch /usr/x")
     assert "Read-only" in failing(shared, "touch /etc/x")
     assert "ead-only" in failing(shared, "echo x > /proc/sys/kernel/core_pattern")
-    assert shared.commands.run("cat /proc/1/environ | wc -c").stdout.strip() in {"0", "6"}
+    assert shared.commands.run("tr '\\0' ' ' < /proc/1/environ").stdout == "PWD=/home/user "
 
 
 def test_two_sandboxes_do_not_see_each_other(host: Host, shared: Sandbox) -> None:
     other = host.create()
     other.files.write("/workspace/mine", "private")
     other.files.write("/tmp/mine", "private")
-    other.commands.run("python3 -c 'import socket,time; s=socket.socket(socket.AF_UNIX); s.bind(\"\\0abstract\"); time.sleep(999)'", background=True)
+    other.commands.run(
+        "python3 -c 'import socket,time; s=socket.socket(socket.AF_UNIX); s.bind(\"\\0abstract\"); time.sleep(999)'",
+        background=True,
+    )
     server = other.commands.run("python3 -m http.server 4000", background=True)
-    eventually(lambda: "LISTEN" in other.commands.run("ss -ltn || cat /proc/net/tcp").stdout or True)
+    eventually(lambda: ":0FA0" in other.commands.run("cat /proc/net/tcp").stdout)
     assert shared.commands.run("ls -A /workspace/mine /tmp/mine 2>/dev/null | wc -l").stdout == "0\n"
     assert f" {server.pid} " not in shared.commands.run("ps -eo pid,args | grep [h]ttp.server || true").stdout
     assert "abstract" not in shared.commands.run("cat /proc/net/unix").stdout
@@ -48,7 +53,7 @@ def test_a_sandbox_runs_under_a_uid_of_its_own(host: Host, shared: Sandbox) -> N
     if os.geteuid() != 0:
         pytest.skip("only a host that is root gives each sandbox a uid")
     record = host.record(shared.sandbox_id)
-    status = (host.data.parent / "/proc" / str(record["init"]["pid"]) / "status").read_text()
+    status = Path(f"/proc/{record['init']['pid']}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert fields["Uid"].split() == [str(record["uid"])] * 4
     assert record["uid"] >= 200_000
@@ -67,7 +72,9 @@ def test_the_loopback_of_the_host_is_out_of_reach(shared: Sandbox) -> None:
         port = listener.getsockname()[1]
         failing(shared, f"python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}), 2)'")
         for name in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0", "2130706433", "[::ffff:127.0.0.1]"):
-            status = shared.commands.run(f"curl -s -o /dev/null -w '%{{http_code}}' --noproxy '' http://{name}:{port}/").stdout
+            status = shared.commands.run(
+                f"curl -s -o /dev/null -w '%{{http_code}}' --noproxy '' http://{name}:{port}/"
+            ).stdout
             assert status in {"403", "502"}, name
 
 
@@ -107,22 +114,24 @@ def test_a_fork_bomb_ends_inside(host: Host) -> None:
     handle = sandbox.commands.run("bomb() { bomb | bomb & }; bomb; sleep 1000", background=True)
     eventually(lambda: _is_full(sandbox))
     handle.kill()
+    eventually(lambda: not _is_full(sandbox))
+    assert sandbox.commands.run("echo alive").stdout == "alive\n"
     sandbox.kill()
-    assert not sandbox.is_running()
 
 
 def _is_full(sandbox: Sandbox) -> bool:
     try:
-        sandbox.commands.run("for i in 1 2 3 4 5 6 7 8; do sleep 0.05 & done; wait")
-    except Exception as error:
-        return "esource" in str(error) or isinstance(error, CommandExitException)
+        sandbox.commands.run("true", timeout=2)
+    except SandboxException:
+        return True
     return False
 
 
 def test_many_requests_at_once_are_served(shared: Sandbox) -> None:
     results: list[str] = []
     threads = [
-        threading.Thread(target=lambda n=n: results.append(shared.commands.run(f"echo {n}").stdout)) for n in range(20)
+        threading.Thread(target=lambda n=n: results.append(shared.commands.run(f"echo {n}").stdout))
+        for n in range(20)
     ]
     for thread in threads:
         thread.start()
@@ -132,8 +141,6 @@ def test_many_requests_at_once_are_served(shared: Sandbox) -> None:
 
 
 def _limited(host: Host, controller: str) -> bool:
-    import httpx
-
     return bool(httpx.get(f"{host.url}/health").json()["limits"][controller])
 
 

@@ -1,5 +1,6 @@
 """Sandboxes by the official SDK: make, find, keep, end."""
 
+import json
 import time
 import uuid
 
@@ -92,7 +93,9 @@ def test_sandboxes_are_listed_by_metadata_and_in_pages(host: Host) -> None:
     assert [item.sandbox_id for item in first + second] == [sandbox.sandbox_id for sandbox in reversed(made)]
     one = Sandbox.list(query=SandboxQuery(metadata={"mark": mark, "n": "1"}), **host.options_of_sdk)
     assert [item.sandbox_id for item in one.next_items()] == [made[1].sandbox_id]
-    paused = Sandbox.list(query=SandboxQuery(metadata={"mark": mark}, state=[SandboxState.PAUSED]), **host.options_of_sdk)
+    paused = Sandbox.list(
+        query=SandboxQuery(metadata={"mark": mark}, state=[SandboxState.PAUSED]), **host.options_of_sdk
+    )
     assert paused.next_items() == []
     for sandbox in made:
         sandbox.kill()
@@ -131,7 +134,9 @@ def test_an_unknown_template_is_not_found(host: Host) -> None:
         host.create(template="nothing")
 
 
-def test_a_template_mounts_folders_and_sets_variables(host: Host, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_template_mounts_folders_and_sets_variables(
+    host: Host, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     private = tmp_path_factory.mktemp("private")
     private.chmod(0o700)
     tools = private / "tools"
@@ -140,10 +145,13 @@ def test_a_template_mounts_folders_and_sets_variables(host: Host, tmp_path_facto
     (tools / "hello").chmod(0o755)
     folder = host.data / "templates" / "tooled"
     folder.mkdir(exist_ok=True)
-    (folder / "template.json").write_text(
-        '{"mounts": [{"source": "%s", "target": "/opt/tools"}], "env": {"PATH": "/opt/tools:/usr/bin:/bin"},'
-        ' "memory_mb": 512, "cpu_count": 1}' % tools
-    )
+    template = {
+        "mounts": [{"source": str(tools), "target": "/opt/tools"}],
+        "env": {"PATH": "/opt/tools:/usr/bin:/bin"},
+        "memory_mb": 512,
+        "cpu_count": 1,
+    }
+    (folder / "template.json").write_text(json.dumps(template))
     sandbox = host.create(template="tooled")
     assert sandbox.commands.run("hello").stdout == "hello from a template\n"
     assert sandbox.commands.run("touch /opt/tools/x || echo refused").stdout == "refused\n"
@@ -164,7 +172,13 @@ def test_a_broken_template_says_what_is_wrong(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish", [{"autoPause": True}, {"mcp": {"x": {}}}, {"volumeMounts": [{}]}, {"network": {"denyOut": ["0.0.0.0/0"]}}]
+    "wish",
+    [
+        {"autoPause": True},
+        {"mcp": {"x": {}}},
+        {"volumeMounts": [{}]},
+        {"network": {"denyOut": ["0.0.0.0/0"]}},
+    ],
 )
 def test_what_is_not_offered_is_refused(host: Host, wish: dict[str, object]) -> None:
     with rest(host) as client:
@@ -191,7 +205,9 @@ def test_a_repeated_idempotency_key_gives_the_same_sandbox(host: Host) -> None:
     assert other.status_code == 409
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{", b'{"templateID": 3}', b'{"templateID": "base", "timeout": -1}'])
+@pytest.mark.parametrize(
+    "body", [b"[]", b"{", b'{"templateID": 3}', b'{"templateID": "base", "timeout": -1}']
+)
 def test_a_malformed_request_is_refused(host: Host, body: bytes) -> None:
     with rest(host) as client:
         answer = client.post("/v2/sandboxes", content=body)
@@ -199,7 +215,9 @@ def test_a_malformed_request_is_refused(host: Host, body: bytes) -> None:
 
 
 def test_servers_in_a_sandbox_are_reached_by_header_and_by_host_name(host: Host, shared: Sandbox) -> None:
-    server = shared.commands.run("cd /usr/share/common-licenses && python3 -m http.server 3000", background=True)
+    server = shared.commands.run(
+        "cd /usr/share/common-licenses && python3 -m http.server 3000", background=True
+    )
     by_header = {"E2b-Sandbox-Id": shared.sandbox_id, "E2b-Sandbox-Port": "3000"}
     eventually(lambda: httpx.get(f"{host.url}/", headers=by_header).status_code == 200)
     name = shared.get_host(3000)
@@ -223,5 +241,7 @@ def test_private_ports_want_their_token(host: Host) -> None:
 
 def test_requests_that_can_be_read_in_two_ways_are_refused(host: Host) -> None:
     with rest(host) as client:
-        twice = client.post("/v2/sandboxes", content=b"{}", headers={"Transfer-Encoding": "chunked", "Content-Length": "2"})
+        twice = client.post(
+            "/v2/sandboxes", content=b"{}", headers={"Transfer-Encoding": "chunked", "Content-Length": "2"}
+        )
     assert twice.status_code == 400
