@@ -1,0 +1,109 @@
+"""A real server on a free port, over a real store, with a sandbox host in memory."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+import uvicorn
+
+from ship.accounts.sandbox_tokens import SandboxTokens
+from ship.accounts.tokens import Tokens
+from ship.api import Services, create_api
+from ship.blobs.folder import FolderBlobs
+from ship.bus import LocalBus
+from ship.config import LimitSettings, ModelSpec, Provider
+from ship.errors import InvalidInput
+from ship.sessions.effects import Effects, RunnerSettings
+from ship.sessions.service import Sessions
+from ship.sessions.worker import Worker
+from ship.store.sqlite import Database
+from ship.testing.sandbox_hosts import PretendSandboxHost
+
+PROVIDER = Provider(
+    name="scripted",
+    protocol="openai",
+    base_url="http://127.0.0.1:9/v1",
+    models=(ModelSpec(name="demo"), ModelSpec(name="echo")),
+)
+
+
+class Served(NamedTuple):
+    """A running server and what is behind it."""
+
+    url: str
+    client: httpx.AsyncClient
+    services: Services
+    host: PretendSandboxHost
+    token: str
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def check_repository(source: str) -> None:
+    if not source.startswith(("https://", "/")):
+        raise InvalidInput(f"not a repository: {source}", code="repository_invalid")
+
+
+async def store_bundle(stream: AsyncIterator[bytes]) -> str:
+    return "a" * 64 if b"".join([piece async for piece in stream]) else ""
+
+
+async def ready() -> None:
+    return
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    database = Database(tmp_path / "ship.db")
+    await database.open()
+    sessions = Sessions(database, LocalBus(), now_ms)
+    tokens = Tokens(database, now_ms)
+    signer = SandboxTokens(b"s" * 32)
+    host = PretendSandboxHost()
+    services = Services(
+        sessions=sessions,
+        tokens=tokens,
+        sandbox_tokens=signer,
+        blobs=FolderBlobs(tmp_path / "blobs"),
+        host=host,
+        limits=LimitSettings(prompt_bytes=10_000, artifact_bytes=1_000_000),
+        providers=(PROVIDER,),
+        default_model="scripted/demo",
+        control_url="http://ship.internal",
+        check_repository=check_repository,
+        store_bundle=store_bundle,
+        ready=ready,
+    )
+    app = create_api()
+    app.state.services = services
+    runner = RunnerSettings("base", "http://ship.internal", signer.issue)
+    worker = asyncio.create_task(Worker(database, sessions, Effects(sessions, host, runner)).run())
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, ws="websockets-sansio", lifespan="off", log_level="critical", timeout_graceful_shutdown=1
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    token = await tokens.create("me")
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}) as client:
+        yield Served(url, client, services, host, token)
+    server.should_exit = True
+    await serving
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    await database.close()
