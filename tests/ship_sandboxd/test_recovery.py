@@ -130,7 +130,7 @@ def test_stop_all_ends_every_sandbox(own_host: MakeHost) -> None:
 def test_nothing_is_left_of_twenty_sandboxes(own_host: MakeHost) -> None:
     host = own_host()
     host.create().kill()
-    before = _traces(host)
+    before = eventually(lambda: (traces := _traces(host))["children"] == "" and traces)
     records = []
     for _ in range(20):
         sandbox = host.create()
