@@ -107,6 +107,8 @@ class Forwarding:
 
     def _meter_event(self, event: bytes) -> None:
         content = data(event)
+        if content == b"[DONE]" and not self._meter.finished:
+            raise model_errors.stream_cut(self._call.provider, "stopped before its answer was complete")
         if content in (b"", b"[DONE]"):
             return
         try:

@@ -126,7 +126,7 @@ def _call(request: Request, provider: Provider, dialect: Dialect, body: bytes) -
     if names and asked.model not in names:
         raise model_errors.ModelUnknown(
             f"{provider.name} has no model {asked.model!r} in Ship's settings",
-            hint=f"It has {', '.join(names)}.",
+            hint="Name one of the models that the settings list for it.",
         )
     if dialect.include_usage and asked.stream:
         options = (

@@ -12,17 +12,15 @@ import contextlib
 import hashlib
 import os
 import signal
-import socket
 import sys
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -36,6 +34,7 @@ from ship.testing.builtin import DEMO, ECHO, SCENARIOS
 from ship.testing.conversation import Conversation
 from ship.testing.playing import STEADY_PACE_S, choose, perform
 from ship.testing.scenario import LASTING, Fault, Scenario, Turn
+from ship.testing.serving import serving
 
 _REMEMBERED_REQUESTS = 4096
 _SLOW_PACE_S = 1.0
@@ -56,7 +55,7 @@ class ScriptedModel:
     ``seen`` holds the last requests.
     """
 
-    def __init__(self, scenarios: Iterable[Scenario] = (), *, key: str = "", pace_s: float = 0.0) -> None:
+    def __init__(self, scenarios: Iterable[Scenario] = (), *, key: str = "", pace_s: float = 0.02) -> None:
         self._scenarios = {each.name: each for each in (*SCENARIOS, *scenarios)}
         self._key = key
         self._pace_s = pace_s
@@ -230,44 +229,32 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def provider(
-    base_url: str, *, name: str = "scripted", protocol: str = "openai", api_key: str = "scripted"
+    base_url: str,
+    *,
+    name: str = "scripted",
+    protocol: Literal["openai", "anthropic"] = "openai",
+    api_key: str = "scripted",
+    models: Iterable[str] = (),
 ) -> Provider:
-    """The settings that make Ship use a scripted model at ``base_url``, with every built-in scenario as a model."""
+    """The settings that make Ship use a scripted model at ``base_url``: every built-in scenario and fault as a model, the demo
+    with each fault, and ``models`` beside them."""
     names = [each.name for each in SCENARIOS] + [str(fault) for fault in Fault]
     names += [f"{DEMO.name}+{fault}" for fault in Fault]
     return Provider(
         name=name,
-        protocol="anthropic" if protocol == "anthropic" else "openai",
+        protocol=protocol,
         base_url=base_url,
         api_key=api_key,
         key_setting="the scripted model's --key",
-        models=tuple(ModelSpec(name=each, input_price=1.0, output_price=4.0) for each in names),
+        models=tuple(ModelSpec(name=each, input_price=1.0, output_price=4.0) for each in (*names, *models)),
     )
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves the process's signals alone."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
-        yield
 
 
 @contextlib.asynccontextmanager
 async def serve(model: ScriptedModel, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Serves the model on this loop; gives its base URL, which ends in ``/v1``."""
-    listener = socket.create_server((host, port))
-    address, bound = listener.getsockname()[:2]
-    config = uvicorn.Config(model.app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield f"http://{address}:{bound}/v1"
-    finally:
-        server.should_exit = True
-        await serving
-        listener.close()
+    async with serving(model.app, host=host, port=port) as url:
+        yield f"{url}/v1"
 
 
 async def _run(model: ScriptedModel, host: str, port: int, *, exit_with_stdin: bool) -> None:
@@ -293,7 +280,7 @@ def main() -> None:
     )
     parser.add_argument("--key", default="", help="the only API key to take; any when empty")
     parser.add_argument(
-        "--pace", type=float, default=0.03, metavar="SECONDS", help="pause before each chunk of a stream"
+        "--pace", type=float, default=0.02, metavar="SECONDS", help="pause before each chunk of a stream"
     )
     parser.add_argument("--scenarios", type=Path, metavar="FILE", help="more scenarios, a JSON list")
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when standard input closes")

@@ -1,0 +1,138 @@
+"""What the ``source`` of a repository names.
+
+Three forms: an ``http(s)://`` URL, an absolute path on this machine below one of the allowed folders, and
+``upload:<sha256>`` for a bundle that a client has sent.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ship.errors import Forbidden, InvalidInput, NotFound
+
+_LENGTH_LIMIT = 2048
+_UPLOAD = re.compile(r"upload:([0-9a-f]{64})")
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
+_SSH = re.compile(r"(?:ssh://)?(?:[\w.-]+@)([\w.-]+)[:/](.+)")
+
+
+@dataclass(frozen=True)
+class UploadSource:
+    """A bundle that ``uploads.store_bundle`` keeps."""
+
+    sha256: str
+
+    def path(self, uploads: Path) -> Path:
+        """Its bare repository in the folder of uploads."""
+        return uploads / f"{self.sha256}.git"
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """A repository on this machine; the path is absolute."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class RemoteSource:
+    """A repository behind smart HTTP. The URL has neither credentials nor a query."""
+
+    url: str
+
+
+Source = UploadSource | LocalSource | RemoteSource
+
+
+def parse_source(text: str) -> Source:
+    """What the text names; whether it exists is not looked at.
+
+    Raises:
+        InvalidInput: ``repository_invalid``.
+    """
+    if len(text) > _LENGTH_LIMIT:
+        raise _invalid("the repository's address is too long", "Use a shorter one.")
+    if upload := _UPLOAD.fullmatch(text):
+        return UploadSource(upload[1])
+    if text.startswith("/") and "\0" not in text:
+        return LocalSource(Path(text))
+    if text.startswith(("http://", "https://")):
+        return _remote(text)
+    if ssh := _SSH.fullmatch(text):
+        raise _invalid("repositories are read over HTTPS, not SSH", f"Try https://{ssh[1]}/{ssh[2]}")
+    raise _invalid(
+        f"{text[:200]!r} is no repository",
+        "Name an https:// URL, an absolute path, or upload:<sha256> of a bundle.",
+    )
+
+
+def check(source: Source, local_roots: Iterable[str]) -> None:
+    """Whether sessions may name it; see ``local_git_folder`` for what is raised."""
+    if isinstance(source, LocalSource):
+        local_git_folder(source, local_roots)
+
+
+def local_git_folder(source: LocalSource, local_roots: Iterable[str]) -> Path:
+    """The git folder of a repository on this machine, with every link followed.
+
+    Raises:
+        Forbidden: ``repository_not_allowed``: it is not below one of the roots, which may start with ``~``.
+        NotFound: ``repository_not_found``: there is no git repository.
+    """
+    roots = [Path(root).expanduser().resolve() for root in local_roots]
+    folder = source.path.resolve()
+    _require_below(folder, roots, source)
+    git = _git_folder(folder)
+    if git is None:
+        raise NotFound(
+            f"there is no git repository at {source.path}",
+            code="repository_not_found",
+            hint="Check the path; it is one of the machine that Ship runs on.",
+        )
+    _require_below(git, roots, source)
+    return git
+
+
+def _require_below(folder: Path, roots: list[Path], source: LocalSource) -> None:
+    if not any(folder.is_relative_to(root) for root in roots):
+        raise Forbidden(
+            f"{source.path} is not below a folder that sessions may use",
+            code="repository_not_allowed",
+            hint="Add its folder to repositories.local_roots in Ship's settings.",
+        )
+
+
+def _git_folder(folder: Path) -> Path | None:
+    """``folder`` itself when it is bare, its ``.git``, or where a ``.git`` file points to."""
+    inside = folder / ".git"
+    if inside.is_file():
+        named = inside.read_bytes()[:4096].decode(errors="replace").strip()
+        inside = folder / named.removeprefix("gitdir:").strip()
+    candidates = (each.resolve() for each in (inside, folder))
+    return next((each for each in candidates if (each / "HEAD").is_file()), None)
+
+
+def _remote(text: str) -> RemoteSource:
+    if _UNPRINTABLE.search(text):
+        raise _invalid("the URL has blanks or control characters", "Copy the address again.")
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise _invalid(f"not a URL: {error}", "Copy the address again.") from error
+    if not host:
+        raise _invalid("the URL has no host", "Use one like https://github.com/owner/name.")
+    if "@" in parts.netloc:
+        raise _invalid(
+            "the URL holds a user name or password",
+            "Leave it out: everybody who sees the session would read it.",
+        )
+    if parts.query or parts.fragment:
+        raise _invalid("the URL has a query or a fragment", "Use the address that git clone takes.")
+    return RemoteSource(text.rstrip("/"))
+
+
+def _invalid(message: str, hint: str) -> InvalidInput:
+    return InvalidInput(message, code="repository_invalid", hint=hint)

@@ -1,0 +1,141 @@
+"""Repositories that clients send as git bundles: each becomes a bare repository named by the bundle's SHA-256."""
+
+import asyncio
+import hashlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ship.errors import InvalidInput, TooLarge
+from ship.repositories import git
+from ship.repositories.git import GitFailed
+
+_BUFFER_BYTES = 1024 * 1024
+_FETCH_TIMEOUT_S = 1800.0
+_OLD_SINS = (
+    "zeroPaddedFilemode",
+    "missingSpaceBeforeDate",
+    "missingSpaceBeforeEmail",
+    "badTimezone",
+    "missingEmail",
+)
+"""What git's check of objects finds in real old histories and what harms nobody."""
+
+
+async def store_bundle(stream: AsyncIterator[bytes], folder: Path, limit_bytes: int) -> str:
+    """Keeps a bundle as ``folder/<sha256>.git`` and gives back the SHA-256; a bundle that is there already is not kept twice.
+
+    Its HEAD becomes the default branch. Nothing of an upload that fails stays.
+
+    Raises:
+        TooLarge: ``upload_too_large``.
+        InvalidInput: ``bundle_invalid``.
+    """
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    incoming = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="incoming-", dir=folder))
+    try:
+        sha256 = await _receive(stream, incoming / "bundle", limit_bytes)
+        target = folder / f"{sha256}.git"
+        if not await asyncio.to_thread(target.exists):
+            await _unpack(incoming / "bundle", incoming / "repository.git")
+            await asyncio.to_thread(_move, incoming / "repository.git", target)
+        return sha256
+    finally:
+        await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
+
+
+async def _receive(stream: AsyncIterator[bytes], path: Path, limit_bytes: int) -> str:
+    digest = hashlib.sha256()
+    pending = bytearray()
+    size_bytes = 0
+    file = await asyncio.to_thread(path.open, "wb")
+    try:
+        async for chunk in stream:
+            size_bytes += len(chunk)
+            if size_bytes > limit_bytes:
+                raise TooLarge(
+                    f"the bundle is over {limit_bytes} bytes",
+                    code="upload_too_large",
+                    hint="Raise repositories.upload_limit_bytes in Ship's settings, or send less history.",
+                )
+            pending += chunk
+            if len(pending) >= _BUFFER_BYTES:
+                await asyncio.to_thread(_write, file, digest, bytes(pending))
+                pending.clear()
+        await asyncio.to_thread(_write, file, digest, bytes(pending))
+    finally:
+        await asyncio.to_thread(file.close)
+    return digest.hexdigest()
+
+
+def _write(file: BinaryIO, digest: "hashlib._Hash", data: bytes) -> None:
+    digest.update(data)
+    file.write(data)
+
+
+async def _unpack(bundle: Path, repository: Path) -> None:
+    try:
+        heads = _heads(await git.run(["bundle", "list-heads", str(bundle)], folder=bundle.parent))
+        branch = default_branch(heads)
+        if not branch and "HEAD" not in heads:
+            raise GitFailed("the bundle has neither a branch nor HEAD")
+        await git.run(
+            [
+                "init",
+                "--quiet",
+                "--bare",
+                "--template=",
+                f"--initial-branch={branch or 'main'}",
+                str(repository),
+            ],
+            folder=bundle.parent,
+        )
+        refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+        if not branch and "HEAD" in heads:
+            refs.append("+HEAD:refs/heads/uploaded")
+        lenient = [word for sin in _OLD_SINS for word in ("-c", f"fetch.fsck.{sin}=warn")]
+        await git.run(
+            [*lenient, "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", str(bundle), *refs],
+            folder=repository,
+            timeout_s=_FETCH_TIMEOUT_S,
+        )
+        if not branch:
+            await git.run(["symbolic-ref", "HEAD", "refs/heads/uploaded"], folder=repository)
+    except GitFailed as error:
+        raise InvalidInput(
+            f"not a git bundle that stands alone: {error.message[-500:]}",
+            code="bundle_invalid",
+            hint="Make it with `git bundle create FILE HEAD --branches --tags` in a clone that is not shallow.",
+        ) from error
+
+
+def _heads(listing: str) -> dict[str, str]:
+    """Commit by ref name."""
+    lines = (line.partition(" ") for line in listing.splitlines())
+    return {name: commit for commit, _, name in lines}
+
+
+def default_branch(heads: dict[str, str]) -> str:
+    """The branch that HEAD stood on. A bundle says only the commit: of several branches there, ``main`` and ``master`` win.
+
+    Empty when HEAD stands on no branch.
+    """
+    branches = {
+        name.removeprefix("refs/heads/"): commit
+        for name, commit in heads.items()
+        if name.startswith("refs/heads/")
+    }
+    wanted = heads.get("HEAD")
+    there = sorted(name for name, commit in branches.items() if wanted in (None, commit))
+    return next((name for name in ("main", "master") if name in there), there[0] if there else "")
+
+
+def _move(repository: Path, target: Path) -> None:
+    try:
+        repository.rename(target)
+    except OSError:
+        # Another upload of the same bundle was quicker; both hold the same commits.
+        if not target.exists():
+            raise
