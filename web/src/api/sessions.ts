@@ -2,7 +2,7 @@
 
 import type { LogRecord } from "./events";
 import { API, getJson, getText, postJson } from "./http";
-import type { Answer, FileEntry, Models, NewSession, NewTask, Page, SessionStatus, SessionSummary } from "./types";
+import type { Answer, FileEntry, Models, NewSession, NewTask, SessionPage, SessionStatus, TaskAccepted } from "./types";
 
 const at = (id: string): string => `/sessions/${encodeURIComponent(id)}`;
 
@@ -10,7 +10,7 @@ export function listSessions(status: SessionStatus | "", cursor: string, signal?
   const query = new URLSearchParams({ limit: "50" });
   if (status) query.set("status", status);
   if (cursor) query.set("cursor", cursor);
-  return getJson<Page<SessionSummary>>(`/sessions?${query.toString()}`, signal);
+  return getJson<SessionPage>(`/sessions?${query.toString()}`, signal);
 }
 
 export const sessionListStream = `${API}/sessions/stream`;
@@ -42,7 +42,7 @@ export function eventSocketUrl(id: string, after: number): string {
 }
 
 export function createTask(id: string, task: NewTask, key: string) {
-  return postJson<{ task_id: string; steer_id?: string | null; seq: number }>(`${at(id)}/tasks`, task, key);
+  return postJson<TaskAccepted>(`${at(id)}/tasks`, task, key);
 }
 
 export function cancelTask(id: string, taskId: string) {

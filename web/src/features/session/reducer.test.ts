@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { EVENT_TYPES, type Delta, type EventData, type EventType, type LogRecord } from "@/api/events";
 import { grow, reduce } from "./reducer";
@@ -46,6 +46,18 @@ describe("the events", () => {
     const table = page.slice(page.indexOf("| type | data |"), page.indexOf("## HTTP"));
     const documented = Array.from(table.matchAll(/^\| `([a-z_]+\.[a-z_]+)`/gm), ([, name]) => name);
     expect(documented).toEqual(EVENT_TYPES);
+  });
+
+  it("of every version that the server keeps can be applied", () => {
+    const folder = "../tests/golden/events";
+    const names = readdirSync(folder).filter((name) => name.endsWith(".json"));
+    const types = names.map((name) => {
+      const record = JSON.parse(readFileSync(`${folder}/${name}`, "utf8")) as LogRecord;
+      const state = reduce(fold(log(created, queued, started)), record);
+      expect(state.seq).toBe(record.seq);
+      return record.type;
+    });
+    expect(new Set(types)).toEqual(new Set(EVENT_TYPES));
   });
 
   it("move on past a type that a newer server sends", () => {

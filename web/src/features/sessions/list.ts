@@ -3,7 +3,7 @@
 import { infiniteQueryOptions, useQueryClient, type InfiniteData, type QueryClient } from "@tanstack/react-query";
 import { useEffect } from "react";
 import { listSessions, sessionListStream } from "@/api/sessions";
-import type { Page, SessionStatus, SessionSummary } from "@/api/types";
+import type { SessionPage, SessionStatus, SessionSummary } from "@/api/types";
 
 export type Filter = SessionStatus | "";
 
@@ -17,7 +17,7 @@ export const sessionsQuery = (filter: Filter) =>
     getNextPageParam: (last) => last.next_cursor ?? undefined,
   });
 
-type Pages = InfiniteData<Page<SessionSummary>, string>;
+type Pages = InfiniteData<SessionPage, string>;
 
 /** The pages with this session as it is now: in its place, new on top, or gone where the filter leaves it out. */
 export function withSession(pages: Pages, summary: SessionSummary, filter: Filter): Pages {
