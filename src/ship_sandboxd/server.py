@@ -1,6 +1,7 @@
 """The host process: claims its data folder, finds what an earlier process left, serves until it is told to stop."""
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -106,8 +107,6 @@ def _listen(settings: Settings) -> socket.socket:
         family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
         return socket.create_server((settings.listen_host, settings.listen_port), family=family, backlog=512)
     except OSError as error:
-        raise SetupError(
-            f"cannot listen on {settings.listen_host}:{settings.listen_port}: {error.strerror or error}",
-            "listen_failed",
-            2,
-        ) from error
+        code = "port_in_use" if error.errno == errno.EADDRINUSE else "listen_failed"
+        address = f"{settings.listen_host}:{settings.listen_port}"
+        raise SetupError(f"cannot listen on {address}: {error.strerror or error}", code, 2) from error

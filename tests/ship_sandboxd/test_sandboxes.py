@@ -59,7 +59,7 @@ def test_a_sandbox_ends_when_its_time_is_over(host: Host) -> None:
     sandbox = host.create(timeout=1)
     assert sandbox.is_running()
     eventually(lambda: not sandbox.is_running(), 5)
-    assert not (host.data / "sandboxes" / sandbox.sandbox_id).exists()
+    eventually(lambda: not (host.data / "sandboxes" / sandbox.sandbox_id).exists())
 
 
 def test_the_time_can_be_set_anew(host: Host) -> None:
