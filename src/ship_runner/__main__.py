@@ -1,0 +1,72 @@
+"""``ship-runner``: keep a runner alive; ``ship-runner diff``: print the diff of the workspace as it stands."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ship_runner.keeper import keep
+from ship_runner.settings import SettingMissing, Settings, state_folder
+
+USAGE = "usage: ship-runner [diff]"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status: 0 when refused by the control plane or already running, 2 for wrong use."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    match list(arguments):
+        case []:
+            return _keep()
+        case ["diff"]:
+            return _diff()
+    print(USAGE, file=sys.stderr)  # noqa: T201 (a command line's answer)
+    return 2
+
+
+def _keep() -> int:
+    try:
+        settings = Settings.load(os.environ)
+    except SettingMissing as error:
+        print(f"ship-runner: {error}", file=sys.stderr)  # noqa: T201 (a command line's answer)
+        return 2
+    return keep(lambda: _live(settings))
+
+
+def _live(settings: Settings) -> int:
+    # Imported here: the keeper stays small, and each new child starts from a clean slate.
+    import asyncio
+
+    from ship_runner.life import AlreadyRunning, Life, hold_state
+
+    try:
+        with hold_state(settings.state):
+            asyncio.run(Life(settings).live())
+    except AlreadyRunning as error:
+        print(f"ship-runner: {error}", file=sys.stderr)  # noqa: T201 (a command line's answer)
+    return 0
+
+
+def _diff() -> int:
+    import asyncio
+
+    from ship_runner.workspace import Workspace
+
+    state = state_folder(os.environ)
+    workspace = Workspace(Path(os.environ.get("SHIP_WORKSPACE", "/workspace/repo")), state)
+    if not workspace.base_commit:
+        print("ship-runner: the repository is not cloned yet", file=sys.stderr)  # noqa: T201 (a command line's answer)
+        return 1
+    with tempfile.TemporaryDirectory(dir=state) as scratch:
+        path = Path(scratch) / "diff"
+        asyncio.run(workspace.live_diff(path, 20 << 20))
+        sys.stdout.buffer.write(path.read_bytes())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,187 @@
+"""The runner's life: learn what to do, clone and start the agent, report ready, then run tasks until refused."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TextIO
+
+import httpx
+
+from ship_runner import facts
+from ship_runner.control import Bootstrap, ControlPlane, kept_bootstrap
+from ship_runner.failures import RunnerFailure
+from ship_runner.instructions import Refused
+from ship_runner.link import Link
+from ship_runner.opencode.driver import OpenCode
+from ship_runner.settings import Settings
+from ship_runner.spool import Spool
+from ship_runner.tasks import Tasks
+from ship_runner.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+_SLOWEST_RETRY_S = 5.0
+_PATIENCE_S = 2.0
+"""How long a runner that was told what to do before waits for the control plane to say it again."""
+
+
+class AlreadyRunning(Exception):
+    """Another runner works in this sandbox."""
+
+
+class Life:
+    """One runner. ``live`` returns when the control plane has refused it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._control = ControlPlane(settings.url, settings.token)
+        self._kept = settings.state / "bootstrap.json"
+        self._bootstrap: Bootstrap | None = None
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        assert self._bootstrap is not None, "live() reads it first"
+        return self._bootstrap
+
+    async def live(self) -> Refused:
+        self._bootstrap = await self._learn()
+        spool = Spool(self._settings.state / f"spool-{self.bootstrap.generation}")
+        workspace = Workspace(self._settings.workspace, self._settings.state)
+        agent = OpenCode(self._settings, lambda: self.bootstrap)
+        tasks = Tasks(
+            agent,
+            spool,
+            workspace,
+            self._control,
+            grow=lambda delta: link.grow(delta),
+            title=self.bootstrap.title,
+            default_model=lambda: self.bootstrap.default_model,
+            diff_bytes=self._settings.diff_bytes,
+        )
+        link = Link(
+            self._settings.url,
+            self._settings.token,
+            self.bootstrap.generation,
+            spool,
+            connected=self._learn_again,
+            instructed=tasks.instruct,
+        )
+        work = asyncio.create_task(self._work(spool, workspace, agent, tasks))
+        talk = asyncio.create_task(link.run())
+        try:
+            await asyncio.wait({work, talk}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()  # only ever raises: tasks run for ever
+            refused = talk.result()
+            log.warning("refused by the control plane: %s: %s", refused.code, refused.reason)
+            await agent.stop()
+            return refused
+        finally:
+            for task in (work, talk):
+                task.cancel()
+            await asyncio.gather(work, talk, return_exceptions=True)
+            await agent.let_go()
+            await self._control.close()
+            spool.close()
+
+    async def _learn(self) -> Bootstrap:
+        """Ask until the control plane answers; an earlier answer serves while it is away."""
+        kept, started, pause = kept_bootstrap(self._kept), time.monotonic(), 0.1
+        while True:
+            try:
+                return await self._control.bootstrap(self._kept)
+            except httpx.HTTPError as error:
+                if kept is not None and time.monotonic() - started > _PATIENCE_S:
+                    return kept
+                log.info("the control plane does not say what to do: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _SLOWEST_RETRY_S if kept is None else 0.5)
+
+    def _learn_again(self) -> None:
+        """After each connection: a control plane that was started anew may offer other models."""
+        self._learning = asyncio.create_task(self._learn_quietly())
+
+    async def _learn_quietly(self) -> None:
+        try:
+            self._bootstrap = await self._control.bootstrap(self._kept)
+        except (httpx.HTTPError, RunnerFailure) as error:
+            log.info("what to do could not be read again: %s", error)
+
+    async def _work(self, spool: Spool, workspace: Workspace, agent: OpenCode, tasks: Tasks) -> None:
+        if not spool.notes.get("ready") and not await self._prepare(spool, workspace, agent):
+            await (
+                asyncio.Event().wait()
+            )  # the failure is reported over the link; the control plane ends this sandbox
+        await tasks.run()
+
+    async def _prepare(self, spool: Spool, workspace: Workspace, agent: OpenCode) -> bool:
+        """Clone and start the agent side by side; whether both stand."""
+        generation = self.bootstrap.generation
+        clone = asyncio.create_task(self._step(spool, "clone", self._clone(workspace), self._clone_detail()))
+        start = asyncio.create_task(self._step(spool, "agent", self._start(agent, clone), "OpenCode"))
+        await asyncio.wait({clone, start})
+        for task in (clone, start):
+            error = task.exception()
+            if isinstance(error, RunnerFailure):
+                spool.report(facts.sandbox_failed(generation, error.document()), key="sandbox.failed")
+                await agent.stop()
+                return False
+            if error is not None:
+                raise error
+        ready = facts.sandbox_ready(generation, workspace.base_commit, self.bootstrap.work_branch)
+        spool.report(ready, key="sandbox.ready", notes={"ready": True, "conversation": start.result()})
+        return True
+
+    async def _step(self, spool: Spool, step: str, work: Coroutine[Any, Any, Any], detail: str) -> Any:
+        generation, started = self.bootstrap.generation, time.monotonic()
+        spool.report(facts.step_started(generation, step, detail), key=f"started:{step}")
+        result = await work
+        took_ms = int((time.monotonic() - started) * 1000)
+        spool.report(facts.step_finished(generation, step, took_ms, detail), key=f"finished:{step}")
+        return result
+
+    def _clone_detail(self) -> str:
+        branch = self.bootstrap.branch
+        return f"branch {branch}" if branch else "default branch"
+
+    async def _clone(self, workspace: Workspace) -> None:
+        bundle: Path | None = None
+        if name := self.bootstrap.restore_from:
+            bundle = self._settings.state / "restore.bundle"
+            try:
+                await self._control.fetch_artifact(name, bundle)
+            except httpx.HTTPError as error:
+                raise RunnerFailure(
+                    "restore_failed",
+                    f"The checkpoint {name} cannot be fetched: {error}",
+                    "Retry; or start a new session.",
+                ) from error
+        await workspace.prepare(self.bootstrap, self._settings.token, bundle)
+
+    async def _start(self, agent: OpenCode, clone: asyncio.Task[Any]) -> str:
+        """Start the agent while the repository is cloned, and warm it up in there afterwards."""
+        await agent.start()
+        await asyncio.wait({clone})
+        if clone.exception() is not None:
+            return ""
+        return await agent.begin(self.bootstrap.title)
+
+
+def hold_state(state: Path) -> TextIO:
+    """Take the state folder for this process, until the answer is closed. Raises AlreadyRunning."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.chmod(0o700)
+    lock = (state / "runner.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise AlreadyRunning(f"a runner works here already, process {lock.read().strip()}") from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock

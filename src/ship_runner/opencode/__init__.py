@@ -1,0 +1,1 @@
+"""The OpenCode agent, driven over the HTTP interface of ``opencode serve``."""

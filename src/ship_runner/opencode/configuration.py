@@ -1,0 +1,67 @@
+"""The configuration that OpenCode runs with; it has no secret in it, only the name of the variable that holds one."""
+
+from typing import Any
+
+from ship_runner.control import Provider
+
+TOKEN_VARIABLE = "SHIP_TOKEN"  # noqa: S105 (the name of a variable)
+
+_PACKAGES = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
+
+ENVIRONMENT = {
+    "OPENCODE_DISABLE_AUTOUPDATE": "1",
+    "OPENCODE_DISABLE_CLAUDE_CODE": "1",
+    "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
+    "OPENCODE_DISABLE_EMBEDDED_WEB_UI": "1",
+    "OPENCODE_DISABLE_EXTERNAL_SKILLS": "1",
+    "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+    "OPENCODE_DISABLE_MODELS_FETCH": "1",
+    "OPENCODE_DISABLE_SHARE": "1",
+    "OPENCODE_ENABLE_QUESTION_TOOL": "1",
+    # Plugins of a repository would run inside the agent, before any permission is asked.
+    "OPENCODE_PURE": "1",
+}
+"""Variables that keep OpenCode to itself: no updates, downloads, sharing or plugins; the question tool works."""
+
+
+def configuration(providers: tuple[Provider, ...], default_model: str, approval: str) -> dict[str, Any]:
+    """OpenCode's configuration document, https://opencode.ai/docs/config."""
+    document: dict[str, Any] = {
+        "autoupdate": False,
+        "share": "disabled",
+        "lsp": False,
+        "formatter": False,
+        "snapshot": False,
+        "enabled_providers": [provider.name for provider in providers],
+        "provider": {provider.name: _provider(provider) for provider in providers},
+        **_permissions(approval),
+    }
+    if default_model:
+        document.update(model=default_model, small_model=default_model)
+    return document
+
+
+def _provider(provider: Provider) -> dict[str, Any]:
+    models = {
+        model.name: {
+            "name": model.name,
+            "limit": {"context": model.context_tokens, "output": model.output_tokens},
+            "tool_call": True,
+            "reasoning": True,
+        }
+        for model in provider.models
+    }
+    return {
+        "npm": _PACKAGES[provider.protocol],
+        "name": provider.name,
+        "options": {"baseURL": provider.base_url, "apiKey": f"{{env:{TOKEN_VARIABLE}}}"},
+        "models": models,
+    }
+
+
+def _permissions(approval: str) -> dict[str, Any]:
+    """``ask`` asks before commands and edits. Editing is never set at the top level: that would override the plan agent's refusal."""
+    if approval == "ask":
+        asking = {"permission": {"edit": "ask"}}
+        return {"permission": {"bash": "ask"}, "agent": {"build": asking, "general": asking}}
+    return {"permission": {"external_directory": "allow", "doom_loop": "allow", "read": "allow"}}

@@ -1,0 +1,339 @@
+"""The agent port on ``opencode serve``."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from ship_runner.agent import Outcome, Restart, Run, Sink
+from ship_runner.control import Bootstrap
+from ship_runner.failures import RunnerFailure
+from ship_runner.git import bearer_header
+from ship_runner.opencode import mapping
+from ship_runner.opencode.configuration import ENVIRONMENT, TOKEN_VARIABLE, configuration
+from ship_runner.opencode.process import AgentProcess
+from ship_runner.opencode.turn import Turn
+from ship_runner.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+"""How often a run is looked at when nothing stirs: memory, CPU, and whether it has ended unnoticed."""
+ABORT_S = 10.0
+BEGIN_S = 30.0
+SILENCE_S = 35.0
+"""OpenCode's stream has a heartbeat each 10 s; one that is silent for longer is dead."""
+
+
+class OpenCode:
+    """OpenCode in one folder. ``bootstrap`` is asked anew at each start: providers may have changed."""
+
+    def __init__(self, settings: Settings, bootstrap: Callable[[], Bootstrap]) -> None:
+        self._settings = settings
+        self._bootstrap = bootstrap
+        home = Path(os.environ.get("HOME", "/home/user"))
+        self._process = AgentProcess(settings.opencode, settings.state, home)
+        self._starting = asyncio.Lock()
+        self._turn: Turn | None = None
+        self._stream: asyncio.Task[None] | None = None
+        self._had_one = False
+        self._cpu_s = 0.0
+
+    async def start(self) -> Restart | None:
+        async with self._starting:
+            return await self._ensure()
+
+    async def _ensure(self) -> Restart | None:
+        restart = None
+        if not self._had_one and await self._process.find():
+            self._had_one = True
+        elif self._had_one and not self._process.running:
+            restart = Restart("crashed", "The agent's process ended unexpectedly.")
+        if self._process.running:
+            restart = self._outgrown()
+            if self._following or (restart is None and self._process.same(*self._terms())):
+                self._listen()
+                return None
+        await self._process.start(*self._terms(), self._settings.state)
+        self._had_one = True
+        self._listen()
+        return restart
+
+    @property
+    def _following(self) -> bool:
+        return self._turn is not None and self._turn.following
+
+    def _terms(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """The configuration and the environment that OpenCode is to have."""
+        bootstrap = self._bootstrap()
+        document = configuration(bootstrap.providers, bootstrap.default_model, bootstrap.approval)
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SHIP_", "OPENCODE_", "PYTHON", "GIT_"))
+        }
+        token = self._settings.token
+        header = bearer_header(bootstrap.clone_url, token) if "://" in bootstrap.clone_url else {}
+        return document, {**kept, **ENVIRONMENT, **header, TOKEN_VARIABLE: token}
+
+    def _outgrown(self) -> Restart | None:
+        size, limit = self._process.memory_bytes(), self._settings.agent_memory_bytes
+        if size <= limit:
+            return None
+        return Restart(
+            "oversized", f"The agent had grown to {size >> 20} MiB; its limit is {limit >> 20} MiB."
+        )
+
+    async def begin(self, title: str) -> str:
+        await self.start()
+        answer = await self._call("POST", "/session", {"title": title or "Ship"})
+        # The first look into a folder loads tools and agents; doing it now saves the first prompt the wait.
+        with contextlib.suppress(RunnerFailure):
+            await self._call("GET", "/agent")
+        return str(answer["id"])
+
+    def new_message(self) -> str:
+        return mapping.new_message_id()
+
+    async def run(self, run: Run, sink: Sink) -> Outcome:
+        turn = self._turn = Turn(run, sink)
+        try:
+            await self.start()
+            turn.following = True
+            return await self._follow(turn)
+        except RunnerFailure as error:
+            return Outcome("failed", error.code, error.reason, error.hint)
+        finally:
+            self._turn = None
+
+    async def _follow(self, turn: Turn) -> Outcome:
+        """Prompt, then look whenever something stirs."""
+        try:
+            if turn.abort_by is None and not await self._has_message(turn.run.message):
+                await self._prompt(turn.run, turn.run.message, turn.run.text)
+            turn.reread = True
+            turn.stirred.set()
+            turn.prompted_at = time.monotonic()
+        except (httpx.HTTPError, RunnerFailure) as error:
+            if self._process.running:
+                raise RunnerFailure(
+                    "agent_unreachable", f"The agent does not take a prompt: {error}"
+                ) from error
+        while True:
+            await self._wait(turn)
+            turn.stirred.clear()
+            if not self._process.running:
+                return await self._revive(turn, Restart("crashed", "The agent's process ended unexpectedly."))
+            try:
+                outcome = await self._look(turn)
+            except httpx.HTTPError as error:
+                log.info("could not look at the agent: %s", error)
+                outcome = None
+            if outcome is not None:
+                return turn.verdict or (
+                    Outcome("aborted") if turn.abort_by and outcome.kind != "completed" else outcome
+                )
+            if disturbed := self._disturbed(turn):
+                return await self._revive(turn, disturbed)
+
+    async def _wait(self, turn: Turn) -> None:
+        """Until something stirs, the process dies, or it is time to look anyhow."""
+        waits = {asyncio.create_task(turn.stirred.wait()), asyncio.create_task(self._process.dead.wait())}
+        pause = LOOK_S if turn.abort_by is None else 0.2
+        try:
+            await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _look(self, turn: Turn) -> Outcome | None:
+        """How the run has ended, or None while it goes on."""
+        if turn.verdict is not None and turn.abort_by is None:
+            await self.abort()
+        if await self._busy(turn.run.conversation):
+            if turn.reread:
+                turn.reread = False
+                await self._reread(turn)
+            return None
+        messages = await self._messages(turn.run.conversation)
+        if await self._busy(turn.run.conversation):
+            turn.stirred.set()
+            return None
+        outcome = mapping.idle_outcome(messages, turn.last_message, turn.error)
+        if outcome is None and turn.abort_by is not None:
+            outcome = Outcome("aborted")
+        if outcome is None and time.monotonic() - turn.prompted_at > BEGIN_S:
+            outcome = Outcome("interrupted", "connection", "The agent did not take up its work.")
+        if outcome is not None:
+            await turn.sink.room()
+            turn.read(messages, over=True)
+            turn.sink.plan(mapping.todos(await self._get(f"/session/{turn.run.conversation}/todo")))
+        return outcome
+
+    async def _reread(self, turn: Turn) -> None:
+        """Report what happened while nobody listened."""
+        messages = await self._messages(turn.run.conversation)
+        await turn.sink.room()
+        turn.read(messages, over=False)
+        turn.ask(await self._get("/permission"), await self._get("/question"))
+        turn.sink.plan(mapping.todos(await self._get(f"/session/{turn.run.conversation}/todo")))
+
+    def _disturbed(self, turn: Turn) -> Restart | None:
+        """Why the agent must be started anew in the middle of a run, if it must."""
+        now, used = time.monotonic(), self._process.cpu_s()
+        if used - self._cpu_s > 0.05 * LOOK_S or turn.waiting_for or turn.running_tools:
+            turn.quiet_since = now
+        self._cpu_s = used
+        if turn.abort_by is not None and now > turn.abort_by:
+            return Restart("hung", "The agent did not stop when it was asked to.")
+        if now - turn.quiet_since > self._settings.hung_after_s and time.time() * 1000 > turn.retry_until_ms:
+            return Restart("hung", f"The agent did nothing for {self._settings.hung_after_s:.0f} s.")
+        return self._outgrown()
+
+    async def _revive(self, turn: Turn, why: Restart) -> Outcome:
+        """Kill what is left, start anew, and report what the run had done."""
+        turn.following = False
+        await self._process.end()
+        async with self._starting:
+            await self._process.start(*self._terms(), self._settings.state)
+            self._listen()
+        try:
+            messages = await self._messages(turn.run.conversation)
+        except httpx.HTTPError as error:
+            raise RunnerFailure("agent_unreachable", f"The agent does not show its work: {error}") from error
+        await turn.sink.room()
+        turn.read(messages, over=True)
+        if turn.verdict is not None:
+            return turn.verdict
+        if turn.abort_by is not None:
+            return Outcome("aborted")
+        return Outcome("interrupted", why.code, why.reason)
+
+    async def steer(self, message: str, text: str) -> None:
+        turn = self._turn
+        if turn is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(turn.begun.wait(), BEGIN_S)
+        if self._turn is turn and not await self._has_message(message):
+            turn.last_message, turn.prompted_at = message, time.monotonic()
+            await self._prompt(turn.run, message, text)
+
+    async def abort(self) -> None:
+        turn = self._turn
+        if turn is None:
+            return
+        turn.abort_by = turn.abort_by or time.monotonic() + ABORT_S
+        turn.stirred.set()
+        with contextlib.suppress(RunnerFailure):
+            await self._call("POST", f"/session/{turn.run.conversation}/abort")
+
+    async def answer(self, request_id: str, answer: Mapping[str, Any]) -> None:
+        await self.start()
+        kind = "permission" if request_id.startswith("per") else "question"
+        if kind == "permission":
+            body = {"reply": answer.get("reply") or "reject", "message": answer.get("message") or ""}
+            path = f"/permission/{quote(request_id)}/reply"
+        elif answer.get("reply") == "reject":
+            body, path = {}, f"/question/{quote(request_id)}/reject"
+        else:
+            body, path = {"answers": answer.get("answers") or []}, f"/question/{quote(request_id)}/reply"
+        try:
+            await self._call("POST", path, body)
+        except RunnerFailure as error:
+            log.info("nobody waits for the answer to %s: %s", request_id, error.reason)
+
+    async def stop(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+            await asyncio.gather(self._stream, return_exceptions=True)
+        await self._process.end()
+
+    async def let_go(self) -> None:
+        """Leave the agent at its work and release what we hold of it."""
+        if self._stream is not None:
+            self._stream.cancel()
+            await asyncio.gather(self._stream, return_exceptions=True)
+        await self._process.let_go()
+
+    def _listen(self) -> None:
+        if self._stream is None or self._stream.done():
+            self._stream = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        """Read the event stream for ever, whether or not anybody cares: OpenCode's memory grows when nobody does."""
+        while self._process.http is not None and self._process.running:
+            timeout = httpx.Timeout(10, read=SILENCE_S)
+            try:
+                async with self._process.http.stream("GET", "/global/event", timeout=timeout) as stream:
+                    stream.raise_for_status()
+                    if self._turn is not None:
+                        self._turn.reread = True
+                        self._turn.stirred.set()
+                    async for line in stream.aiter_lines():
+                        if line.startswith("data:"):
+                            self._take(line[5:])
+            except (httpx.HTTPError, httpx.StreamError) as error:
+                log.info("the agent's event stream ended: %r", error)
+            await asyncio.sleep(0.1)
+
+    def _take(self, line: str) -> None:
+        try:
+            payload = json.loads(line)["payload"]
+            if self._turn is not None and payload.get("type") != "sync":
+                self._turn.handle(payload)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # The parts of a run are read again at its end, so an event that we cannot read costs no more than time.
+            log.warning("could not read an event of the agent: %r", error)
+
+    async def _has_message(self, message: str) -> bool:
+        assert self._turn is not None
+        path = f"/session/{self._turn.run.conversation}/message/{message}"
+        answer = await self._request("GET", path)
+        return answer.status_code == 200
+
+    async def _prompt(self, run: Run, message: str, text: str) -> None:
+        provider, _, model = run.model.partition("/")
+        body = {
+            "messageID": message,
+            "agent": run.mode,
+            "parts": [{"type": "text", "text": text}],
+            "model": {"providerID": provider, "modelID": model},
+        }
+        await self._call("POST", f"/session/{run.conversation}/prompt_async", body)
+
+    async def _busy(self, conversation: str) -> bool:
+        status = (await self._get("/session/status")).get(conversation)
+        return status is not None and status.get("type") != "idle"
+
+    async def _messages(self, conversation: str) -> list[Any]:
+        return list(await self._get(f"/session/{conversation}/message"))
+
+    async def _get(self, path: str) -> Any:
+        answer = await self._request("GET", path)
+        answer.raise_for_status()
+        return answer.json()
+
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """As ``_get``, for what must not fail: raises RunnerFailure ``agent_unreachable``."""
+        try:
+            answer = await self._request(method, path, body)
+        except httpx.HTTPError as error:
+            raise RunnerFailure("agent_unreachable", f"The agent does not answer: {error!r}") from error
+        if answer.is_error:
+            raise RunnerFailure("agent_unreachable", f"The agent refused {path}: {answer.text[:500]}")
+        return answer.json() if answer.content else None
+
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        if self._process.http is None:
+            raise httpx.ConnectError("the agent does not run")
+        headers = {"x-opencode-directory": quote(str(self._settings.workspace))}
+        return await self._process.http.request(method, path, json=body, headers=headers)

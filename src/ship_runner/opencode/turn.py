@@ -1,0 +1,182 @@
+"""One run as it looks from OpenCode's event stream."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ship_runner import facts
+from ship_runner.agent import Outcome, Run, Sink
+from ship_runner.opencode import mapping
+
+Json = Mapping[str, Any]
+
+LOOP_LIMIT = 20
+"""Steps without a reason to end, in a row, that are called a loop."""
+
+
+class Turn:
+    """Takes events in, reports facts, and knows what the run waits for.
+
+    ``stirred`` is set when somebody should look whether the run has ended. ``verdict`` is what the run ends with
+    whatever the agent says. ``quiet_since`` is when the last event came, on the monotonic clock.
+    """
+
+    def __init__(self, run: Run, sink: Sink) -> None:
+        self.run = run
+        self.sink = sink
+        self.stirred = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.following = False
+        self.reread = False
+        self.verdict: Outcome | None = None
+        self.abort_by: float | None = None
+        self.error: Json | None = None
+        self.last_message = run.message
+        self.prompted_at = time.monotonic()
+        self.quiet_since = time.monotonic()
+        self.retry_until_ms = 0
+        self.waiting_for: set[str] = set()
+        self.running_tools: set[str] = set()
+        self._answers: set[str] = set()
+        self._texts: dict[str, tuple[str, int]] = {}
+        self._outputs: dict[str, str] = {}
+        self._unknown_ends = 0
+
+    def handle(self, event: Json) -> None:
+        """Take in one event of the stream; those of other conversations only show that the agent is alive."""
+        kind, properties = event.get("type", ""), event.get("properties") or {}
+        if kind.startswith("server."):
+            return
+        self.quiet_since = time.monotonic()
+        if kind in {"permission.asked", "question.asked"}:
+            self._asked(kind, properties)
+        elif kind in {"permission.replied", "question.replied", "question.rejected"}:
+            self.waiting_for.discard(properties.get("requestID", ""))
+            self.sink.answered(properties.get("requestID", ""))
+        elif properties.get("sessionID") == self.run.conversation:
+            self._own(kind, properties)
+
+    def _own(self, kind: str, properties: Json) -> None:
+        match kind:
+            case "message.updated":
+                self._message(properties["info"])
+            case "message.part.updated":
+                self._part(properties["part"])
+            case "message.part.delta":
+                self._delta(properties)
+            case "todo.updated":
+                self.sink.plan(mapping.todos(properties["todos"]))
+            case "session.status":
+                self._status(properties["status"])
+            case "session.idle":
+                self.stirred.set()
+            case "session.error":
+                self.error = properties.get("error") or {}
+                self.stirred.set()
+
+    def read(self, messages: list[Json], *, over: bool) -> None:
+        """Report what the conversation's messages hold; the rest of a run that events did not bring."""
+        for message in messages:
+            info = message["info"]
+            if not self._is_answer(info):
+                continue
+            self._answers.add(info["id"])
+            for part in message["parts"]:
+                for key, fact in mapping.part_facts(self.run.task_id, part, over=over):
+                    self.sink.report(fact, key=key)
+
+    def ask(self, permissions: list[Json], questions: list[Json]) -> None:
+        """Report what the agent waits for now; requests of earlier runs, which OpenCode keeps, do not count."""
+        for kind, requests in (("permission.asked", permissions), ("question.asked", questions)):
+            for request in requests:
+                if mapping.order(request["id"]) > mapping.order(self.run.message):
+                    self._asked(kind, request)
+
+    def _asked(self, kind: str, request: Json) -> None:
+        ask = mapping.permission_asked if kind == "permission.asked" else mapping.question_asked
+        key, fact = ask(self.run.task_id, request)
+        self.waiting_for.add(request["id"])
+        self.sink.report(fact, key=key)
+
+    def _is_answer(self, info: Json) -> bool:
+        own = mapping.order(info["id"]) >= mapping.order(self.run.first_message)
+        return info["role"] == "assistant" and own and not info.get("summary")
+
+    def _message(self, info: Json) -> None:
+        if self._is_answer(info):
+            self._answers.add(info["id"])
+            self.begun.set()
+
+    def _part(self, part: Json) -> None:
+        if part["messageID"] not in self._answers:
+            return
+        self._count_ends(part)
+        self._grow_to(part)
+        if self.sink.has_room:
+            for key, fact in mapping.part_facts(self.run.task_id, part, over=False):
+                self.sink.report(fact, key=key)
+
+    def _count_ends(self, part: Json) -> None:
+        if part["type"] == "step-finish":
+            self._unknown_ends = self._unknown_ends + 1 if part.get("reason") == "unknown" else 0
+            if self._unknown_ends >= LOOP_LIMIT and self.verdict is None:
+                reason = f"The model ended {LOOP_LIMIT} steps in a row without saying why; the agent went in circles."
+                self.verdict = Outcome("failed", "agent_looping", reason, "Try another model.")
+                self.stirred.set()
+
+    def _grow_to(self, part: Json) -> None:
+        """Follow a part's text. A part that was not seen from its beginning grows unseen: its offset is not known."""
+        if part["type"] in {"text", "reasoning"}:
+            if "end" in (part.get("time") or {}):
+                self._texts.pop(part["id"], None)
+            elif part["text"] == "":
+                self._texts[part["id"]] = (part["type"], 0)
+        elif part["type"] == "tool":
+            if part["state"]["status"] in {"pending", "running"}:
+                self.running_tools.add(part["id"])
+            else:
+                self.running_tools.discard(part["id"])
+            self._grow_output(part)
+
+    def _grow_output(self, part: Json) -> None:
+        output = mapping.running_output(part)
+        if output is None:
+            self._outputs.pop(part["id"], None)
+            return
+        before = self._outputs.get(part["id"], "")
+        self._outputs[part["id"]] = output
+        if output.startswith(before):
+            if len(output) > len(before):
+                self._grow(part["messageID"], part["id"], "tool", len(before), output[len(before) :])
+        else:
+            self._grow(part["messageID"], part["id"], "tool", 0, output)
+
+    def _delta(self, properties: Json) -> None:
+        part_id = properties["partID"]
+        if properties.get("field") != "text" or part_id not in self._texts:
+            return
+        kind, length = self._texts[part_id]
+        self._texts[part_id] = (kind, length + len(properties["delta"]))
+        self._grow(properties["messageID"], part_id, kind, length, properties["delta"])
+
+    def _grow(self, message_id: str, part_id: str, kind: str, offset: int, text: str) -> None:
+        self.sink.grow(
+            {
+                "task_id": self.run.task_id,
+                "message_id": message_id,
+                "part_id": part_id,
+                "kind": kind,
+                "offset": offset,
+                "text": text,
+            }
+        )
+
+    def _status(self, status: Json) -> None:
+        if status["type"] == "retry":
+            self.retry_until_ms = int(status.get("next") or 0)
+            attempt, reason = int(status.get("attempt") or 0), str(status.get("message") or "")
+            fact = facts.agent_retried(self.run.task_id, attempt, reason[:2000], self.retry_until_ms)
+            self.sink.report(fact, key=f"retry:{self.run.message}:{attempt}:{self.retry_until_ms}")
+        elif status["type"] == "idle":
+            self.stirred.set()

@@ -1,0 +1,372 @@
+"""One task after the other: prompt, continuations, cancel, checkpoint, end. What it knows stands in the spool's notes."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+
+from ship_runner import facts
+from ship_runner.agent import Agent, Outcome, Restart, Run
+from ship_runner.control import ControlPlane
+from ship_runner.facts import Delta, Fact
+from ship_runner.failures import RunnerFailure
+from ship_runner.git import GitFailed
+from ship_runner.instructions import Cancel, Instruction, Prompt, Reply, Steer
+from ship_runner.spool import Spool
+from ship_runner.workspace import Checkpoint, Workspace
+
+log = logging.getLogger(__name__)
+
+CONTINUATIONS = 3
+"""How often a task is continued after a lost connection, and how often after a restart of the agent."""
+CONTINUE = (
+    "You were interrupted; a command that was running may have been ended. Look at what is done already and continue "
+    "with the task where you left off. Do not start over."
+)
+_BACKOFF_S = (1.0, 4.0, 10.0)
+_REMEMBERED = 500
+_LEAST_DISK_BYTES = 1 << 20
+_DISK_HINT = "Free disk space in the sandbox or give it more, then send the task again."
+
+
+class Tasks:
+    """Takes instructions, at least once each, and runs tasks one at a time.
+
+    Notes: ``task`` (the running one: prompt, ids, counts), ``ended`` (ids of tasks), ``conversation``, ``open`` (requests that wait for
+    a person), ``steers`` (steer id to message id), ``answers`` (request ids), ``plan``.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        spool: Spool,
+        workspace: Workspace,
+        control: ControlPlane,
+        *,
+        grow: Callable[[Delta], None],
+        title: str,
+        default_model: Callable[[], str],
+        diff_bytes: int,
+    ) -> None:
+        self._agent = agent
+        self._spool = spool
+        self._workspace = workspace
+        self._control = control
+        self._sink = TaskSink(spool, grow, self._disk_filled)
+        self._title = title
+        self._default_model = default_model
+        self._diff_bytes = diff_bytes
+        self._queue: deque[Prompt] = deque()
+        self._arrived = asyncio.Event()
+        self._cancelled: set[str] = set()
+        self._cancelling = asyncio.Event()
+        self._disk_full = False
+        self._errands: set[asyncio.Task[None]] = set()
+        if task := spool.notes.get("task"):
+            self._queue.append(_prompt_of(task))
+            self._arrived.set()
+
+    async def instruct(self, instruction: Instruction) -> None:
+        """Take an instruction; what takes time is done on the side."""
+        match instruction:
+            case Prompt():
+                if not self._knows(instruction.task_id):
+                    self._queue.append(instruction)
+                    self._arrived.set()
+            case Cancel():
+                self._cancel(instruction.task_id)
+            case Steer():
+                self._errand(self._steer(instruction))
+            case Reply():
+                self._errand(self._answer(instruction))
+
+    async def run(self) -> None:
+        """Run tasks for ever."""
+        while True:
+            while not self._queue:
+                self._arrived.clear()
+                await self._arrived.wait()
+            prompt = self._queue[0]
+            await self._run_task(prompt)
+            self._queue.popleft()
+
+    def _knows(self, task_id: str) -> bool:
+        return task_id in self._spool.notes.get("ended", ()) or any(
+            task_id == known.task_id for known in self._queue
+        )
+
+    def _cancel(self, task_id: str) -> None:
+        if task_id in self._spool.notes.get("ended", ()):
+            return
+        if self._queue and self._queue[0].task_id == task_id:
+            if task_id not in self._cancelled:
+                self._cancelled.add(task_id)
+                self._cancelling.set()
+                self._errand(self._agent.abort())
+            return
+        self._queue = deque(prompt for prompt in self._queue if prompt.task_id != task_id)
+        self._end(task_id, facts.task_cancelled(task_id))
+
+    async def _steer(self, steer: Steer) -> None:
+        task = self._spool.notes.get("task")
+        if not task or task["task_id"] != steer.task_id:
+            log.info("a word for a task that does not run: %s", steer.steer_id)
+            return
+        steers = dict(self._spool.notes.get("steers", {}))
+        if steer.steer_id not in steers:
+            steers[steer.steer_id] = self._agent.new_message()
+            self._spool.note(steers=steers)
+        try:
+            await self._agent.steer(steers[steer.steer_id], steer.text)
+        except RunnerFailure as error:
+            log.warning("the agent did not take %s: %s", steer.steer_id, error)
+
+    async def _answer(self, reply: Reply) -> None:
+        answered = self._spool.notes.get("answers", [])
+        if reply.request_id in answered or reply.request_id not in self._spool.notes.get("open", ()):
+            return
+        await self._agent.answer(reply.request_id, reply.answer)
+        self._spool.note(answers=[*answered, reply.request_id][-_REMEMBERED:])
+        self._sink.answered(reply.request_id)
+
+    async def _run_task(self, prompt: Prompt) -> None:
+        self._disk_full = False
+        self._cancelling.clear()
+        if self._spool.notes.get("task", {}).get("task_id") != prompt.task_id:
+            message = self._agent.new_message()
+            self._spool.note(
+                task={
+                    "task_id": prompt.task_id,
+                    "text": prompt.text,
+                    "model": prompt.model,
+                    "agent": prompt.agent,
+                    "first_message": message,
+                    "message": message,
+                    "continued": {"connection": 0, "restart": 0},
+                }
+            )
+        outcome = await self._work(prompt)
+        self._sink.withdraw()
+        outcome = await self._checkpoint(prompt.task_id, outcome)
+        self._end(prompt.task_id, self._end_fact(prompt.task_id, outcome))
+
+    async def _work(self, prompt: Prompt) -> Outcome:
+        """Run the agent, and again while it was interrupted and may go on."""
+        try:
+            if restart := await self._agent.start():
+                self._restarted(restart)
+            if not self._spool.notes.get("conversation"):
+                self._spool.note(conversation=await self._agent.begin(self._title))
+        except RunnerFailure as error:
+            return Outcome("failed", error.code, error.reason, error.hint)
+        while True:
+            if prompt.task_id in self._cancelled:
+                return Outcome("aborted")
+            if self._spool.full:
+                return Outcome("aborted") if self._disk_full else _disk_outcome()
+            self._sink.task_id = prompt.task_id
+            outcome = await self._agent.run(self._next_run(), self._sink)
+            if outcome.kind != "interrupted" or prompt.task_id in self._cancelled:
+                return outcome
+            self._sink.withdraw()
+            if given_up := await self._may_continue(prompt.task_id, outcome):
+                return given_up
+
+    def _next_run(self) -> Run:
+        task = self._spool.notes["task"]
+        first = task["message"] == task["first_message"]
+        return Run(
+            task_id=task["task_id"],
+            conversation=self._spool.notes["conversation"],
+            first_message=task["first_message"],
+            message=task["message"],
+            text=task["text"] if first else CONTINUE,
+            model=task["model"] or self._default_model(),
+            mode=task["agent"],
+        )
+
+    async def _may_continue(self, task_id: str, outcome: Outcome) -> Outcome | None:
+        """Count an interruption and make ready for the continuation; or why the task has failed."""
+        task = self._spool.notes["task"]
+        cause = "connection" if outcome.code == "connection" else "restart"
+        count = task["continued"][cause] + 1
+        continued = {**task["continued"], cause: count}
+        if count > CONTINUATIONS:
+            if cause == "connection":
+                return Outcome(
+                    "failed",
+                    "model_unreachable",
+                    outcome.reason,
+                    "The model's connection breaks again and again.",
+                )
+            reason = f"The agent had to be started anew {CONTINUATIONS} times; last: {outcome.reason}"
+            return Outcome(
+                "failed", "agent_crashed", reason, "Send the task again, in smaller steps if need be."
+            )
+        self._spool.note(task={**task, "continued": continued, "message": self._agent.new_message()})
+        if cause == "restart":
+            self._restarted(Restart(outcome.code, outcome.reason))
+            return None
+        pause = _BACKOFF_S[count - 1]
+        next_at_ms = time.time_ns() // 1_000_000 + int(pause * 1000)
+        self._spool.report(facts.agent_retried(task_id, count, outcome.reason, next_at_ms))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._cancelling.wait(), pause)
+        return None
+
+    def _restarted(self, restart: Restart) -> None:
+        self._spool.report(facts.agent_restarted(restart.code, restart.reason))
+
+    async def _checkpoint(self, task_id: str, outcome: Outcome) -> Outcome:
+        """Keep the workspace as the task left it. What cannot be kept would be lost unseen, so that fails the task."""
+        if self._spool.reported(f"checkpoint:{task_id}"):
+            return outcome
+        checkpoint = None
+        try:
+            checkpoint = await self._workspace.checkpoint(self._diff_bytes)
+            await self._store(task_id, checkpoint)
+        except (GitFailed, TimeoutError, OSError, httpx.HTTPError) as error:
+            log.error("no checkpoint: %s", error)
+            if self._full_disk() or getattr(error, "disk_full", False):
+                return _disk_outcome()
+            reason = f"The work could not be kept: {error}"
+            return Outcome(
+                "failed",
+                "checkpoint_failed",
+                reason,
+                "The files are still in the sandbox; send another task.",
+            )
+        finally:
+            if checkpoint is not None:
+                checkpoint.diff.unlink(missing_ok=True)
+                checkpoint.bundle.unlink(missing_ok=True)
+        return outcome
+
+    async def _store(self, task_id: str, checkpoint: Checkpoint) -> None:
+        diff, bundle = checkpoint.diff.name, checkpoint.bundle.name
+        await _persistently(
+            lambda: self._control.store_artifact(diff, checkpoint.diff, "text/x-diff"), give_up_after_s=None
+        )
+        try:
+            await _persistently(
+                lambda: self._control.store_artifact(bundle, checkpoint.bundle, "application/x-git-bundle"),
+                give_up_after_s=60,
+            )
+        except httpx.HTTPError as error:
+            log.error("the checkpoint's bundle was not stored: %s", error)
+            bundle = ""
+        fact = facts.checkpoint_created(
+            checkpoint.id, task_id, checkpoint.commit, checkpoint.base_commit, checkpoint.files, diff, bundle
+        )
+        self._spool.report(fact, key=f"checkpoint:{task_id}")
+
+    def _end_fact(self, task_id: str, outcome: Outcome) -> Fact:
+        if outcome.kind == "completed":
+            return facts.task_completed(task_id)
+        if self._disk_full or (outcome.kind == "failed" and self._full_disk()):
+            outcome = _disk_outcome()
+        elif outcome.kind == "aborted" or task_id in self._cancelled:
+            return facts.task_cancelled(task_id)
+        return facts.task_failed(task_id, facts.failure(outcome.code, outcome.reason, outcome.hint))
+
+    def _end(self, task_id: str, fact: Fact) -> None:
+        ended = [*self._spool.notes.get("ended", []), task_id][-_REMEMBERED:]
+        notes: dict[str, Any] = {"ended": ended}
+        if self._spool.notes.get("task", {}).get("task_id") == task_id:
+            notes.update(task=None, steers=None, open=None)
+        self._spool.report(fact, key=f"end:{task_id}", notes=notes)
+        if "task" in notes:
+            self._spool.forget_keys()
+        self._cancelled.discard(task_id)
+
+    def _disk_filled(self) -> None:
+        """The spool cannot be written: end the task while its last words still fit into memory."""
+        if not self._disk_full:
+            self._disk_full = True
+            self._errand(self._agent.abort())
+
+    def _full_disk(self) -> bool:
+        return any(
+            shutil.disk_usage(folder).free < _LEAST_DISK_BYTES
+            for folder in (self._spool.path.parent, self._workspace.folder)
+            if folder.exists()
+        )
+
+    def _errand(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+
+class TaskSink:
+    """Where the agent's doings go: the spool, with notes of who waits for whom."""
+
+    def __init__(self, spool: Spool, grow: Callable[[Delta], None], disk_filled: Callable[[], None]) -> None:
+        self.task_id = ""
+        self._spool = spool
+        self._grow = grow
+        self._disk_filled = disk_filled
+
+    @property
+    def has_room(self) -> bool:
+        return self._spool.has_room
+
+    async def room(self) -> None:
+        await self._spool.room()
+
+    def report(self, fact: Fact, *, key: str) -> None:
+        notes: dict[str, Any] = {}
+        if fact.type == "request.asked":
+            notes["open"] = [*self._spool.notes.get("open", []), fact.data["request_id"]]
+        self._spool.report(fact, key=key, notes=notes)
+        if self._spool.full:
+            self._disk_filled()
+
+    def plan(self, todos: list[dict[str, str]]) -> None:
+        if todos != self._spool.notes.get("plan", []):
+            self._spool.report(facts.todos_updated(self.task_id, todos), notes={"plan": todos})
+
+    def answered(self, request_id: str) -> None:
+        waiting = self._spool.notes.get("open", [])
+        if request_id in waiting:
+            self._spool.note(open=[other for other in waiting if other != request_id])
+
+    def withdraw(self) -> None:
+        """The agent waits for nobody any more."""
+        for request_id in list(self._spool.notes.get("open", [])):
+            left = [other for other in self._spool.notes["open"] if other != request_id]
+            self._spool.report(facts.request_withdrawn(request_id), notes={"open": left})
+
+    def grow(self, delta: Delta) -> None:
+        self._grow(delta)
+
+
+async def _persistently(work: Callable[[], Any], *, give_up_after_s: float | None) -> None:
+    """Repeat until the control plane takes it; a refusal that will not change is raised at once."""
+    started, pause = time.monotonic(), 0.2
+    while True:
+        try:
+            await work()
+            return
+        except httpx.HTTPError as error:
+            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 503
+            late = give_up_after_s is not None and time.monotonic() - started > give_up_after_s
+            if late or (status < 500 and status not in {408, 429}):
+                raise
+            log.info("the control plane did not take it: %s", error)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 5.0)
+
+
+def _prompt_of(task: Mapping[str, Any]) -> Prompt:
+    return Prompt(task_id=task["task_id"], text=task["text"], model=task["model"], agent=task["agent"])
+
+
+def _disk_outcome() -> Outcome:
+    return Outcome("failed", "disk_full", "The sandbox's disk is full.", _DISK_HINT)
