@@ -125,18 +125,18 @@ class _Following:
 
     async def run(self, after: int) -> None:
         """Shows what comes after that seq until all is over."""
-        seq = after
         try:
-            if self._over(seq):
+            if self._over(after):
                 return
-            async for item in self._client.events(self._session_id, after=after, on_lost=self._lost):
-                if isinstance(item, Record):
-                    seq = item.seq
-                    await self._show(item)
-                    if self._over(seq):
-                        return
-                elif not self._as_json and not self._asking:
-                    self.transcript.show(item)
+            events = self._client.events(self._session_id, after=after, on_lost=self._lost)
+            async with contextlib.aclosing(aiter(events)) as items:
+                async for item in items:
+                    if isinstance(item, Record):
+                        await self._show(item)
+                        if self._over(item.seq):
+                            return
+                    elif not self._as_json and not self._asking:
+                        self.transcript.show(item)
         finally:
             await _end(self._asking)
 

@@ -1,8 +1,9 @@
 """A session's events over a WebSocket that comes back by itself."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -68,8 +69,10 @@ class Events:
         self._options = options
         self.seq = after
 
-    async def __aiter__(self) -> AsyncIterator[Record | Delta]:
+    async def __aiter__(self) -> AsyncGenerator[Record | Delta, None]:
         """Records in order, each once, with the deltas between them, until the session is archived.
+
+        Who leaves early closes the iterator (``contextlib.aclosing``), and the connection with it.
 
         Raises:
             Unauthenticated, NotFound: said by the server.
@@ -80,9 +83,10 @@ class Events:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                async for item in self._connection():
-                    lost_at, pause_s = None, FIRST_PAUSE_S
-                    yield item
+                async with contextlib.aclosing(self._connection()) as items:
+                    async for item in items:
+                        lost_at, pause_s = None, FIRST_PAUSE_S
+                        yield item
                 return
             except (_Broken, OSError, InvalidHandshake, TimeoutError) as error:
                 reason = _refusal(error)
@@ -98,7 +102,7 @@ class Events:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, guards nothing
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
-    async def _connection(self) -> AsyncIterator[Record | Delta]:
+    async def _connection(self) -> AsyncGenerator[Record | Delta, None]:
         query = f"?after={self.seq}" + (f"&types={','.join(self._types)}" if self._types else "")
         async with connect(
             self._url + query,
