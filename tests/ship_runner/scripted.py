@@ -40,7 +40,7 @@ class ScriptedModel:
         self.requests: list[dict[str, Any]] = []
         self.cut_all = asyncio.Event()
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         body = await request.json()
         self.requests.append(body)
         turn = self._turn(body["messages"])

@@ -1,0 +1,74 @@
+"""The real runner as a process of its own, outside any sandbox, with folders of the test's."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.ship_runner.control_plane import TOKEN, FakeControlPlane
+
+
+class Runner:
+    """Starts ``python -m ship_runner`` against a control plane; ``workspace`` and ``state`` are its folders."""
+
+    def __init__(self, plane: FakeControlPlane, folder: Path, tree: Path, **variables: str) -> None:
+        self.plane = plane
+        self.workspace = folder / "workspace" / "repo"
+        self.state = folder / "state"
+        self.home = folder / "home"
+        self.home.mkdir(parents=True)
+        self.log = folder / "runner.log"
+        self._environment = {
+            "PATH": f"{tree}/bin:/usr/bin:/bin",
+            "HOME": str(self.home),
+            "SHIP_URL": plane.url,
+            "SHIP_TOKEN": TOKEN,
+            "SHIP_STATE": str(self.state),
+            "SHIP_WORKSPACE": str(self.workspace),
+            **variables,
+        }
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "ship_runner", env=self._environment, stdout=log, stderr=log
+            )
+
+    async def ready(self) -> None:
+        await self.start()
+        await self.plane.until(lambda: self.plane.of("sandbox.ready"), 60)
+
+    def child(self) -> int:
+        """The process that does the work, below its keeper."""
+        return int((self.state / "runner.lock").read_text())
+
+    def agent(self) -> int:
+        return int(json.loads((self.state / "agent.json").read_text())["pid"])
+
+    async def ended(self, timeout_s: float = 20) -> int:
+        assert self._process is not None
+        return await asyncio.wait_for(self._process.wait(), timeout_s)
+
+    async def diff(self) -> str:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "ship_runner",
+            "diff",
+            env=self._environment,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0
+        return output.decode()
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            await self._process.wait()
+        if (self.state / "agent.json").exists():
+            os.kill(self.agent(), signal.SIGKILL)
