@@ -45,11 +45,11 @@ class SandboxHostProcess:
             ConfigurationError: it does not start here; the code and the reason are its own.
         """
         known = self._folder.read_json(FILE)
-        if known and await _answers(known["url"]) and _is_sandbox_host(known["pid"]):
+        if known and await _answers(known["url"]) and is_running(known["pid"], "ship_sandboxd"):
             if known.get("upstream") == self._upstream:
                 self.url, self._pid = known["url"], known["pid"]
                 return
-            await self._end(known["pid"])
+            await end_process(known["pid"])
         await self._spawn(known.get("url", ""))
 
     async def keep(self) -> None:
@@ -69,7 +69,7 @@ class SandboxHostProcess:
 
     async def stop(self) -> None:
         """End the host process; its sandboxes go on and are found at the next start."""
-        await self._end(self._pid)
+        await end_process(self._pid)
 
     async def _spawn(self, former_url: str) -> None:
         port = former_url.rpartition(":")[2] or "0"
@@ -132,14 +132,24 @@ class SandboxHostProcess:
             hint="`ship doctor` checks what it needs.",
         )
 
-    async def _end(self, pid: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-            try:
-                async with asyncio.timeout(10):
-                    await _exit_of(pid)
-            except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
+
+async def end_process(pid: int) -> None:
+    """Ask that process to end, and make it after a while."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(10):
+                await _exit_of(pid)
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+
+
+def is_running(pid: int, module: str) -> bool:
+    """Whether that process lives and its command line names the module: pids are used again."""
+    try:
+        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 async def _exit_of(pid: int) -> None:
@@ -163,13 +173,6 @@ async def _answers(url: str) -> bool:
         async with httpx.AsyncClient(timeout=2) as client:
             return (await client.get(f"{url}/health")).is_success
     except httpx.HTTPError:
-        return False
-
-
-def _is_sandbox_host(pid: int) -> bool:
-    try:
-        return b"ship_sandboxd" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
         return False
 
 

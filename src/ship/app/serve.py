@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
 
 import uvicorn
@@ -96,7 +97,8 @@ async def _serve(
         app = await _application(services, settings, folder, stack)
         _in_background(stack, Worker(database, sessions, Effects(sessions, sandbox_host, runner)).run())
 
-        folder.write_json(SERVER_FILE, {"url": url, "token": await tokens.renew(LOCAL_CREDENTIAL)})
+        secret = await tokens.renew(LOCAL_CREDENTIAL)
+        folder.write_json(SERVER_FILE, {"url": url, "token": secret, "pid": os.getpid()})
         on_ready(url, f"{url}/login?token={await tokens.create_login('owner')}")
         await _run(app, listening)
 
@@ -182,6 +184,15 @@ def _in_background(stack: contextlib.AsyncExitStack, work: Coroutine[None, None,
     stack.push_async_callback(end)
 
 
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us: it would die of them before our own parts have ended."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
 async def _run(app: FastAPI, listening: socket.socket) -> None:
     config = uvicorn.Config(
         app,
@@ -193,7 +204,11 @@ async def _run(app: FastAPI, listening: socket.socket) -> None:
         timeout_graceful_shutdown=GRACE_S,
         ws_max_size=8 * 1024**2,
     )
-    await uvicorn.Server(config).serve(sockets=[listening])
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    await server.serve(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:
