@@ -21,6 +21,7 @@ from .templates import Mount
 
 INSIDE_ID = 1000
 _READY_TIMEOUT_S = 20.0
+_MONITOR_TIMEOUT_S = 2.0
 _DAEMON = "import sys; sys.path.insert(0, '/run/envd/lib'); from envd.daemon import main; main()"
 _NEEDED_OPTIONS = ("--disable-userns", "--as-pid-1", "--block-fd", "--info-fd", "--seccomp")
 
@@ -86,14 +87,26 @@ class Bubblewrap:
                     f"the sandbox did not start: {error}; {_last_words(spec.folder)}"
                 ) from error
 
-    async def end(self, name: str, processes: list[ProcessIdentity]) -> None:
+    async def end(self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None) -> None:
         """End a sandbox: its first process, whose end is the end of all others in it, and bubblewrap's own. Where
         they were never written down they are found by the sandbox's name."""
-        for process in processes or find_by_argument(("bwrap", "python3"), name):
-            await process.kill()
-            monitor = self._monitors.pop(process.pid, None)
-            if monitor is not None:
-                monitor.wait()
+        if init is not None:
+            await init.kill()
+        if monitor is not None:
+            # It ends by itself, having reaped the first process; only one that is stuck is killed.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(monitor.wait(), _MONITOR_TIMEOUT_S)
+            await self._end_process(monitor)
+        else:
+            while found := find_by_argument(("bwrap", "python3"), name):
+                for process in found:
+                    await self._end_process(process)
+
+    async def _end_process(self, process: ProcessIdentity) -> None:
+        await process.kill()
+        child = self._monitors.pop(process.pid, None)
+        if child is not None:
+            child.wait()
 
     @contextmanager
     def _prepared(self, spec: LaunchSpec) -> Iterator["_Preparation"]:

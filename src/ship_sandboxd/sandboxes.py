@@ -244,8 +244,7 @@ class Sandboxes:
             sandbox.watch.cancel()
         if sandbox.egress is not None:
             await sandbox.egress.close()
-        known = [process for process in (record.init, record.monitor) if process is not None]
-        await self._launcher.end(record.id, known)
+        await self._launcher.end(record.id, record.init, record.monitor)
         await cgroups.remove(record.cgroups)
         trash = self._trash / record.id
         with contextlib.suppress(FileNotFoundError):
