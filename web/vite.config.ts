@@ -16,6 +16,7 @@ export default defineConfig({
     // Inlined assets would be data: URLs, which the content security policy refuses.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    chunkSizeWarningLimit: 600,
   },
   server: { proxy: { "/api": { target: api, ws: true }, "/login": api } },
   test: { environment: "happy-dom", include: ["src/**/*.test.{ts,tsx}"], restoreMocks: true },

@@ -1,7 +1,7 @@
 import { Check, Copy } from "lucide-react";
 import { useEffect, useState } from "react";
-import { toast } from "sonner";
 import { IconButton } from "./icon-button";
+import { toastError } from "./toast";
 
 /** Copies text. The clipboard is missing where the page came over plain HTTP from another machine. */
 export function CopyButton({ text, label, className }: { text: string; label: string; className?: string }) {
@@ -18,7 +18,7 @@ export function CopyButton({ text, label, className }: { text: string; label: st
   const copy = (): void => {
     const clipboard = (navigator as { clipboard?: Clipboard }).clipboard;
     if (!clipboard) {
-      toast.error("This page cannot reach the clipboard", { description: "Open it over HTTPS or on localhost." });
+      toastError("This page cannot reach the clipboard", "Open it over HTTPS or on localhost.");
       return;
     }
     clipboard.writeText(text).then(
@@ -26,7 +26,7 @@ export function CopyButton({ text, label, className }: { text: string; label: st
         setCopied(true);
       },
       () => {
-        toast.error("The browser refused to copy");
+        toastError("The browser refused to copy");
       },
     );
   };

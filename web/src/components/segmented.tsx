@@ -38,7 +38,7 @@ export function Segmented<Value extends string>(props: SegmentedProps<Value>) {
           aria-label={segment.name}
           title={segment.name}
           disabled={segment.disabled ?? false}
-          className="inline-flex h-7 items-center gap-1.5 rounded-md px-2.5 text-xs font-medium text-ink-faint transition-colors hover:text-ink disabled:pointer-events-none disabled:opacity-40 data-[state=on]:bg-surface data-[state=on]:text-ink data-[state=on]:shadow-raised [&_svg]:size-3.5"
+          className="inline-flex h-7 items-center gap-1.5 rounded-md px-2.5 text-xs font-medium text-ink-faint transition-colors hover:text-ink disabled:pointer-events-none disabled:opacity-40 data-[state=on]:bg-surface dark:data-[state=on]:bg-line-strong/70 data-[state=on]:text-ink data-[state=on]:shadow-raised [&_svg]:size-3.5"
         >
           {segment.label}
         </ToggleGroup.Item>

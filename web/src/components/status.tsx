@@ -2,7 +2,7 @@ import { cva } from "class-variance-authority";
 import type { SessionStatus } from "@/api/types";
 import { cn } from "@/lib/cn";
 
-const pill = cva("inline-flex h-5.5 shrink-0 items-center gap-1.5 rounded-full px-2 text-xs font-medium", {
+const pill = cva("inline-flex h-5.5 shrink-0 items-center gap-1.5 rounded-full px-2 text-xs font-medium whitespace-nowrap", {
   variants: {
     tone: {
       quiet: "bg-sunken text-ink-faint",

@@ -93,7 +93,8 @@ function Chat({ session }: { session: SessionState }) {
 function Panels({ session, isWide }: { session: SessionState; isWide: boolean }) {
   const { tab } = route.useSearch();
   const navigate = route.useNavigate();
-  const chosen: Panel = isWide && (tab === undefined || tab === "chat") ? "diff" : (tab ?? "chat");
+  const first: Panel = session.sandbox.status === "creating" && !session.checkpoint ? "sandbox" : "diff";
+  const chosen: Panel = isWide && (tab === undefined || tab === "chat") ? first : (tab ?? "chat");
   const hasWorkspace = session.sandbox.status === "ready" && session.status !== "archived";
   const files = session.checkpoint?.files ?? [];
   return (

@@ -20,7 +20,7 @@ export const HunkView = memo(function HunkView({ hunk, language, layout }: HunkV
       <tr>
         <td colSpan={4} className="border-y bg-accent-soft/50 px-3 py-0.5 text-xs text-ink-faint first:border-t-0">
           <span className="sticky left-3">
-            Line {hunk.after}
+            Line {hunk.after || hunk.before}
             {hunk.section && <span className="ml-3">{hunk.section}</span>}
           </span>
         </td>
@@ -79,7 +79,7 @@ interface TextProps {
 function Text({ line, tokens, colSpan, className }: TextProps) {
   return (
     <td colSpan={colSpan} className={cn("relative w-full py-0 pr-3 pl-6 whitespace-pre-wrap [overflow-wrap:anywhere]", className)}>
-      <span aria-hidden className="absolute left-2 select-none text-ink-faint">
+      <span aria-hidden className="absolute top-0 left-2 select-none text-ink-faint">
         {SIGNS[line.kind]}
       </span>
       {tokens ? <Tokens tokens={tokens} /> : line.text}

@@ -9,7 +9,7 @@ import { Entry } from "./entries/entry";
 import { Prompt } from "./entries/words";
 import { useRetry, useTask } from "./actions";
 import { useFollowEnd } from "./scroll";
-import { queuedTasks, runningTask, type Entry as AnyEntry, type SessionState } from "./state";
+import { queuedTasks, runningTask, type Entry as AnyEntry, type PromptEntry, type SessionState } from "./state";
 
 /** The page stays quick by drawing only so many entries until somebody asks for the earlier ones. */
 const FIRST_SHOWN = 250;
@@ -38,6 +38,7 @@ export function Conversation({ session, children }: { session: SessionState; chi
                 </Button>
               </div>
             )}
+            <FirstPrompt session={session} />
             {shown.map((entry, index) => (
               <div key={entry.key} className={gap(shown[index - 1], entry)}>
                 <Entry
@@ -70,29 +71,33 @@ function gap(before: AnyEntry | undefined, entry: AnyEntry): string {
   return isCompact(before) || isCompact(entry) ? "mt-2.5" : "mt-4";
 }
 
+/** The prompt of a new session, while it waits for its sandbox. */
+function FirstPrompt({ session }: { session: SessionState }) {
+  const [first] = session.tasks;
+  if (first?.status !== "queued") return null;
+  const entry: PromptEntry = {
+    kind: "prompt",
+    key: first.id,
+    at_ms: first.queued_at_ms,
+    task_id: first.id,
+    author: first.author,
+    text: first.prompt,
+    agent: first.agent,
+    model: first.model,
+  };
+  return (
+    <div className="mb-4">
+      <Prompt entry={entry} />
+    </div>
+  );
+}
+
 /** What comes after the last entry: what waits, what works, or how to go on. */
 function Ending({ session }: { session: SessionState }) {
   const running = runningTask(session);
-  const first = session.tasks.length > 0 && session.tasks.every((task) => task.status === "queued") ? queuedTasks(session)[0] : undefined;
   return (
     <>
-      {first && (
-        <div className={cn(session.entries.length > 0 && "mt-4")}>
-          <Prompt
-            entry={{
-              kind: "prompt",
-              key: first.id,
-              at_ms: first.queued_at_ms,
-              task_id: first.id,
-              author: first.author,
-              text: first.prompt,
-              agent: first.agent,
-              model: first.model,
-            }}
-          />
-        </div>
-      )}
-      {session.status === "provisioning" && <Provisioning session={session} />}
+      {(session.status === "provisioning" || session.sandbox.status === "failed") && <Provisioning session={session} />}
       <WayOn session={session} />
       {running && <Working session={session} since_ms={running.started_at_ms} isStopping={running.cancel_requested} />}
     </>
@@ -103,8 +108,8 @@ function Provisioning({ session }: { session: SessionState }) {
   return (
     <div className="mt-4 animate-fade-in rounded-xl border bg-surface p-4 shadow-raised">
       <p className="mb-3 flex items-center gap-2 text-[0.8125rem] font-medium">
-        {session.sandbox.steps.length === 0 && <Spinner className="size-3.5 text-accent" />}
-        Starting a sandbox
+        {session.sandbox.status === "creating" && session.sandbox.steps.length === 0 && <Spinner className="size-3.5 text-accent" />}
+        {session.sandbox.status === "failed" ? "How far the sandbox came" : "Starting a sandbox"}
       </p>
       {session.sandbox.steps.length > 0 && <SandboxSteps steps={session.sandbox.steps} />}
     </div>

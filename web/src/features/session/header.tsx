@@ -24,7 +24,7 @@ export function Header({ session, phase, children }: HeaderProps) {
   const { repository, work_branch, usage, status } = session;
   return (
     <header className="flex shrink-0 items-center gap-2 border-b bg-surface px-2 py-2 sm:px-3">
-      <title>{`${session.title || "Session"} · Ship`}</title>
+      <title>{`${session.requests.length > 0 ? "Needs you: " : ""}${session.title || "Session"} · Ship`}</title>
       <IconButton label="All sessions" asChild>
         <Link to="/">
           <ChevronLeft aria-hidden />
@@ -35,7 +35,7 @@ export function Header({ session, phase, children }: HeaderProps) {
           <h1 className="truncate text-sm font-semibold" title={session.title}>
             {session.title || "Untitled"}
           </h1>
-          <span role="status">
+          <span role="status" className="shrink-0">
             <StatusPill status={status} openRequests={session.requests.length} />
           </span>
           {phase === "reconnecting" && <Reconnecting />}

@@ -53,7 +53,7 @@ function PermissionForm({ id, request }: { id: string; request: OpenRequest }) {
             setWhy(event.target.value);
           }}
           placeholder="Why not? (optional, the agent reads it)"
-          className="ring-field h-7 min-w-40 flex-1 rounded-lg border bg-surface px-2.5 text-xs placeholder:text-ink-faint"
+          className="ring-field h-7 pointer-coarse:h-9 min-w-40 flex-1 rounded-lg border bg-surface px-2.5 text-xs placeholder:text-ink-faint"
         />
       </div>
     </div>

@@ -37,8 +37,8 @@ const text = (input: Input, ...names: string[]): string => {
   return "";
 };
 
-/** The sandbox's own folder says nothing to a reader. */
-const short = (path: string): string => path.replace(/^\/(?:home\/user\/)?(?:workspace|repo|work)\//, "");
+/** Where the repository lies in the sandbox says nothing to a reader. */
+const short = (path: string): string => path.replace(/^\/workspace\/repo\//, "");
 const pathOf = (input: Input): string => short(text(input, "filePath", "file_path", "path", "file"));
 
 const edit: Describe = (input, title) => ({ kind: "edit", icon: FilePen, verb: "Edit", subject: pathOf(input) || title });
