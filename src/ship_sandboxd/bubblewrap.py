@@ -62,6 +62,30 @@ def find() -> str:
     return path
 
 
+def check(program: str, uid: int | None) -> None:
+    """Try a sandbox that does nothing. Raises SetupError `namespaces_refused` where the kernel does not allow one."""
+    words = [program, "--unshare-all", "--unshare-user", "--disable-userns", "--ro-bind", "/usr", "/usr"]
+    words += [*_system_links(), "--proc", "/proc", "--dev", "/dev", "--", "/usr/bin/env", "true"]
+    tried = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        env={},
+        cwd="/",
+        user=uid,
+        group=uid,
+        extra_groups=None if uid is None else [],
+        check=False,
+    )
+    if tried.returncode != 0:
+        raise SetupError(
+            f"this machine lets no sandbox start ({tried.stderr.strip() or f'bwrap: exit status {tried.returncode}'}): "
+            "allow unprivileged user namespaces (sysctl user.max_user_namespaces above 0, "
+            "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, where they exist)",
+            "namespaces_refused",
+        )
+
+
 class Bubblewrap:
     """Starts sandboxes; knows what they all have in common."""
 

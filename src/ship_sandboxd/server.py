@@ -21,6 +21,7 @@ from .settings import Settings
 from .staging import Stage
 
 STAGE = Path("/run/ship-sandboxd")
+PROBE_UID = 199_999
 
 
 def claim(data: Path) -> int:
@@ -43,9 +44,10 @@ class Machine:
     """What this machine allows: found out once, at the start, before any thread runs."""
 
     def __init__(self, data: Path) -> None:
-        program = bubblewrap.find()
-        filter_program = seccomp.program()
         self.is_root = os.geteuid() == 0
+        program = bubblewrap.find()
+        bubblewrap.check(program, PROBE_UID if self.is_root else None)
+        filter_program = seccomp.program()
         self.groups = _cgroups()
         daemon = layout.install_daemon(data)
         etc = layout.write_etc(data)

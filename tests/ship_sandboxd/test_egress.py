@@ -1,5 +1,6 @@
 """The way out of a sandbox."""
 
+import asyncio
 import http.server
 import ipaddress
 import json
@@ -7,11 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets
 from conftest import Host, eventually
 from e2b import CommandExitException, Sandbox
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
 
 from ship_sandboxd.egress import Refused, Rules, is_public
 from ship_sandboxd.settings import Upstream
@@ -198,3 +203,73 @@ def test_requests_wait_while_the_host_is_restarted(own_host: Callable[..., Host]
     host.start()
     assert json.loads(sandbox.commands.connect(handle.pid).wait().stdout)["path"] == "/patient"
     eventually(lambda: sandbox.commands.run("curl -s http://ship.internal/again").exit_code == 0)
+
+
+@pytest.mark.system
+def test_a_tunnel_passes_each_half_of_its_end_on(inside: tuple[Host, Sandbox]) -> None:
+    """The far side reads to the end, and answers only then."""
+    host, _ = inside
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_answer_after_the_end, args=(listener,), daemon=True).start()
+        port = listener.getsockname()[1]
+        other = Host(host.data.parent / "half" / "data", ("--upstream", f"far.internal:9=127.0.0.1:{port}"))
+        sandbox = other.create()
+        code = (
+            "import socket; s = socket.create_connection(('127.0.0.1', 3128)); "
+            "s.sendall(b'CONNECT far.internal:9 HTTP/1.1\\r\\nHost: far.internal:9\\r\\n\\r\\n'); "
+            "head = s.recv(1000); s.sendall(b'x' * 1000000); s.shutdown(socket.SHUT_WR); print(s.makefile().read())"
+        )
+        result = sandbox.commands.run(f'python3 -c "{code}"')
+        other.close()
+    assert result.stdout == "received 1000000\n\n"
+
+
+def _answer_after_the_end(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection, connection.makefile("rb") as stream:
+        connection.sendall(b"received %d\n" % len(stream.read()))
+
+
+@pytest.mark.system
+async def test_a_websocket_passes_both_ways_out_and_in(inside: tuple[Host, Sandbox]) -> None:
+    """Out: a client in the sandbox speaks through the proxy. In: a client outside speaks to a server in the sandbox."""
+    host, _ = inside
+
+    async def repeat(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(f"you said {message!r:.20}, {len(message)} long")
+
+    async with serve(repeat, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        other = Host(host.data.parent / "ws" / "data", ("--upstream", f"ws.internal:80=127.0.0.1:{port}"))
+        template = other.data / "templates" / "websockets"
+        template.mkdir()
+        mounts = [{"source": str(Path(websockets.__file__).parent), "target": "/opt/packages/websockets"}]
+        (template / "template.json").write_text(
+            json.dumps({"mounts": mounts, "env": {"PYTHONPATH": "/opt/packages"}})
+        )
+        sandbox = await asyncio.to_thread(other.create, template="websockets")
+        client = (
+            "from websockets.sync.client import connect; c = connect('ws://ws.internal/', proxy='http://127.0.0.1:3128'); "
+            "c.send('x' * 500000); print(c.recv()); c.close()"
+        )
+        out = await asyncio.to_thread(sandbox.commands.run, f'python3 -c "{client}"')
+        assert out.stdout.endswith(", 500000 long\n")
+        inner = (
+            "from websockets.sync.server import serve; "
+            "serve(lambda c: [c.send(m[::-1]) for m in c], '127.0.0.1', 5000).serve_forever()"
+        )
+        handle = await asyncio.to_thread(sandbox.commands.run, f'python3 -c "{inner}"', background=True)
+        await asyncio.to_thread(
+            eventually, lambda: ":1388" in sandbox.commands.run("cat /proc/net/tcp").stdout
+        )
+        headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "5000"}
+        async with connect(
+            other.url.replace("http", "ws"), additional_headers=headers, proxy=None
+        ) as connection:
+            await connection.send("abc")
+            assert await connection.recv() == "cba"
+            await connection.send("y" * 900_000)
+            assert await connection.recv() == "y" * 900_000
+        await asyncio.to_thread(handle.kill)
+        await asyncio.to_thread(other.close)
