@@ -15,7 +15,6 @@ _SETTINGS = (
     "protocol.file.allow=always",
     "gc.auto=0",
     "maintenance.auto=false",
-    "transfer.fsckObjects=true",
     "uploadpack.allowFilter=true",
 )
 _WORDS_LIMIT = 2000
@@ -60,7 +59,7 @@ async def run(arguments: Sequence[str], *, folder: Path, timeout_s: float = 60.0
         async with asyncio.timeout(timeout_s):
             output, words = await process.communicate()
     except TimeoutError as error:
-        raise GitFailed(f"git {arguments[0]} took longer than {timeout_s:.0f} s") from error
+        raise GitFailed(f"git took longer than {timeout_s:.0f} s") from error
     finally:
         if process.returncode is None:
             process.kill()

@@ -13,15 +13,17 @@ from ship.repositories import git
 from ship.repositories.git import GitFailed
 
 _BUFFER_BYTES = 1024 * 1024
-_FETCH_TIMEOUT_S = 1800.0
+_UNPACK_TIMEOUT_S = 1800.0
+_DANGEROUS = ("hasDot", "hasDotdot", "hasDotgit", "fullPathname")
+"""Names in trees that would write outside of a checkout."""
 _OLD_SINS = (
-    "zeroPaddedFilemode",
     "missingSpaceBeforeDate",
     "missingSpaceBeforeEmail",
-    "badTimezone",
     "missingEmail",
+    "badTimezone",
+    "multipleAuthors",
 )
-"""What git's check of objects finds in real old histories and what harms nobody."""
+"""What git finds in real old histories and what harms nobody."""
 
 
 async def store_bundle(stream: AsyncIterator[bytes], folder: Path, limit_bytes: int) -> str:
@@ -95,11 +97,18 @@ async def _unpack(bundle: Path, repository: Path) -> None:
         refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
         if not branch and "HEAD" in heads:
             refs.append("+HEAD:refs/heads/uploaded")
-        lenient = [word for sin in _OLD_SINS for word in ("-c", f"fetch.fsck.{sin}=warn")]
         await git.run(
-            [*lenient, "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", str(bundle), *refs],
+            ["fetch", "--quiet", "--no-write-fetch-head", "--no-tags", str(bundle), *refs],
             folder=repository,
-            timeout_s=_FETCH_TIMEOUT_S,
+            timeout_s=_UNPACK_TIMEOUT_S,
+        )
+        # git looks at each object of a fetch when asked to, but not of one from a bundle.
+        levels = [f"fsck.{name}=error" for name in _DANGEROUS] + [f"fsck.{name}=warn" for name in _OLD_SINS]
+        settings = [word for level in levels for word in ("-c", level)]
+        await git.run(
+            [*settings, "fsck", "--no-dangling", "--no-progress"],
+            folder=repository,
+            timeout_s=_UNPACK_TIMEOUT_S,
         )
         if not branch:
             await git.run(["symbolic-ref", "HEAD", "refs/heads/uploaded"], folder=repository)
