@@ -44,6 +44,7 @@ class OpenCode:
         self._starting = asyncio.Lock()
         self._turn: Turn | None = None
         self._stream: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[None] | None = None
         self._had_one = False
         self._cpu_s = 0.0
 
@@ -95,10 +96,14 @@ class OpenCode:
     async def begin(self, title: str) -> str:
         await self.start()
         answer = await self._call("POST", "/session", {"title": title or "Ship"})
-        # The first look into a folder loads tools and agents; doing it now saves the first prompt the wait.
-        with contextlib.suppress(RunnerFailure):
-            await self._call("GET", "/agent")
+        self._warming = asyncio.create_task(self._warm())
         return str(answer["id"])
+
+    async def _warm(self) -> None:
+        """The first look into a folder loads providers and tools; done now, the first prompt need not wait for it."""
+        for path in ("/config/providers", "/agent"):
+            with contextlib.suppress(RunnerFailure):
+                await self._call("GET", path)
 
     def new_message(self) -> str:
         return mapping.new_message_id()

@@ -23,6 +23,8 @@ from ship_runner.failures import RunnerFailure
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 90
+_LISTENING = b"listening on http"
+"""OpenCode takes connections before it says this, and never answers those."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -90,7 +92,7 @@ class AgentProcess:
                 "The sandbox template is incomplete; build it again with `ship doctor`.",
             ) from error
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not await self._healthy():
+        while not (_LISTENING in self._log.read_bytes() and await self._healthy()):
             if not self.running or time.monotonic() > deadline:
                 what = "ended at once" if not self.running else f"did not answer in {START_TIMEOUT_S} s"
                 tail = self._log.read_bytes()[-1500:].decode("utf-8", "replace").strip()
@@ -101,7 +103,7 @@ class AgentProcess:
                     "See the agent's output above; then retry.",
                 )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.dead.wait(), 0.1)
+                await asyncio.wait_for(self.dead.wait(), 0.03)
 
     async def end(self) -> None:
         """Kill it and everything that it started."""
@@ -208,7 +210,7 @@ class AgentProcess:
         if self.http is None:
             return False
         try:
-            answer = await self.http.get("/global/health", timeout=5)
+            answer = await self.http.get("/global/health", timeout=10)
         except httpx.HTTPError:
             return False
         return answer.status_code == 200
