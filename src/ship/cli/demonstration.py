@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -155,7 +157,7 @@ class _Demonstration:
         """What the server says while it starts: the template's progress takes a minute the first time."""
         lines = self._log.read_text(errors="replace").splitlines()
         for line in lines[shown:]:
-            if not line.startswith("{") and "token=" not in line:
+            if not line.startswith(("{", "Ship is up", "http")):
                 self._console.print(Text(f"  {terminal.one_line(line, 140)}", "dim"))
         return len(lines)
 
@@ -221,15 +223,34 @@ class _Demonstration:
         await stop.wait()
 
     def stop(self) -> None:
-        """Ends the server and, where the data folder goes, the sandboxes with it."""
-        if self._server is None or self._server.poll() is not None:
+        """Ends what this demonstration started: the server, its sandbox host and the sandboxes."""
+        if self._server is None:
             return
-        self._server.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._server.wait(STOP_TIMEOUT_S)
-            return
-        self._server.kill()
-        self._server.wait()
+        if self._server.poll() is None:
+            self._server.terminate()
+            try:
+                self._server.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+        _end_sandbox_host(self._data)
+
+
+def _end_sandbox_host(data: Path) -> None:
+    """The sandbox host is made to outlive its server, and a sandbox to outlive both: each is ended by itself."""
+    sandboxes = data / "sandboxes"
+    noted = data / "sandboxd.json"
+    if noted.is_file():
+        pid = json.loads(noted.read_text())["pid"]
+        command = Path(f"/proc/{pid}/cmdline")
+        if command.is_file() and os.fsencode(sandboxes) in command.read_bytes().split(b"\0"):
+            handle = os.pidfd_open(pid)
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            select.select([handle], [], [], STOP_TIMEOUT_S)
+            os.close(handle)
+    if sandboxes.is_dir():
+        command_line = [sys.executable, "-m", "ship_sandboxd", "--data", str(sandboxes), "--stop-all"]
+        subprocess.run(command_line, capture_output=True, timeout=STOP_TIMEOUT_S, check=False)
 
 
 def choose_model(environment: Mapping[str, str], *, scripted: bool) -> tuple[dict[str, str], str]:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ship.cli import terminal
 from ship.cli.connection import Address, session_id
-from ship.cli.terminal import clean, count, duration, one_line
+from ship.cli.terminal import clean, count, duration, one_line, source_name
 from ship.cli.transcript import files_changed
 from ship.client.views import Session, SessionSummary, Task
 from ship.model import Failure, SessionStatus
@@ -107,7 +107,7 @@ def _describe(console: Console, session: Session, url: str) -> None:
     rows: list[tuple[str, str | Text]] = [
         ("id", session.id),
         ("status", Text(session.status, _STYLES.get(session.status, ""))),
-        ("repository", clean(f"{session.repository.source}{branch}{work_branch}")),
+        ("repository", clean(f"{source_name(session.repository.source)}{branch}{work_branch}")),
         ("model", session.model),
         ("approval", session.approval),
         ("sandbox", _sandbox(session)),

@@ -91,6 +91,11 @@ def moment(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
+def source_name(source: str) -> str:
+    """A repository's source for people: an upload is known by the beginning of its hash."""
+    return source[: len("upload:") + 10] if source.startswith("upload:") else clean(source)
+
+
 def count(number: int, noun: str) -> str:
     """``1 file``, ``2 files``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,15 +1,14 @@
 """A session's events as a person reads them in a terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from ship.cli.terminal import clean, count, duration, one_line
+from ship.cli.terminal import clean, count, duration, one_line, source_name
 from ship.events import Fact, Record, facts
 from ship.events.frames import Delta
 from ship.model import ChangedFile, Failure, RequestKind, Todo
@@ -19,6 +18,9 @@ LIVE_LINES = 12
 """How many lines of unfinished text are shown; the rest follows when it is finished."""
 REASONING_LINES = 6
 _TARGETS = ("filePath", "path", "command", "pattern", "url", "query", "description", "prompt")
+_WORKSPACE = ("/workspace/repo/", "workspace/repo/", "repo/", "/workspace/")
+_SHOWN_ELSEWHERE = ("todowrite", "todoread")
+_SUMMED_UP_LAST = ("bash", "edit", "write")
 _TODO_MARKS = {"completed": ("✓", "green"), "in_progress": ("▸", "cyan"), "cancelled": ("✗", "dim")}
 
 
@@ -32,6 +34,7 @@ class Transcript:
         self._console = console
         self._parts: dict[str, tuple[str, str]] = {}
         self._tools: dict[str, facts.ToolStarted] = {}
+        self._todos: tuple[Todo, ...] = ()
         self._live: Live | None = None
 
     def __enter__(self) -> "Transcript":
@@ -48,7 +51,8 @@ class Transcript:
         lines = self._render(item.fact, item.actor.name)
         self._finish(item.fact)
         if lines is not None:
-            self._console.print(lines)
+            # In a file or a pipe a line is as long as it is.
+            self._console.print(lines, soft_wrap=not self._console.is_terminal)
 
     def say(self, text: str, style: str = "dim") -> None:
         """A line of our own."""
@@ -112,7 +116,7 @@ class Transcript:
         match fact:
             case facts.SessionCreated():
                 branch = f" @ {fact.repository.branch}" if fact.repository.branch else ""
-                return _quiet(f"session on {fact.repository.source}{branch} with {fact.model}")
+                return _quiet(f"session on {source_name(fact.repository.source)}{branch} with {fact.model}")
             case facts.SandboxStepFinished():
                 detail = f"  {one_line(fact.detail, 80)}" if fact.detail else ""
                 return _quiet(f"sandbox: {fact.step}{detail}  {duration(fact.took_ms)}")
@@ -129,13 +133,14 @@ class Transcript:
             case facts.MessagePosted():
                 return _said(f"{author} (note)", fact.text, "")
             case facts.TextFinished():
-                return Padding(Markdown(clean(fact.text).strip()), (1, 0, 1, INDENT))
+                return self._markdown(clean(fact.text).strip())
             case facts.ReasoningFinished():
                 return _reasoning(fact)
             case facts.ToolFinished():
                 return _tool(self._tools.get(fact.part_id), fact)
             case facts.TodosUpdated():
-                return _todos(fact.todos)
+                known, self._todos = self._todos, fact.todos
+                return _todos(known, fact.todos)
             case facts.RequestAsked():
                 return _asked(fact)
             case facts.RequestAnswered():
@@ -157,6 +162,11 @@ class Transcript:
             case _:
                 return None
 
+    def _markdown(self, text: str) -> RenderableType:
+        if self._console.is_terminal:
+            return Padding(Markdown(text), (1, 0, 1, INDENT))
+        return _indented(Text(f"\n{text}\n"))
+
 
 _WHAT_FAILED: dict[type[Fact], str] = {
     facts.SandboxFailed: "the sandbox did not start",
@@ -168,19 +178,22 @@ _WHAT_FAILED: dict[type[Fact], str] = {
 
 def files_changed(files: Sequence[ChangedFile]) -> RenderableType:
     """The files of a diff with how many lines came and went."""
-    table = Table.grid(padding=(0, 2))
-    for file in files:
-        table.add_row(
-            Text(file.status, "cyan"),
-            Text(clean(file.path)),
-            Text(f"+{file.additions}", "green"),
-            Text(f"-{file.deletions}", "red"),
+    rows = [
+        Text.assemble(
+            " " * INDENT,
+            (file.status, "cyan"),
+            f"  {clean(file.path)}  ",
+            (f"+{file.additions}", "green"),
+            " ",
+            (f"-{file.deletions}", "red"),
         )
+        for file in files
+    ]
     added, deleted = sum(file.additions for file in files), sum(file.deletions for file in files)
     total = Text.assemble(
         f"{count(len(files), 'file')} changed, ", (f"+{added}", "green"), " ", (f"-{deleted}", "red")
     )
-    return Group(Padding(table, (0, 0, 0, INDENT)), total)
+    return Text("\n").join([*rows, total])
 
 
 def _quiet(text: str) -> Text:
@@ -199,7 +212,7 @@ def _failure(what: str, failure: Failure) -> Text:
 
 
 def _said(author: str, text: str, style: str) -> RenderableType:
-    return Padding(Text.assemble((f"{clean(author)} › ", "cyan"), (clean(text), style)), (1, 0, 0, 0))
+    return Text.assemble("\n", (f"{clean(author)} › ", "cyan"), (clean(text), style))
 
 
 def _reasoning(fact: facts.ReasoningFinished) -> RenderableType | None:
@@ -207,13 +220,21 @@ def _reasoning(fact: facts.ReasoningFinished) -> RenderableType | None:
     if not lines:
         return None
     shown = lines[:REASONING_LINES] + (["…"] if len(lines) > REASONING_LINES else [])
-    return Padding(Text("\n".join(shown), "dim italic"), (0, 0, 0, INDENT))
+    return _indented(Text("\n".join(shown), "dim italic"))
 
 
-def _tool(started: facts.ToolStarted | None, finished: facts.ToolFinished) -> Text:
+def _indented(text: Text) -> Text:
+    """The text moved in, without the spaces behind it that a padding would leave in a file."""
+    lines = text.split("\n", allow_blank=True)
+    return Text("\n").join(Text.assemble(" " * INDENT, line) if line.plain else line for line in lines)
+
+
+def _tool(started: facts.ToolStarted | None, finished: facts.ToolFinished) -> Text | None:
+    if finished.tool in _SHOWN_ELSEWHERE and not finished.error:
+        return None
     mark, color = ("✗", "red") if finished.error else ("✓", "green")
-    target = _target(started) if started else one_line(finished.title, 100)
-    result = one_line(finished.error, 120) if finished.error else _result(finished.output)
+    target = _target(started) if started else _in_workspace(one_line(finished.title, 100))
+    result = one_line(finished.error, 120) if finished.error else _result(finished.tool, finished.output)
     line = Text.assemble((f"{mark} ", color), (clean(finished.tool), "bold"), f" {target}", no_wrap=False)
     return line.append(
         f"  {result}  {duration(finished.took_ms)}".replace("    ", "  "), "red" if finished.error else "dim"
@@ -225,42 +246,52 @@ def _target(tool: facts.ToolStarted) -> str:
     for name in _TARGETS:
         value = tool.input.get(name)
         if isinstance(value, str) and value:
-            return one_line(value.removeprefix("/workspace/"), 100)
-    return one_line(tool.title, 100)
+            return _in_workspace(one_line(value, 100))
+    return _in_workspace(one_line(tool.title, 100))
 
 
-def _result(output: str) -> str:
-    """The last line where a command sums up, else how much there was."""
+def _in_workspace(path: str) -> str:
+    prefix = next((prefix for prefix in _WORKSPACE if path.startswith(prefix)), "")
+    return path.removeprefix(prefix)
+
+
+def _result(tool: str, output: str) -> str:
+    """One line for what came out: how a command summed up, what an edit said, else how much there was."""
     lines = [line for line in clean(output).splitlines() if line.strip()]
     if not lines:
         return ""
-    return one_line(lines[-1], 60) if len(lines) <= 40 and len(lines[-1]) <= 60 else count(len(lines), "line")
+    if tool in _SUMMED_UP_LAST and len(lines[-1]) <= 60:
+        return one_line(lines[-1], 60)
+    return one_line(lines[0], 60) if len(lines) == 1 else count(len(lines), "line")
 
 
-def _todos(todos: Iterable[Todo]) -> RenderableType:
+def _todos(known: Sequence[Todo], todos: Sequence[Todo]) -> RenderableType | None:
+    """The whole plan when it is new, else what has changed in it."""
+    same_plan = [todo.content for todo in known] == [todo.content for todo in todos]
+    shown = [todo for todo in todos if not same_plan or todo not in known]
     rows = []
-    for todo in todos:
+    for todo in shown:
         mark, style = _TODO_MARKS.get(todo.status, ("○", "dim"))
         rows.append(
             Text.assemble(
                 (f"{mark} ", style), (clean(todo.content), "dim" if todo.status == "completed" else "")
             )
         )
-    return Padding(Group(*rows), (0, 0, 0, INDENT))
+    return _indented(Text("\n").join(rows)) if rows else None
 
 
 def _asked(fact: facts.RequestAsked) -> RenderableType:
-    rows = [Text.assemble(("? ", "bold yellow"), (clean(fact.title), "bold"))]
+    rows = [Text.assemble("\n", ("? ", "bold yellow"), (clean(fact.title), "bold"))]
     if fact.detail:
-        rows.append(Text(clean(fact.detail)))
+        rows.append(_indented(Text(clean(fact.detail))))
     if fact.kind is RequestKind.QUESTION:
         for question in fact.questions:
             rows.append(Text(f"  {clean(question.question)}"))
             rows += [
-                Text(f"    {number}. {clean(option.label)}  {clean(option.description)}")
+                Text(f"    {number}. {clean(option.label)}  {clean(option.description)}".rstrip())
                 for number, option in enumerate(question.options, 1)
             ]
-    return Padding(Group(*rows), (1, 0, 0, 0))
+    return Text("\n").join(rows)
 
 
 def _answer(fact: facts.RequestAnswered) -> str:

@@ -83,7 +83,7 @@ def test_run_shows_the_work_and_ends_well(
     for line in (
         "test › fix it",
         "sandbox: clone  1.2 s",
-        "I will fix it.",
+        "I will fix **it**.",
         "✓ bash make test  3 passed  420 ms",
         "✗ edit app.py  no such file",
     ):
