@@ -1,10 +1,17 @@
 """The real runner with the real agent, a scripted model and a control plane of the test's."""
 
+import asyncio
+import os
+import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ship.model import PermissionReply  # noqa: F401 (proves that the runner's tests see Ship's own types)
+from tests.ship_runner.conftest import git
 from tests.ship_runner.control_plane import FakeControlPlane
 from tests.ship_runner.runner import Runner
 from tests.ship_runner.scripted import Turn, turns
@@ -19,19 +26,24 @@ async def runner(plane: FakeControlPlane, tmp_path: Path, tree: Path) -> AsyncIt
     await runner.stop()
 
 
+def bash(command: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+    return (("bash", {"command": command, "description": "run it"}),)
+
+
+def each_part_once(plane: FakeControlPlane) -> None:
+    seen = Counter((fact.TYPE, fact.part_id) for fact in plane.facts if hasattr(fact, "part_id"))
+    assert [key for key, count in seen.items() if count > 1] == []
+    started = {fact.part_id for fact in plane.of("tool.started")}
+    assert started == {fact.part_id for fact in plane.of("tool.finished")}
+
+
 async def test_a_task_runs_from_prompt_to_checkpoint(plane: FakeControlPlane, runner: Runner) -> None:
     plane.model.scenarios["work"] = turns(
         Turn(
             reasoning="Let me think.",
             text="I run it now.",
-            calls=(
-                (
-                    "bash",
-                    {
-                        "command": "for i in 1 2 3; do echo line $i; sleep 0.3; done; echo hi > new.txt",
-                        "description": "count",
-                    },
-                ),
+            calls=bash(
+                "for i in 1 2 3; do echo line $i; sleep 0.3; done; echo hi > new.txt; git mv old.txt moved.txt; echo x > a.log"
             ),
             pause_s=0.02,
         ),
@@ -41,6 +53,291 @@ async def test_a_task_runs_from_prompt_to_checkpoint(plane: FakeControlPlane, ru
         Turn(text="All is done."),
     )
     await runner.ready()
+    steps = [(fact.TYPE, fact.step) for fact in plane.facts[:4]]
+    assert sorted(steps) == sorted(
+        (f"sandbox.step_{end}", step) for end in ("started", "finished") for step in ("clone", "agent")
+    )
     await plane.prompt("tsk_1", "work please")
-    end = await plane.end_of("tsk_1")
-    assert end.TYPE == "task.completed"
+    await plane.end_of("tsk_1")
+
+    assert [fact.TYPE for fact in plane.facts[-2:]] == ["checkpoint.created", "task.completed"]
+    assert [fact.text for fact in plane.of("text.finished")] == ["I run it now.", "All is done."]
+    assert [fact.text for fact in plane.of("reasoning.finished")] == ["Let me think."]
+    assert plane.of("tool.finished")[0].output == "line 1\nline 2\nline 3\n"
+    assert plane.of("todos.updated")[0].todos[0].content == "a"
+    each_part_once(plane)
+
+    kinds = {delta.kind for delta in plane.deltas}
+    assert kinds == {"text", "reasoning", "tool"}
+    for fact in plane.of("text.finished"):
+        grown = "".join(delta.text for delta in plane.deltas if delta.part_id == fact.part_id)
+        assert grown == fact.text
+
+    checkpoint = plane.of("checkpoint.created")[0]
+    files = {file.path: (file.status, file.additions, file.deletions) for file in checkpoint.files}
+    assert files == {"new.txt": ("A", 1, 0), "moved.txt": ("R", 0, 0)}
+    diff = plane.artifacts[checkpoint.diff_artifact].decode()
+    assert "+hi" in diff
+    assert await runner.diff() == diff
+    assert git(runner.workspace, "rev-parse", "--abbrev-ref", "HEAD").strip() == "ship/test"
+    assert git(runner.workspace, "log", "--format=%s") == "Start\n"
+    assert checkpoint.bundle_artifact in plane.artifacts
+
+    config = (runner.workspace / ".git" / "config").read_text()
+    assert "session-token" not in config
+    spool = runner.state / "spool-1"
+    assert spool.stat().st_mode & 0o077 == 0
+
+
+async def test_a_person_is_asked_before_commands_and_edits(plane: FakeControlPlane, runner: Runner) -> None:
+    plane.approval = "ask"
+    plane.model.scenarios["ask"] = turns(
+        Turn(calls=bash("echo allowed > a.txt")),
+        Turn(calls=bash("echo refused > b.txt")),
+        Turn(calls=(("question", {"questions": [{"question": "Which?", "header": "H", "options": [
+            {"label": "Red", "description": "r"}, {"label": "Blue", "description": "b"}]}]}),)),
+        Turn(text="Thanks."),
+    )  # fmt: skip
+    await runner.ready()
+    await plane.prompt("tsk_1", "ask me")
+    first = (await plane.until(lambda: plane.of("request.asked")))[0]
+    assert first.kind == "permission"
+    assert "echo allowed" in first.title
+    answer = {"reply": "once", "answers": [], "message": ""}
+    await plane.send(t="answer", request_id=first.request_id, answer=answer)
+    await plane.send(t="answer", request_id=first.request_id, answer=answer)
+
+    second = (await plane.until(lambda: plane.of("request.asked")[1:]))[0]
+    await plane.send(
+        t="answer",
+        request_id=second.request_id,
+        answer={"reply": "reject", "answers": [], "message": "not that"},
+    )
+    third = (await plane.until(lambda: plane.of("request.asked")[2:]))[0]
+    assert third.kind == "question"
+    assert [option.label for option in third.questions[0].options] == ["Red", "Blue"]
+    await plane.send(
+        t="answer", request_id=third.request_id, answer={"reply": None, "answers": [["Blue"]], "message": ""}
+    )
+
+    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    assert (runner.workspace / "a.txt").read_text() == "allowed\n"
+    assert not (runner.workspace / "b.txt").exists()
+    finished = plane.of("tool.finished")
+    assert "not that" in finished[1].error
+    assert "Blue" in finished[2].output
+    assert plane.of("request.withdrawn") == []
+
+
+async def test_the_plan_agent_does_not_edit(plane: FakeControlPlane, runner: Runner) -> None:
+    path = str(runner.workspace / "planned.txt")
+    plane.model.scenarios["plan"] = turns(
+        Turn(calls=(("write", {"filePath": path, "content": "x"}),)), Turn(text="I only plan.")
+    )
+    await runner.ready()
+    await plane.prompt("tsk_1", "plan it", agent="plan")
+    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    assert not Path(path).exists()
+    assert plane.of("tool.finished")[0].error
+
+
+async def test_cancel_and_steer(plane: FakeControlPlane, runner: Runner) -> None:
+    plane.approval = "ask"
+    plane.model.scenarios["slow"] = turns(Turn(text="word " * 400, pause_s=0.05))
+    plane.model.scenarios["wait"] = turns(Turn(calls=bash("echo never")))
+    plane.model.scenarios["steered"] = turns(
+        Turn(text="x " * 40, pause_s=0.05, calls=(("glob", {"pattern": "*"}),)), Turn(text="First.")
+    )
+    plane.model.scenarios["also"] = turns(Turn(text="Also this."))
+    await runner.ready()
+
+    await plane.send(t="cancel", task_id="tsk_never")
+    assert (await plane.end_of("tsk_never")).TYPE == "task.cancelled"
+
+    await plane.prompt("tsk_1", "slow please")
+    await plane.until(lambda: plane.deltas)
+    await plane.send(t="cancel", task_id="tsk_1")
+    assert (await plane.end_of("tsk_1", 15)).TYPE == "task.cancelled"
+    assert plane.of("checkpoint.created", "tsk_1")
+
+    await plane.prompt("tsk_2", "wait please")
+    asked = (await plane.until(lambda: plane.of("request.asked")))[0]
+    await plane.send(t="cancel", task_id="tsk_2")
+    assert (await plane.end_of("tsk_2", 15)).TYPE == "task.cancelled"
+    assert [fact.request_id for fact in plane.of("request.withdrawn")] == [asked.request_id]
+
+    await plane.prompt("tsk_3", "steered run")
+    await plane.until(lambda: [delta for delta in plane.deltas if delta.task_id == "tsk_3"])
+    for _ in range(2):
+        await plane.send(t="steer", task_id="tsk_3", steer_id="str_1", text="also do this")
+    assert (await plane.end_of("tsk_3")).TYPE == "task.completed"
+    assert [fact.text for fact in plane.of("text.finished", "tsk_3")][-1] == "Also this."
+    said = [
+        m
+        for m in plane.model.requests[-1]["messages"]
+        if m["role"] == "user" and "also do this" in str(m["content"])
+    ]
+    assert len(said) == 1
+    each_part_once(plane)
+
+
+async def test_a_killed_runner_goes_on_and_the_agent_does_not_notice(
+    plane: FakeControlPlane, runner: Runner
+) -> None:
+    plane.model.scenarios["long"] = turns(
+        Turn(text="First step.", calls=bash("sleep 1; echo one")),
+        Turn(text="Second step.", calls=bash("sleep 2; echo two")),
+        Turn(text="Third step.", calls=bash("sleep 1; echo three")),
+        Turn(text="The end."),
+    )
+    await runner.ready()
+    agent = runner.agent()
+    await plane.prompt("tsk_1", "long work")
+    for count in (1, 2, 3):
+        await plane.until(lambda count=count: len(plane.of("tool.started")) >= count)
+        os.kill(runner.child(), signal.SIGKILL)
+        hellos = len(plane.hellos)
+        await plane.until(lambda hellos=hellos: len(plane.hellos) > hellos)
+    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    assert runner.agent() == agent
+    assert plane.of("agent.restarted") == []
+    assert [fact.text for fact in plane.of("text.finished")] == [
+        "First step.",
+        "Second step.",
+        "Third step.",
+        "The end.",
+    ]
+    assert [fact.output for fact in plane.of("tool.finished")] == ["one\n", "two\n", "three\n"]
+    each_part_once(plane)
+    assert len(plane.of("sandbox.ready")) == 1
+
+
+async def test_a_killed_agent_is_started_anew_and_continues(plane: FakeControlPlane, runner: Runner) -> None:
+    plane.model.scenarios["long"] = turns(
+        Turn(text="First step.", calls=bash("sleep 60; echo one")), Turn(text="The end.")
+    )
+    await runner.ready()
+    await plane.prompt("tsk_1", "long work")
+    await plane.until(lambda: plane.of("tool.started"))
+    os.kill(runner.agent(), signal.SIGKILL)
+    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    assert [fact.code for fact in plane.of("agent.restarted")] == ["crashed"]
+    assert "interrupted" in plane.of("tool.finished")[0].error
+    assert plane.of("text.finished")[-1].text == "The end."
+    each_part_once(plane)
+
+
+async def test_nothing_is_lost_while_the_control_plane_is_away(
+    plane: FakeControlPlane, runner: Runner
+) -> None:
+    plane.model.scenarios["long"] = turns(
+        Turn(text="First step.", calls=bash("sleep 1; echo one")),
+        Turn(text="word " * 20 + "end.", pause_s=0.05, calls=bash("echo two")),
+        Turn(text="The end."),
+    )
+    await runner.ready()
+    await plane.prompt("tsk_1", "long work")
+    await plane.until(lambda: plane.of("tool.started"))
+    await plane.cut()
+    await plane.until(lambda: len(plane.hellos) == 2)
+    await plane.until(lambda: any("word" in delta.text for delta in plane.deltas))
+    await plane.stop()
+    await asyncio.sleep(1.5)
+    await plane.start()
+    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    assert [fact.output for fact in plane.of("tool.finished")][:2] == ["one\n", "two\n"]
+    assert plane.of("text.finished")[-1].text == "The end."
+    assert plane.acked == len(plane.facts)
+    each_part_once(plane)
+
+
+async def test_a_refused_key_fails_the_task_with_the_gateways_words(
+    plane: FakeControlPlane, runner: Runner
+) -> None:
+    plane.model.scenarios["bad"] = turns(
+        Turn(
+            status=401,
+            error={"code": "model_key_refused", "message": "The key was refused.", "hint": "Set it."},
+        )
+    )
+    plane.model.scenarios["good"] = turns(Turn(text="Works."))
+    await runner.ready()
+    await plane.prompt("tsk_1", "bad key")
+    end: Any = await plane.end_of("tsk_1")
+    assert end.TYPE == "task.failed"
+    assert (end.failure.code, end.failure.reason, end.failure.hint) == (
+        "model_key_refused",
+        "The key was refused.",
+        "Set it.",
+    )
+    await plane.prompt("tsk_2", "good now")
+    assert (await plane.end_of("tsk_2")).TYPE == "task.completed"
+
+
+async def test_a_model_that_never_says_why_it_stops_is_a_loop(
+    plane: FakeControlPlane, runner: Runner
+) -> None:
+    plane.model.scenarios["loop"] = turns(Turn(text="again", finish=None))
+    await runner.ready()
+    await plane.prompt("tsk_1", "loop please")
+    end: Any = await plane.end_of("tsk_1")
+    assert (end.TYPE, end.failure.code) == ("task.failed", "agent_looping")
+
+
+@pytest.mark.parametrize(
+    ("repository", "branch", "code"),
+    [("nothing.git", "", "clone_failed"), ("sample.git", "no-such", "branch_missing")],
+)
+async def test_a_repository_that_cannot_be_cloned_says_why(
+    plane: FakeControlPlane, runner: Runner, repository: str, branch: str, code: str
+) -> None:
+    plane.repository, plane.branch = repository, branch
+    await runner.start()
+    failed: Any = (await plane.until(lambda: plane.of("sandbox.failed")))[0]
+    assert failed.failure.code == code
+    assert failed.failure.reason
+    assert failed.failure.hint
+    assert "session-token" not in failed.failure.reason
+
+
+async def test_a_checkpoint_comes_back_in_a_new_sandbox(
+    plane: FakeControlPlane, runner: Runner, tmp_path: Path, tree: Path
+) -> None:
+    plane.model.scenarios["first"] = turns(
+        Turn(
+            calls=bash(
+                "echo c > c.txt; git add c.txt; git commit -qm mine; echo loose > loose.txt; rm old.txt; echo x >> README.md"
+            )
+        ),
+        Turn(text="Ok."),
+    )
+    await runner.ready()
+    await plane.prompt("tsk_1", "first work")
+    await plane.end_of("tsk_1")
+    checkpoint = plane.of("checkpoint.created")[0]
+    before = await runner.diff()
+    await runner.stop()
+
+    plane.restore_from = checkpoint.bundle_artifact
+    plane.facts.clear()
+    plane.prompts.clear()
+    plane.acked = 0
+    second = Runner(plane, tmp_path / "second", tree)
+    try:
+        await second.ready()
+        assert plane.of("sandbox.ready")[0].base_commit == checkpoint.base_commit
+        assert await second.diff() == before
+        assert git(second.workspace, "log", "--format=%s") == "mine\nStart\n"
+        status = set(git(second.workspace, "status", "--porcelain").splitlines())
+        assert status == {"?? loose.txt", " D old.txt", " M README.md"}
+    finally:
+        await second.stop()
+
+
+async def test_a_refused_runner_stops_its_agent_and_ends(plane: FakeControlPlane, runner: Runner) -> None:
+    await runner.ready()
+    agent = runner.agent()
+    plane.refusal = {"code": "stale_generation", "reason": "replaced"}
+    await plane.cut()
+    assert await runner.ended() == 0
+    assert not Path(f"/proc/{agent}").exists()
