@@ -16,22 +16,23 @@ export const Tokens = memo(function Tokens({ tokens }: { tokens: Token[] }) {
 interface CodeProps {
   code: string;
   language: string;
-  numbered?: boolean;
+  /** The number of the first line; without it lines have none. */
+  firstLine?: number;
   className?: string;
 }
 
 /** Code in its colours, scrolling sideways, with a button that copies it. */
-export function Code({ code, language, numbered = false, className }: CodeProps) {
+export function Code({ code, language, firstLine, className }: CodeProps) {
   const lines = useHighlightedLines(code, language);
   return (
     <div className={cn("group/code relative rounded-lg border bg-sunken/60", className)}>
       <pre tabIndex={0} className="overflow-x-auto p-3 font-mono text-code -outline-offset-2">
         <code>
           {lines.map((tokens, index) => (
-            <div key={index} className={cn("min-h-5", numbered && "flex")}>
-              {numbered && (
+            <div key={index} className={cn("min-h-5", firstLine !== undefined && "flex")}>
+              {firstLine !== undefined && (
                 <span aria-hidden className="mr-4 w-10 shrink-0 select-none text-right text-ink-faint/70 tabular-nums">
-                  {index + 1}
+                  {firstLine + index}
                 </span>
               )}
               <span>

@@ -19,7 +19,7 @@ import type { Layout } from "./hunk-view";
 import { parseDiff, type FileDiff } from "./parse";
 
 /** While the agent works, the workspace is asked this often. */
-const LIVE_EVERY_MS = 4000;
+const LIVE_EVERY_MS = 2500;
 
 const LAYOUTS: Segment<Layout>[] = [
   { value: "unified", label: <Rows2 aria-hidden />, name: "Unified" },

@@ -73,7 +73,7 @@ export function FileContent({ sessionId, path }: { sessionId: string; path: stri
       </Notice>
     );
   }
-  return <Code code={content.data.text.replace(/\n$/, "")} language={languageOf(path)} numbered className="rounded-none border-0 bg-transparent" />;
+  return <Code code={content.data.text.replace(/\n$/, "")} language={languageOf(path)} firstLine={1} className="rounded-none border-0 bg-transparent" />;
 }
 
 function Picture({ blob, alt }: { blob: Blob; alt: string }) {

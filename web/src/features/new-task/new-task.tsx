@@ -83,6 +83,7 @@ export function NewTask() {
               list={recents}
               value={repository}
               onChange={(event) => {
+                create.reset();
                 setRepository(event.target.value);
               }}
               placeholder="https://… or /path/to/repository"

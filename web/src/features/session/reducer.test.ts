@@ -110,6 +110,22 @@ describe("growing text", () => {
     expect(grow(finished, delta("p1", "text", 5, "late"))).toBe(finished);
   });
 
+  it("that is finished after the tools of its message stands before them, as it was said", () => {
+    const state = fold(
+      log(
+        created,
+        queued,
+        started,
+        ["tool.started", { ...tool, input: {} }],
+        ["message.posted", { message_id: "n1", text: "look" }],
+        ["text.finished", { ...part, part_id: "p1", text: "I run the tests." }],
+        ["text.finished", { ...part, part_id: "p3", text: "Done." }],
+        ["text.finished", { ...part, message_id: "m2", part_id: "p0", text: "Next." }],
+      ),
+    );
+    expect(state.entries.map((entry) => entry.key)).toEqual(["t1", "p1", "p2", "n1", "p3", "p0"]);
+  });
+
   it("takes what it knows already only once and nothing that leaves a hole", () => {
     const known = grow(running, delta("p1", "text", 0, "Hello"));
     expect(grow(known, delta("p1", "text", 0, "Hello"))).toBe(known);

@@ -2,13 +2,24 @@
 
 import type { Delta, EventData, EventType, LogRecord } from "@/api/events";
 import type { Failure, Step, Task, Usage } from "@/api/types";
-import { NO_USAGE, type Entry, type LineEntry, type Partial, type SessionState, type ToolEntry } from "./state";
+import {
+  NO_USAGE,
+  type Entry,
+  type LineEntry,
+  type Partial,
+  type ReasoningEntry,
+  type SessionState,
+  type TextEntry,
+  type ToolEntry,
+} from "./state";
 
 type Handler<T extends EventType> = (
   state: SessionState,
   data: EventData[T],
   record: LogRecord,
 ) => SessionState;
+
+type PartEntry = TextEntry | ReasoningEntry | ToolEntry;
 
 const MAX_CALLS = 200;
 
@@ -177,6 +188,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
       key: data.part_id,
       at_ms: record.at_ms,
       task_id: data.task_id,
+      message_id: data.message_id,
       text: data.text,
       growing: false,
     }),
@@ -186,6 +198,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
       key: data.part_id,
       at_ms: record.at_ms,
       task_id: data.task_id,
+      message_id: data.message_id,
       text: data.text,
       took_ms: data.took_ms,
       growing: false,
@@ -196,6 +209,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
       key: data.part_id,
       at_ms: record.at_ms,
       task_id: data.task_id,
+      message_id: data.message_id,
       tool: data.tool,
       title: data.title,
       input: data.input,
@@ -212,6 +226,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
       key: data.part_id,
       at_ms: started?.at_ms ?? record.at_ms,
       task_id: data.task_id,
+      message_id: data.message_id,
       tool: data.tool,
       title: data.title || (started?.kind === "tool" ? started.title : ""),
       input: started?.kind === "tool" ? started.input : {},
@@ -326,8 +341,9 @@ export function grow(state: SessionState, delta: Delta): SessionState {
   if (!merged) return state;
   const next = { ...state, partials: { ...state.partials, [delta.part_id]: merged } };
   if (entry || delta.kind === "tool") return next;
-  const part = { key: delta.part_id, at_ms: state.updated_at_ms, task_id: delta.task_id, text: "", growing: true };
-  return add(next, delta.kind === "text" ? { kind: "text", ...part } : { kind: "reasoning", took_ms: 0, ...part });
+  const { part_id, message_id, task_id } = delta;
+  const part = { key: part_id, at_ms: state.updated_at_ms, task_id, message_id, text: "", growing: true };
+  return put(next, delta.kind === "text" ? { kind: "text", ...part } : { kind: "reasoning", took_ms: 0, ...part });
 }
 
 /** The text with the delta in its place, or nothing when the delta says what is known or leaves a hole. */
@@ -372,13 +388,25 @@ function isGrowing(entry: Entry): boolean {
   return entry.kind === "tool" ? entry.status === "running" : "growing" in entry && entry.growing;
 }
 
-/** In the place of the entry with the same key, else at the end. */
-function put(state: SessionState, entry: Entry): SessionState {
+/**
+ * A part in its place: that of the entry with the same key, else before those parts of its message that began later.
+ * An agent's words are finished when its message is, which may be after the tools of that message began; part ids sort
+ * by when the part began.
+ */
+function put(state: SessionState, entry: PartEntry): SessionState {
   const index = indexOf(state, entry.key);
-  return index < 0 ? add(state, entry) : { ...state, entries: state.entries.with(index, entry) };
+  if (index >= 0) return { ...state, entries: state.entries.with(index, entry) };
+  let place = state.entries.length;
+  for (let before = place - 1; before >= 0; before -= 1) {
+    const other = state.entries[before];
+    if (!other || !("message_id" in other)) continue;
+    if (other.message_id !== entry.message_id || other.key < entry.key) break;
+    place = before;
+  }
+  return { ...state, entries: state.entries.toSpliced(place, 0, entry) };
 }
 
-function finishPart(state: SessionState, entry: Entry): SessionState {
+function finishPart(state: SessionState, entry: PartEntry): SessionState {
   return { ...put(state, entry), partials: without(state.partials, entry.key) };
 }
 

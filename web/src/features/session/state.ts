@@ -44,12 +44,14 @@ export interface NoteEntry extends EntryOf<"note"> {
 /** While `growing`, the text so far is in `SessionState.partials` under the same key. */
 export interface TextEntry extends EntryOf<"text"> {
   task_id: string;
+  message_id: string;
   text: string;
   growing: boolean;
 }
 
 export interface ReasoningEntry extends EntryOf<"reasoning"> {
   task_id: string;
+  message_id: string;
   text: string;
   took_ms: number;
   growing: boolean;
@@ -58,6 +60,7 @@ export interface ReasoningEntry extends EntryOf<"reasoning"> {
 /** While `running`, the output so far is in `SessionState.partials` under the same key. */
 export interface ToolEntry extends EntryOf<"tool"> {
   task_id: string;
+  message_id: string;
   tool: string;
   title: string;
   input: Record<string, unknown>;

@@ -41,6 +41,12 @@ const text = (input: Input, ...names: string[]): string => {
 const short = (path: string): string => path.replace(/^\/workspace\/repo\//, "");
 const pathOf = (input: Input): string => short(text(input, "filePath", "file_path", "path", "file"));
 
+function progress(todos: unknown): string {
+  if (!Array.isArray(todos)) return "";
+  const done = todos.filter((todo: unknown) => JSON.stringify(todo).includes('"status":"completed"')).length;
+  return `${String(done)} of ${String(todos.length)} done`;
+}
+
 const edit: Describe = (input, title) => ({ kind: "edit", icon: FilePen, verb: "Edit", subject: pathOf(input) || title });
 const search =
   (icon: LucideIcon, verb: string): Describe =>
@@ -63,7 +69,7 @@ const TOOLS: Record<string, Describe> = {
   ls: search(FolderSearch, "List"),
   webfetch: other(Globe, "Fetch", "url"),
   websearch: other(Globe, "Search the web", "query"),
-  todowrite: (_input, title) => ({ kind: "todo", icon: ListTodo, verb: "Update the plan", subject: title }),
+  todowrite: (input) => ({ kind: "todo", icon: ListTodo, verb: "Update the plan", subject: progress(input.todos) }),
   todoread: (_input, title) => ({ kind: "todo", icon: ListTodo, verb: "Read the plan", subject: title }),
   task: other(Bot, "Ask another agent", "description"),
   question: other(MessageCircleQuestion, "Ask"),
@@ -74,6 +80,18 @@ export function describeTool(entry: Pick<ToolEntry, "tool" | "input" | "title">)
   const describe = TOOLS[entry.tool.toLowerCase()];
   if (describe) return describe(entry.input, entry.title);
   return { kind: "other", icon: Wrench, verb: entry.tool, subject: entry.title };
+}
+
+const READING = /^<path>[^\n]*<\/path>\n<type>file<\/type>\n<content>\n([\s\S]*?)\n?<\/content>/;
+
+/** What a read tool showed its agent, as the file's own text; undefined where it is in no form that we know. */
+export function fileText(output: string): { text: string; firstLine: number } | undefined {
+  const content = READING.exec(output)?.[1];
+  if (content === undefined) return undefined;
+  const lines = content.replace(/\n*\([^\n]*\)$/, "").split("\n");
+  const firstLine = Number(/^(\d+): /.exec(lines[0] ?? "")?.[1] ?? 0);
+  if (firstLine === 0) return undefined;
+  return { text: lines.map((line) => line.replace(/^\d+: ?/, "")).join("\n"), firstLine };
 }
 
 /** A terminal's colours and cursor movements mean nothing here. */

@@ -8,7 +8,7 @@ import { cn } from "@/lib/cn";
 import { duration } from "@/lib/format";
 import { languageOf } from "@/lib/language";
 import type { ToolEntry } from "../state";
-import { describeTool, plainText, type ToolLine } from "../tools";
+import { describeTool, fileText, plainText, type ToolLine } from "../tools";
 
 /** Lines of a running command's output that are shown before anybody opens it. */
 const TAIL_LINES = 6;
@@ -91,14 +91,23 @@ function Body({ entry, line, output }: { entry: ToolEntry; line: ToolLine; outpu
   };
   const isEdit = line.kind === "edit" && (text("oldString") !== "" || text("newString") !== "");
   const isWrite = line.kind === "write" && text("content") !== "";
+  const file = line.kind === "read" ? fileText(output) : undefined;
   return (
     <div className="space-y-2">
+      {file && (
+        <Code
+          code={file.text}
+          firstLine={file.firstLine}
+          language={languageOf(line.subject)}
+          className="max-h-96 overflow-y-auto"
+        />
+      )}
       {line.kind === "bash" && <Output text={`$ ${text("command")}`} />}
       {isEdit && <Replacement before={text("oldString")} after={text("newString")} />}
       {isWrite && <Code code={text("content")} language={languageOf(line.subject)} className="max-h-96 overflow-y-auto" />}
-      {line.kind !== "bash" && !isEdit && !isWrite && <Input input={entry.input} />}
+      {line.kind !== "bash" && !isEdit && !isWrite && !file && <Input input={entry.input} />}
       {entry.error && <Output text={plainText(entry.error)} isError />}
-      {output && !isWrite && <Output text={output} />}
+      {output && !isWrite && !file && <Output text={output} />}
       {entry.truncated && <p className="text-xs text-ink-faint">The output was longer; only this much was kept.</p>}
       {!output && !entry.error && entry.status === "done" && line.kind === "bash" && (
         <p className="text-xs text-ink-faint">No output.</p>
