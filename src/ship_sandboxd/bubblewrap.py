@@ -199,9 +199,7 @@ class _Preparation:
         uid = self._spec.uid
         theirs = (self._info_there, self._block_there, self._seccomp, self._config)
         sockets = (self._listener.fileno(), self._ready_there.fileno())
-        options = arguments(
-            self._program, self._spec.id, self._binds, self._info_there, self._block_there, self._seccomp
-        )
+        options = arguments(self._program, self._binds, self._info_there, self._block_there, self._seccomp)
         log = os.open(
             self._spec.folder / "envd.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
@@ -268,7 +266,7 @@ class _Preparation:
 
 
 def arguments(
-    program: str, name: str, binds: list[tuple[str, str, str]], info_fd: int, block_fd: int, seccomp_fd: int
+    program: str, binds: list[tuple[str, str, str]], info_fd: int, block_fd: int, seccomp_fd: int
 ) -> list[str]:
     """bubblewrap's command line, up to the command."""
     words = [program, "--unshare-all", "--unshare-user", "--disable-userns", "--as-pid-1", "--new-session"]
@@ -278,7 +276,7 @@ def arguments(
         "--gid",
         str(INSIDE_ID),
         "--hostname",
-        name,
+        layout.HOSTNAME,
         "--cap-drop",
         "ALL",
         "--clearenv",

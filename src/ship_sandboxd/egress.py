@@ -32,7 +32,9 @@ from .settings import Upstream
 
 PORT = 3128
 UPSTREAM_PATIENCE_S = 30.0
+MAX_CONNECTIONS = 512
 _CONNECT_TIMEOUT_S = 15.0
+_LOOKUP_TIMEOUT_S = 10.0
 _RETRY_S = 0.1
 _REFUSALS_FILE_BYTES = 1024 * 1024
 _log = logging.getLogger("ship_sandboxd.egress")
@@ -76,10 +78,11 @@ def is_own(address: Address) -> bool:
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind((str(address), 0))
+            # Sends nothing: it only looks up the way, which for an own address begins at that address.
+            probe.connect((str(address), 9))
         except OSError:
             return False
-    return True
+        return bool(probe.getsockname()[0] == str(address))
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -135,9 +138,11 @@ class Egress:
 
     async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is not None:
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+        if task is None or len(self._connections) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
         await serve_connection(reader, writer, self._handle, _error_body)
 
     async def _handle(self, exchange: Exchange) -> None:
@@ -185,9 +190,9 @@ class Egress:
             texts = [str(ipaddress.ip_address(host))]
         except ValueError:
             try:
-                texts = await self._lookup(host, port)
+                texts = await asyncio.wait_for(self._lookup(host, port), _LOOKUP_TIMEOUT_S)
             except (OSError, UnicodeError) as error:
-                raise Refused(f"cannot resolve {host}: {error}", 502) from error
+                raise Refused(f"cannot resolve {host}: {error or 'no name server answers'}", 502) from error
         for text in texts:
             self._rules.check_address(ipaddress.ip_address(text.partition("%")[0]))
         return texts

@@ -10,13 +10,14 @@ from . import envd
 from .errors import SetupError
 
 SANDBOX_PYTHON = "/usr/bin/python3"
+HOSTNAME = "sandbox"
 _MIN_PYTHON = (3, 10)
 
 _ETC = {
     "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nuser:x:1000:1000:user:/home/user:/bin/bash\n"
     "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "group": "root:x:0:\ntty:x:5:\nuser:x:1000:\nnogroup:x:65534:\n",
-    "hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost\n",
+    "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost\n",
     "resolv.conf": "# There is no name server here: names are resolved by the proxy on 127.0.0.1:3128.\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n",
     # Debian's own /etc/profile would replace the PATH that a template gives.

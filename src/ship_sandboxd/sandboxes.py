@@ -113,8 +113,9 @@ class Sandboxes:
     async def create(self, wanted: NewSandbox) -> Sandbox:
         """Start a sandbox and wait until it answers. Raises NotFound for the template, LaunchFailed."""
         template = templates.read(self._templates, wanted.template)
-        sandbox = self._prepare(wanted, template)
+        sandbox = self._register(wanted, template)
         try:
+            _make_folders(sandbox)
             await self._launch(sandbox, wanted, template)
         except BaseException:
             await asyncio.shield(self._end(sandbox))
@@ -122,8 +123,7 @@ class Sandboxes:
         self._attend(sandbox)
         return sandbox
 
-    def _prepare(self, wanted: NewSandbox, template: templates.Template) -> Sandbox:
-        """The record and the folders, before anything runs."""
+    def _register(self, wanted: NewSandbox, template: templates.Template) -> Sandbox:
         now = time.time()
         record = SandboxRecord(
             id="".join(secrets.choice(_ALPHABET) for _ in range(20)),
@@ -143,15 +143,7 @@ class Sandboxes:
             request_digest=wanted.request_digest,
         )
         sandbox = Sandbox(record, self._folder / record.id)
-        sandbox.folder.mkdir(mode=0o700)
-        record.save(sandbox.folder)
         self._sandboxes[record.id] = sandbox
-        for name, mode in (("home", 0o700), ("workspace", 0o755), ("tmp", 0o1777)):
-            folder = sandbox.folder / name
-            folder.mkdir()
-            folder.chmod(mode)
-            if record.uid is not None:
-                os.chown(folder, record.uid, record.uid)
         return sandbox
 
     async def _launch(self, sandbox: Sandbox, wanted: NewSandbox, template: templates.Template) -> None:
@@ -211,7 +203,12 @@ class Sandboxes:
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("work behind the scenes failed", exc_info=task.exception())
 
     def set_timeout(self, sandbox_id: str, timeout_s: int, only_extend: bool = False) -> Sandbox:
         """Let it live for so many seconds from now. Raises NotFound."""
@@ -245,7 +242,10 @@ class Sandboxes:
         if sandbox.egress is not None:
             await sandbox.egress.close()
         await self._launcher.end(record.id, record.init, record.monitor)
-        await cgroups.remove(record.cgroups)
+        try:
+            await cgroups.remove(record.cgroups)
+        except OSError as error:
+            _log.error("a cgroup cannot be removed", extra={"sandbox": record.id, "reason": str(error)})
         trash = self._trash / record.id
         with contextlib.suppress(FileNotFoundError):
             sandbox.folder.rename(trash)
@@ -311,6 +311,19 @@ class Sandboxes:
             if sandbox.egress is not None:
                 await sandbox.egress.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _make_folders(sandbox: Sandbox) -> None:
+    """The record, and what the sandbox may write to, before anything runs."""
+    record = sandbox.record
+    sandbox.folder.mkdir(mode=0o700)
+    record.save(sandbox.folder)
+    for name, mode in (("home", 0o700), ("workspace", 0o755), ("tmp", 0o1777)):
+        folder = sandbox.folder / name
+        folder.mkdir()
+        folder.chmod(mode)
+        if record.uid is not None:
+            os.chown(folder, record.uid, record.uid)
 
 
 def _environment(record: SandboxRecord, template: templates.Template, wanted: NewSandbox) -> dict[str, str]:

@@ -5,9 +5,11 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import bubblewrap, cgroups, layout, seccomp
@@ -70,9 +72,14 @@ def _cgroups() -> Cgroups:
 
 async def serve(settings: Settings, machine: Machine) -> None:
     """Serve until SIGTERM or SIGINT; the sandboxes run on."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    loop = asyncio.get_running_loop()
+    # Name lookups wait in threads; a sandbox that asks for slow ones must not hold up the others.
+    loop.set_default_executor(ThreadPoolExecutor(64))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
     domain = settings.domain or f"localhost:{port}"

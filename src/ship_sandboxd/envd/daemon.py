@@ -31,6 +31,7 @@ from .transfer import Transfer, TransferError
 from .usage import Usage
 
 Route = Callable[[Exchange], Awaitable[None]]
+OPEN_FILES = 65536
 LISTENER_PATH = "/egress-listener"
 _CONNECT_TIMEOUT_S = 10.0
 _log = logging.getLogger("envd")
@@ -217,6 +218,8 @@ async def _respond_error(exchange: Exchange, status: int, message: str) -> None:
 def _limit(max_processes: int | None) -> None:
     """What every process of the sandbox inherits, and cannot raise again."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, OPEN_FILES), hard))
     if max_processes is not None:
         resource.setrlimit(resource.RLIMIT_NPROC, (max_processes, max_processes))
 

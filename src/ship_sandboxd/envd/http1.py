@@ -420,6 +420,9 @@ async def serve_connection(
         await _serve(connection, handler, error_body)
     except (BrokenStreamError, OSError):
         connection.abort()
+    except asyncio.CancelledError:
+        connection.abort()
+        raise
     finally:
         await connection.close()
 
