@@ -17,10 +17,17 @@ class Address:
 
     url: str
     token: str
+    noted_in: Path | None = None
+    """The data folder that the token was read from: a restarted server notes another one there."""
 
     def client(self) -> Client:
-        """A client of that server."""
-        return Client(self.url, self.token)
+        """A client of that server; it outlives restarts of this machine's own."""
+        return Client(self.url, self.current_token)
+
+    def current_token(self) -> str:
+        """The token that holds now."""
+        noted = recall(self.noted_in) if self.noted_in else None
+        return noted.token if noted and noted.url == self.url else self.token
 
 
 def data_folder(chosen: Path | None) -> Path:
@@ -43,7 +50,7 @@ def find(url: str | None, token: str | None, data: Path | None) -> Address:
     address = url.rstrip("/") if url else noted.url if noted else ""
     # The local token opens this machine's server; it is not shown to any other.
     if not token and noted and noted.url == address:
-        token = noted.token
+        return noted
     if not token:
         raise errors.Unauthenticated(
             f"there is no token for {address}",
@@ -60,7 +67,7 @@ def recall(folder: Path) -> Address | None:
         return None
     try:
         noted = json.loads(file.read_text())
-        return Address(noted["url"].rstrip("/"), noted["token"])
+        return Address(noted["url"].rstrip("/"), noted["token"], folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise errors.ConfigurationError(
             f"{file} is not what `ship up` writes",

@@ -120,6 +120,7 @@ class _Following:
         self._asking: asyncio.Task[None] | None = None
         self._asked: set[str] = set()
         self._current = ""
+        self._lost_before = False
         self.progress = progress
         self.transcript = Transcript(self._console)
 
@@ -131,6 +132,7 @@ class _Following:
             events = self._client.events(self._session_id, after=after, on_lost=self._lost)
             async with contextlib.aclosing(aiter(events)) as items:
                 async for item in items:
+                    self._lost_before = False
                     if isinstance(item, Record):
                         await self._show(item)
                         if self._over(item.seq):
@@ -228,7 +230,8 @@ class _Following:
             self._asked.discard(self._current)
 
     def _lost(self, reason: str) -> None:
-        if not self._as_json:
+        if not self._as_json and not self._lost_before:
+            self._lost_before = True
             self.transcript.say(f"connection lost, trying again ({reason})", "yellow")
 
 

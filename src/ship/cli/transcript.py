@@ -34,6 +34,7 @@ class Transcript:
         self._console = console
         self._parts: dict[str, tuple[str, str]] = {}
         self._tools: dict[str, facts.ToolStarted] = {}
+        self._failure: Failure | None = None
         self._todos: tuple[Todo, ...] = ()
         self._live: Live | None = None
 
@@ -123,10 +124,15 @@ class Transcript:
             case facts.SandboxReady():
                 return _quiet(f"sandbox ready on {fact.work_branch or 'a detached head'}")
             case facts.SandboxFailed() | facts.SessionFailed() | facts.TaskFailed() | facts.EffectFailed():
+                told, self._failure = self._failure, fact.failure
+                if fact.failure == told:
+                    # One failure passes through several hands; it is told once.
+                    return None
                 return _failure(_WHAT_FAILED[type(fact)], fact.failure)
             case facts.SandboxLost():
                 return _warning(f"the sandbox is gone: {fact.reason}")
             case facts.TaskQueued():
+                self._failure = None
                 return _said(author, fact.prompt, "bold")
             case facts.TaskSteered():
                 return _said(f"{author} (steers)", fact.text, "bold")

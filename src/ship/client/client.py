@@ -49,18 +49,18 @@ class Client:
 
     Args:
         url: the server's root, like ``http://127.0.0.1:8700``.
-        token: an API token.
+        token: an API token, or what gives the one that holds now: it is asked before each request.
         timeout_s: how long one answer may take.
     """
 
-    def __init__(self, url: str, token: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, url: str, token: str | Callable[[], str], *, timeout_s: float = 60.0) -> None:
         self.url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._token = token if callable(token) else lambda: token
         # A proxy from the environment cannot reach this machine's own loopback.
         self._direct = _is_loopback(self.url)
         self._http = httpx.AsyncClient(
             base_url=self.url,
-            headers=self._headers,
+            auth=self._sign,
             timeout=httpx.Timeout(timeout_s, connect=10.0),
             trust_env=not self._direct,
         )
@@ -76,6 +76,10 @@ class Client:
     async def close(self) -> None:
         """Closes the connections."""
         await self._http.aclose()
+
+    def _sign(self, request: httpx.Request) -> httpx.Request:
+        request.headers["Authorization"] = f"Bearer {self._token()}"
+        return request
 
     # Sessions
 
@@ -206,7 +210,7 @@ class Client:
         scheme, _, rest = f"{self.url}/api/v1{_path('sessions', session_id, 'events', 'ws')}".partition("://")
         return Events(
             f"{'wss' if scheme == 'https' else 'ws'}://{rest}",
-            self._headers,
+            self._token,
             after=after,
             types=tuple(types),
             patience_s=patience_s,

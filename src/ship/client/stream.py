@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import msgspec
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from ship import errors
@@ -17,6 +17,7 @@ from ship.events.frames import Delta
 SIGNED_OUT, UNKNOWN_SESSION, TOO_SLOW, ARCHIVED = 4401, 4404, 4408, 4409
 HEARTBEAT_S = 10.0
 START_HINT = "Start Ship with `ship up`, or say where it runs with --url."
+SIGN_IN_HINT = "Make one with `ship token create`."
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 _LARGEST_MESSAGE_BYTES = 32 * 1024 * 1024
 
@@ -42,7 +43,7 @@ class Events:
 
     Args:
         url: the WebSocket's address, without a query.
-        headers: sent with each connection.
+        token: asked for the API token before each connection.
         after: the first record is the one after this seq.
         types: only these event types; empty means all. Deltas come in either case.
         patience_s: how long to try to come back before giving up.
@@ -53,7 +54,7 @@ class Events:
     def __init__(
         self,
         url: str,
-        headers: Mapping[str, str],
+        token: Callable[[], str],
         *,
         after: int,
         types: tuple[str, ...],
@@ -62,7 +63,7 @@ class Events:
         options: Mapping[str, Any],
     ) -> None:
         self._url = url
-        self._headers = headers
+        self._token = token
         self._types = types
         self._patience_s = patience_s
         self._on_lost = on_lost
@@ -82,14 +83,19 @@ class Events:
         lost_at: float | None = None
         pause_s = FIRST_PAUSE_S
         while True:
+            token = self._token()
             try:
-                async with contextlib.aclosing(self._connection()) as items:
+                async with contextlib.aclosing(self._connection(token)) as items:
                     async for item in items:
                         lost_at, pause_s = None, FIRST_PAUSE_S
                         yield item
                 return
             except (_Broken, OSError, InvalidHandshake, TimeoutError) as error:
-                reason = _refusal(error)
+                reason = str(error) or type(error).__name__
+            except errors.Unauthenticated as error:
+                if token == self._token():
+                    raise
+                reason = error.message
             lost_at = lost_at or clock()
             if clock() - lost_at > self._patience_s:
                 raise errors.Unavailable(
@@ -102,24 +108,22 @@ class Events:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, guards nothing
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
-    async def _connection(self) -> AsyncGenerator[Record | Delta, None]:
+    async def _connection(self, token: str) -> AsyncGenerator[Record | Delta, None]:
+        headers = {"Authorization": f"Bearer {token}"}
         query = f"?after={self.seq}" + (f"&types={','.join(self._types)}" if self._types else "")
-        async with connect(
-            self._url + query,
-            additional_headers=self._headers,
-            max_size=_LARGEST_MESSAGE_BYTES,
-            **self._options,
-        ) as socket:
-            while True:
-                try:
-                    message = await asyncio.wait_for(socket.recv(decode=False), 3 * HEARTBEAT_S)
-                except ConnectionClosed as closed:
-                    if _ended(closed):
-                        return
-                    raise _Broken(str(closed)) from closed
-                item = self._read(message)
-                if item is not None:
-                    yield item
+        try:
+            async with connect(
+                self._url + query,
+                additional_headers=headers,
+                max_size=_LARGEST_MESSAGE_BYTES,
+                **self._options,
+            ) as socket:
+                while (message := await _received(socket)) is not None:
+                    item = self._read(message)
+                    if item is not None:
+                        yield item
+        except InvalidStatus as answer:
+            raise _refused(answer) from answer
 
     def _read(self, message: bytes) -> Record | Delta | None:
         head = _head_decoder.decode(message)
@@ -139,24 +143,31 @@ class Events:
         return record
 
 
+async def _received(socket: ClientConnection) -> bytes | None:
+    """The next message, None when the server has sent everything."""
+    try:
+        return await asyncio.wait_for(socket.recv(decode=False), 3 * HEARTBEAT_S)
+    except ConnectionClosed as closed:
+        if _ended(closed):
+            return None
+        raise _Broken(str(closed)) from closed
+
+
 def _ended(closed: ConnectionClosed) -> bool:
     """Whether the server has sent everything; raises what it said when it refused us."""
     code = closed.rcvd.code if closed.rcvd else 0
     if code == SIGNED_OUT:
-        raise errors.Unauthenticated(
-            "the token is not known to this server", hint="Make one with `ship token create`."
-        )
+        raise errors.Unauthenticated("the token is not known to this server", hint=SIGN_IN_HINT)
     if code == UNKNOWN_SESSION:
         raise errors.NotFound("no such session", code="session_not_found")
     return code == ARCHIVED
 
 
-def _refusal(error: Exception) -> str:
-    """Why a connection failed; raises when trying again cannot help."""
-    if isinstance(error, InvalidStatus):
-        status = error.response.status_code
-        if status in (401, 403):
-            raise errors.Unauthenticated("the token is not known to this server") from error
-        if status == 404:
-            raise errors.NotFound("no such session", code="session_not_found") from error
-    return str(error) or type(error).__name__
+def _refused(answer: InvalidStatus) -> Exception:
+    """What a refused handshake means."""
+    status = answer.response.status_code
+    if status in (401, 403):
+        return errors.Unauthenticated("the token is not known to this server", hint=SIGN_IN_HINT)
+    if status == 404:
+        return errors.NotFound("no such session", code="session_not_found")
+    return _Broken(str(answer))

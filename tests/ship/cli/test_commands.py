@@ -396,3 +396,17 @@ def test_ctrl_c_leaves_the_task_running(server: ProtocolServer) -> None:
     assert "Come back with: ship attach ses_1" in err
     assert "Traceback" not in out + err
     assert server.logs["ses_1"].tasks[0]["status"] == "running"
+
+
+def test_a_failure_that_passes_through_several_hands_is_told_once(
+    ship: Ship, server: ProtocolServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failure = Failure(code="clone_failed", reason="no such repository")
+
+    def refuse(log: Log, task_id: str) -> None:
+        log.append(facts.SandboxFailed(generation=1, failure=failure), SYSTEM)
+        log.append(facts.SessionFailed(failure=failure), SYSTEM)
+
+    server.on_task = refuse
+    assert ship("run", URL, "fix it") == Exit.FAILED
+    assert capfd.readouterr().out.count("no such repository") == 1

@@ -98,3 +98,13 @@ async def test_patience_ends() -> None:
             async with asyncio.timeout(5):
                 await anext(aiter(client.events("ses_1", patience_s=0.2, on_lost=lost.append)))
     assert lost
+
+
+async def test_a_token_that_was_renewed_meanwhile_is_taken_up(server: ProtocolServer) -> None:
+    log = filled(server, 4)
+    log.ended = True
+    server.cut_after = 2
+    tokens = iter([TOKEN, "of the server before its restart", TOKEN, TOKEN, TOKEN])
+    async with Client(server.url, lambda: next(tokens, TOKEN)) as client:
+        seqs = [item.seq async for item in client.events("ses_1") if isinstance(item, Record)]
+    assert seqs == [1, 2, 3, 4]
