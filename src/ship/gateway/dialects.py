@@ -109,7 +109,6 @@ class Dialect(msgspec.Struct, frozen=True):
     meter: type[ChatMeter] | type[ResponsesMeter] | type[MessagesMeter] | None
     anthropic: bool = False
     method: str = "POST"
-    include_usage: bool = False
 
     def error(self, *, message: str, kind: str, code: str, hint: str) -> JSONObject:
         """The body of an answer that refuses."""
@@ -133,8 +132,8 @@ class Dialect(msgspec.Struct, frozen=True):
 
 
 DIALECTS: dict[str, Dialect] = {
-    "chat/completions": Dialect(ChatMeter, include_usage=True),
-    "completions": Dialect(ChatMeter, include_usage=True),
+    "chat/completions": Dialect(ChatMeter),
+    "completions": Dialect(ChatMeter),
     "responses": Dialect(ResponsesMeter),
     "messages": Dialect(MessagesMeter, anthropic=True),
     "messages/count_tokens": Dialect(None, anthropic=True),

@@ -7,6 +7,7 @@ counted on the way, and whatever goes wrong reaches the agent as an error of the
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -18,12 +19,13 @@ from ship.config import Provider
 from ship.errors import ShipError, StaleGeneration
 from ship.gateway import model_errors, upstream
 from ship.gateway.credentials import session_token
-from ship.gateway.dialects import DIALECTS, Dialect
+from ship.gateway.dialects import DIALECTS, ChatMeter, Dialect
 from ship.gateway.forwarding import Forwarding, send_error
 from ship.gateway.grants import Grant, Grants
 
 logger = logging.getLogger(__name__)
 
+OPENAI_HOST = "api.openai.com"
 REQUEST_LIMIT_BYTES = 32 * 1024 * 1024
 
 
@@ -128,14 +130,20 @@ def _call(request: Request, provider: Provider, dialect: Dialect, body: bytes) -
             f"{provider.name} has no model {asked.model!r} in Ship's settings",
             hint="Name one of the models that the settings list for it.",
         )
-    if dialect.include_usage and asked.stream:
-        options = (
-            {**asked.stream_options, "include_usage": True}
-            if asked.stream_options
-            else {"include_usage": True}
-        )
-        body = msgspec.json.encode({**document, "stream_options": options})
+    if dialect.meter is ChatMeter:
+        body = msgspec.json.encode(_adapted(provider, document, asked))
     return upstream.Call(provider, "POST", path, query, headers, body, asked.model, asked.stream)
+
+
+def _adapted(provider: Provider, document: dict[str, msgspec.Raw], asked: _Asked) -> dict[str, object]:
+    """A chat request that says its usage when it streams, with the limit under the name that OpenAI itself wants: its newer
+    models refuse ``max_tokens``, which OpenAI-compatible clients send."""
+    adapted: dict[str, object] = dict(document)
+    if asked.stream:
+        adapted["stream_options"] = {**(asked.stream_options or {}), "include_usage": True}
+    if "max_tokens" in adapted and urlsplit(provider.base_url).hostname == OPENAI_HOST:
+        adapted["max_completion_tokens"] = adapted.pop("max_tokens")
+    return adapted
 
 
 async def _unless_disconnected(receive: Receive, work: Coroutine[None, None, None]) -> None:

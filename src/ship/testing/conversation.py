@@ -11,7 +11,7 @@ _REMINDER = re.compile(
     r"<system-reminder>\s*The user sent the following message:\s*(.*?)\n+Please address", re.DOTALL
 )
 _CALL_ID = re.compile(r"call_(\d+)_")
-_ENDED = ("aborted", "interrupted", "cancelled")
+_ENDED = ("aborted", "interrupted", "cancelled", "rejected permission")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _turn_of(call: str) -> int:
 
 
 def _cut_short(result: str) -> bool:
-    return len(result) < 200 and any(word in result.lower() for word in _ENDED)
+    return any(word in result[-200:].lower() for word in _ENDED)
 
 
 def _steer_text(text: str) -> str:

@@ -274,6 +274,19 @@ async def test_a_chat_stream_is_made_to_say_its_usage(gateway: Gateway) -> None:
     assert "stream_options" not in whole
 
 
+async def test_openai_itself_gets_the_limit_under_its_newer_name(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await post(gateway, "scripted", "chat/completions", chat("echo", max_tokens=10))
+    monkeypatch.setattr(models, "OPENAI_HOST", "127.0.0.1")
+    await post(gateway, "scripted", "chat/completions", chat("echo", max_tokens=10))
+
+    elsewhere, openai = (json.loads(seen.body) for seen in gateway.model.seen)
+    assert elsewhere["max_tokens"] == 10
+    assert openai["max_completion_tokens"] == 10
+    assert "max_tokens" not in openai
+
+
 async def test_free_calls_are_forwarded_and_not_accounted(gateway: Gateway) -> None:
     async with httpx.AsyncClient(verify=False, headers={"authorization": f"Bearer {TOKEN}"}) as client:
         listed = await client.get(f"{gateway.url}/scripted/v1/models")

@@ -106,12 +106,21 @@ async def test_who_steers_is_heard_and_the_task_goes_on(url: str) -> None:
     assert "Step 2 of 30" in second["content"]
 
 
-async def test_a_task_after_a_cut_short_call_is_a_new_task(url: str) -> None:
+@pytest.mark.parametrize(
+    "result",
+    [
+        "Tool execution aborted",
+        "tick\n" * 100 + "<shell_metadata>\nUser aborted the command\n</shell_metadata>",
+        "[Tool execution was interrupted]",
+        "The user rejected permission to use this specific tool call.",
+    ],
+)
+async def test_a_task_after_a_cut_short_call_is_a_new_task(url: str, result: str) -> None:
     agent = ChatAgent(url, "thirty_tools")
     agent.messages.append({"role": "user", "content": "go"})
     first = await agent.step()
     call = first["tool_calls"][0]["id"]
-    agent.messages.append({"role": "tool", "tool_call_id": call, "content": "Tool execution aborted"})
+    agent.messages.append({"role": "tool", "tool_call_id": call, "content": result})
     agent.messages.append({"role": "user", "content": "go again"})
 
     assert "Step 1 of 30" in (await agent.step())["content"]
