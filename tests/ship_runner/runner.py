@@ -1,6 +1,7 @@
 """The real runner as a process of its own, outside any sandbox, with folders of the test's."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -71,4 +72,5 @@ class Runner:
             self._process.terminate()
             await self._process.wait()
         if (self.state / "agent.json").exists():
-            os.kill(self.agent(), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.agent(), signal.SIGKILL)

@@ -159,13 +159,13 @@ class AgentProcess:
         self._watch(record)
 
     def _close_configuration_folder(self) -> None:
-        """OpenCode installs a plugin from the network into each configuration folder that it may write."""
+        """OpenCode installs a package from the network into a configuration folder, unless it looks as if it were there."""
         folder = self._home / ".config" / "opencode"
         if not folder.exists():
-            folder.mkdir(parents=True)
-            (folder / ".gitignore").write_text(
-                "node_modules\npackage.json\npackage-lock.json\nbun.lock\n.gitignore\n"
-            )
+            (folder / "node_modules").mkdir(parents=True)
+            lock = {"packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
+            (folder / "package-lock.json").write_text(json.dumps(lock))
+            (folder / ".gitignore").write_text("*\n")
             folder.chmod(0o555)
 
     def _watch(self, record: _Record) -> None:
