@@ -60,13 +60,15 @@ class Cgroups:
     def controllers(self) -> set[str]:
         return {name for hierarchy in self._hierarchies for name in hierarchy.controllers}
 
-    def create(self, name: str, limits: Limits) -> list[str]:
-        """Make a sandbox's groups; answers their folders."""
-        made = []
+    def folders(self, name: str) -> list[str]:
+        """Where a sandbox's groups will be; to be written down before they are made."""
+        return [str(hierarchy.folder / name) for hierarchy in self._hierarchies]
+
+    def create(self, name: str, limits: Limits) -> None:
+        """Make a sandbox's groups."""
         for hierarchy in self._hierarchies:
             folder = hierarchy.folder / name
             folder.mkdir(exist_ok=True)
-            made.append(str(folder))
             for controller in hierarchy.controllers:
                 for file, value in limits.files(controller, hierarchy.version).items():
                     with (
@@ -75,7 +77,6 @@ class Cgroups:
                         else contextlib.nullcontext()
                     ):
                         _write(folder / file, value)
-        return made
 
 
 def join(folders: list[str], pid: int) -> None:

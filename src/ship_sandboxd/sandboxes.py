@@ -142,15 +142,14 @@ class Sandboxes:
             idempotency_key=wanted.idempotency_key,
             request_digest=wanted.request_digest,
         )
+        record.cgroups = self._groups.folders(record.id)
         sandbox = Sandbox(record, self._folder / record.id)
         self._sandboxes[record.id] = sandbox
         return sandbox
 
     async def _launch(self, sandbox: Sandbox, wanted: NewSandbox, template: templates.Template) -> None:
         record = sandbox.record
-        limits = Limits(template.memory_mb, template.pids, template.cpu_count)
-        record.cgroups = self._groups.create(record.id, limits)
-        record.save(sandbox.folder)
+        self._groups.create(record.id, Limits(template.memory_mb, template.pids, template.cpu_count))
         launched = await self._launcher.launch(
             LaunchSpec(
                 id=record.id,

@@ -92,7 +92,8 @@ def test_cgroups_of_version_1_are_made_below_the_own_group(tmp_path: Path) -> No
     group = folder / "ship-sandboxd" / "name"
     group.mkdir()
     (group / "memory.limit_in_bytes").touch()
-    assert found.create("name", Limits(64, 10, 1)) == [str(group)]
+    assert found.folders("name") == [str(group)]
+    found.create("name", Limits(64, 10, 1))
     assert (group / "memory.limit_in_bytes").read_text() == str(64 * 1024 * 1024)
 
 
@@ -119,7 +120,8 @@ def test_cgroups_of_version_2_take_the_controllers_that_are_handed_on(tmp_path: 
 def test_without_cgroups_nothing_is_limited_and_nothing_fails(tmp_path: Path) -> None:
     found = cgroups.detect("0::/\n", f"cgroup2 {tmp_path}/none cgroup2 rw 0 0\n")
     assert found.controllers == set()
-    assert found.create("name", Limits(64, 10, 1)) == []
+    assert found.folders("name") == []
+    found.create("name", Limits(64, 10, 1))
 
 
 @pytest.mark.parametrize(
