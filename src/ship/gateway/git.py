@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from ship.errors import Forbidden, InvalidInput, NotFound, ShipError, TooLarge, Unavailable
 from ship.gateway.credentials import session_token
 from ship.gateway.grants import Grants
+from ship.gateway.slots import Slots
 from ship.repositories import git
 from ship.repositories.sources import (
     LocalSource,
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 SERVICE = "git-upload-pack"
 REQUEST_LIMIT_BYTES = 64 * 1024 * 1024
 """Of what a client sends to ask for objects, decompressed."""
+
+CALLS_PER_SESSION = 8
+"""How many may be under way at once."""
 
 _MEMORY_BYTES = 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
@@ -77,9 +81,9 @@ def routes(
     """The gateway's routes, to be mounted at the root. ``uploads`` is the folder of ``repositories.uploads``."""
     gateway = _Gateway(grants, http, tuple(local_roots), uploads, credentials or NoCredentials())
     return [
-        Route("/git/repo.git/info/refs", gateway.info_refs),
-        Route(f"/git/repo.git/{SERVICE}", gateway.upload_pack, methods=["POST"]),
-        Route("/git/repo.git/git-receive-pack", gateway.receive_pack, methods=["POST"]),
+        Route("/git/repo.git/info/refs", gateway, methods=["GET"]),
+        Route(f"/git/repo.git/{SERVICE}", gateway, methods=["POST"]),
+        Route("/git/repo.git/git-receive-pack", gateway, methods=["POST"]),
     ]
 
 
@@ -92,7 +96,7 @@ class _Asked:
 
     @property
     def media_type(self) -> str:
-        return _RESULT if self.body else _ADVERTISEMENT
+        return _ADVERTISEMENT if self.body is None else _RESULT
 
 
 class _Gateway:
@@ -108,42 +112,32 @@ class _Gateway:
         self._local_roots = local_roots
         self._uploads = uploads
         self._remote = _Remote(http, credentials)
+        self._slots = Slots(CALLS_PER_SESSION)
 
-    async def info_refs(self, request: Request) -> Response:
-        """The advertisement of refs, or of capabilities in version 2."""
-        service = request.query_params.get("service", "")
-        if service == "git-receive-pack":
-            return await self.receive_pack(request)
-        if service != SERVICE:
-            return PlainTextResponse("Only git's smart HTTP protocol is served here.\n", 400)
-        return await self._answer(request, None)
-
-    async def upload_pack(self, request: Request) -> Response:
-        """Negotiation and pack. The body is whole on disk before the answer starts: streaming both at once corrupts packs."""
-        with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as body:
-            return await self._answer(request, body)
-
-    async def receive_pack(self, request: Request) -> Response:
-        """Refuses."""
-        error = Forbidden(
-            "Sessions cannot push yet; take the change with `ship apply`.", code="push_not_allowed"
-        )
-        return _plain(error)
-
-    async def _answer(self, request: Request, body: IO[bytes] | None) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one step. A body is whole on disk before the answer starts: streaming both at once corrupts packs."""
+        request = Request(scope, receive)
         protocol = request.headers.get("git-protocol", "")
-        asked = _Asked(protocol if _PROTOCOL.fullmatch(protocol) else "", body)
-        try:
-            grant = await self._grants.authorize(session_token(request))
-            if body is not None:
-                await _spool(request, body)
-            return await self._serve(parse_source(grant.repository.source), asked)
-        except (NotFound, Unavailable, InvalidInput) as error:
-            return _error_packet(error, asked)
-        except ShipError as error:
-            return _plain(error)
-        except ClientDisconnect:
-            return Response(status_code=400)
+        with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as body:
+            asked = _Asked(
+                protocol if _PROTOCOL.fullmatch(protocol) else "", body if request.method == "POST" else None
+            )
+            try:
+                _require_reading(request)
+                grant = await self._grants.authorize(session_token(request))
+                with self._slots.taken(grant.session_id):
+                    if asked.body is not None:
+                        await _spool(request, asked.body)
+                    response = await self._serve(parse_source(grant.repository.source), asked)
+                    await response(scope, receive, send)
+                return
+            except (NotFound, Unavailable, InvalidInput) as error:
+                refusal = _error_packet(error, asked)
+            except ShipError as error:
+                refusal = _plain(error)
+            except ClientDisconnect:
+                return
+            await refusal(scope, receive, send)
 
     async def _serve(self, source: Source, asked: _Asked) -> Response:
         match source:
@@ -163,30 +157,51 @@ class _Gateway:
                 return await _serve_local(folder, asked)
 
 
+def _require_reading(request: Request) -> None:
+    service = request.query_params.get("service") or request.url.path.rpartition("/")[2]
+    if service == "git-receive-pack":
+        raise Forbidden(
+            "Sessions cannot push yet; take the change with `ship apply`.", code="push_not_allowed"
+        )
+    if service != SERVICE:
+        raise Forbidden("Only git's smart HTTP protocol is served here.", code="git_service_unknown")
+
+
 async def _serve_local(folder: Path, asked: _Asked) -> Response:
     arguments = ["upload-pack", "--strict", "--stateless-rpc"]
     if asked.body is None:
         arguments.append("--advertise-refs")
-    process = await asyncio.create_subprocess_exec(
-        *git.command(*arguments, str(folder)),
-        cwd="/",
-        env=git.environment({"GIT_PROTOCOL": asked.protocol} if asked.protocol else None),
-        stdin=asyncio.subprocess.DEVNULL if asked.body is None else asked.body.fileno(),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    with tempfile.TemporaryFile() as words:
+        process = await asyncio.create_subprocess_exec(
+            *git.command(*arguments, str(folder)),
+            cwd="/",
+            env=git.environment({"GIT_PROTOCOL": asked.protocol} if asked.protocol else None),
+            stdin=asyncio.subprocess.DEVNULL if asked.body is None else asked.body.fileno(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=words.fileno(),
+        )
+        assert process.stdout is not None, "it was started with a pipe"
+        first = await process.stdout.read(_CHUNK_BYTES)
+        if not first and await process.wait():
+            logger.warning("git upload-pack in %s: %s", folder, _end_of(words))
+            raise Unavailable(
+                "git cannot read the repository",
+                code="repository_unreadable",
+                hint="Run `git fsck` in it; Ship's log has git's own words.",
+            )
     head = _ANNOUNCEMENT if asked.body is None and "version=2" not in asked.protocol else b""
-    return _Streamed(_output(process, head), partial(_end, process), asked.media_type)
+    return _Streamed(_output(process.stdout, head + first), partial(_end, process), asked.media_type)
 
 
-async def _output(process: asyncio.subprocess.Process, head: bytes) -> AsyncIterator[bytes]:
-    assert process.stdout is not None, "it was started with a pipe"
-    if head:
-        yield head
-    while chunk := await process.stdout.read(_CHUNK_BYTES):
+def _end_of(words: IO[bytes]) -> str:
+    words.seek(0)
+    return words.read()[-500:].decode(errors="replace").strip()
+
+
+async def _output(stdout: asyncio.StreamReader, first: bytes) -> AsyncIterator[bytes]:
+    yield first
+    while chunk := await stdout.read(_CHUNK_BYTES):
         yield chunk
-    if await process.wait():
-        logger.warning("git upload-pack ended with status %s", process.returncode)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -226,7 +241,7 @@ class _Remote:
         if response.status_code != 200 or response.headers.get("content-type", "") != asked.media_type:
             await response.aclose()
             raise _refused(url, response)
-        return _Streamed(response.aiter_bytes(), response.aclose, asked.media_type)
+        return _Streamed(_passed_on(response), response.aclose, asked.media_type)
 
     async def _open(self, url: str, target: str, asked: _Asked) -> httpx.Response:
         for _ in range(_REDIRECTS):
@@ -262,6 +277,15 @@ class _Remote:
             raise _unreachable(
                 url, "took too long" if isinstance(error, httpx.TimeoutException) else "no connection"
             ) from error
+
+
+async def _passed_on(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The bytes of the answer. One that breaks off ends early, which git sees: packets say how long they are."""
+    try:
+        async for chunk in response.aiter_bytes():
+            yield chunk
+    except httpx.TransportError as error:
+        logger.warning("a repository's answer broke off: %s", type(error).__name__)
 
 
 async def _chunks(body: IO[bytes]) -> AsyncIterator[bytes]:

@@ -22,11 +22,15 @@ from ship.gateway.credentials import session_token
 from ship.gateway.dialects import DIALECTS, ChatMeter, Dialect
 from ship.gateway.forwarding import Forwarding, send_error
 from ship.gateway.grants import Grant, Grants
+from ship.gateway.slots import Slots
 
 logger = logging.getLogger(__name__)
 
 OPENAI_HOST = "api.openai.com"
 REQUEST_LIMIT_BYTES = 32 * 1024 * 1024
+
+CALLS_PER_SESSION = 16
+"""How many may be under way at once; with the limit of a request this bounds what a sandbox can make us hold."""
 
 
 def routes(grants: Grants, providers: Iterable[Provider], http: httpx.AsyncClient) -> list[Route]:
@@ -49,26 +53,24 @@ class _Endpoint:
         self._grants = grants
         self._providers = {provider.name: provider for provider in providers}
         self._http = http
+        self._slots = Slots(CALLS_PER_SESSION)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; a client that leaves ends the call to the provider."""
         request = Request(scope, receive)
         dialect = DIALECTS.get(request.path_params["path"], Dialect(None))
         try:
-            call, grant = await self._accept(request)
+            provider, grant = await self._admit(request)
+            with self._slots.taken(grant.session_id):
+                body = await _body(request) if dialect.method == "POST" else b""
+                call = _call(request, provider, dialect, body)
+                await self._forward(grant, Forwarding(self._http, call, dialect, send), receive)
         except ClientDisconnect:
             return
         except ShipError as error:
             await send_error(send, dialect, error)
-            return
-        forwarding = Forwarding(self._http, call, dialect, send)
-        try:
-            await _unless_disconnected(receive, forwarding.run())
-        finally:
-            await self._record(grant, forwarding)
-        await forwarding.end()
 
-    async def _accept(self, request: Request) -> tuple[upstream.Call, Grant]:
+    async def _admit(self, request: Request) -> tuple[Provider, Grant]:
         path = request.path_params["path"]
         dialect = DIALECTS.get(path)
         if dialect is None:
@@ -85,8 +87,14 @@ class _Endpoint:
                 f"No model provider {name!r} is configured",
                 hint="Name one of the providers in Ship's settings.",
             )
-        body = await _body(request) if dialect.method == "POST" else b""
-        return _call(request, provider, dialect, body), grant
+        return provider, grant
+
+    async def _forward(self, grant: Grant, forwarding: Forwarding, receive: Receive) -> None:
+        try:
+            await _unless_disconnected(receive, forwarding.run())
+        finally:
+            await self._record(grant, forwarding)
+        await forwarding.end()
 
     async def _authorized(self, request: Request) -> Grant:
         try:

@@ -69,6 +69,8 @@ def client(patience: Patience = Patience()) -> httpx.AsyncClient:
         http2=False,
         follow_redirects=False,
         timeout=httpx.Timeout(patience.silence_s, connect=patience.connect_s, pool=None),
+        # A proxy that the environment names is for the world outside, not for a model on this machine.
+        mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30),
     )
 

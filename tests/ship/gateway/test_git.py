@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import gzip
+import os
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -217,6 +218,27 @@ async def test_a_token_is_wanted_and_may_come_as_a_password(gateway: GitGateway,
     assert [nobody.status_code, stale.status_code, garbled.status_code] == [401, 409, 401]
     assert known.status_code == 200
     assert b"refs/heads/main" in known.content
+
+
+async def test_a_repository_that_git_cannot_read_is_said_to_be_so(
+    gateway: GitGateway, repository: Path
+) -> None:
+    (repository / ".git/config").write_text("[core\n")
+
+    done = await gateway.clone(str(repository))
+
+    assert "repository_unreadable" in done.stderr
+
+
+async def test_a_repository_of_another_user_is_served(gateway: GitGateway, repository: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    for path in (repository, *repository.rglob("*")):
+        os.chown(path, 12345, 12345)
+
+    done = await gateway.clone(str(repository))
+
+    assert done.returncode == 0, done.stderr
 
 
 async def test_a_push_is_refused_in_words(gateway: GitGateway, repository: Path) -> None:

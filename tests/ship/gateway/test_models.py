@@ -316,6 +316,24 @@ async def test_an_agent_that_leaves_ends_the_call_upstream(gateway: Gateway) -> 
     assert gateway.call.took_ms < 10_000
 
 
+async def test_a_session_has_a_limit_of_calls_under_way(gateway: Gateway) -> None:
+    body = chat("hangs", stream=True)
+    under_way = [
+        asyncio.create_task(post(gateway, "scripted", "chat/completions", body))
+        for _ in range(models.CALLS_PER_SESSION)
+    ]
+    async with asyncio.timeout(10):
+        while len(gateway.model.seen) < models.CALLS_PER_SESSION:
+            await asyncio.sleep(0.01)
+
+    refused = await post(gateway, "scripted", "chat/completions", chat("echo"))
+    await asyncio.gather(*under_way)
+    taken = await post(gateway, "scripted", "chat/completions", chat("echo"))
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_calls")
+    assert taken.status_code == 200
+
+
 class Upstream:
     """A provider that answers what the test wants, in order; the last answer is repeated."""
 
