@@ -1,0 +1,55 @@
+"""Settings from the file, the environment and the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from ship.config import load
+from ship.errors import ConfigurationError
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = load(None, {})
+    assert settings.address == ("127.0.0.1", 8700)
+    assert settings.models.providers == ()
+
+
+def test_the_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) -> None:
+    file = tmp_path / "ship.toml"
+    file.write_text('listen = "127.0.0.1:1"\ndata = "/a"\nlog_level = "debug"\n[models]\ndefault = "a/b"\n')
+    settings = load(file, {"SHIP_LISTEN": "[::1]:2", "SHIP_DATA": "/b"}, {"data": "/c", "listen": None})
+    assert settings.address == ("::1", 2)
+    assert (settings.data, settings.log_level, settings.models.default) == ("/c", "debug", "a/b")
+
+
+def test_keys_in_the_environment_make_providers() -> None:
+    settings = load(None, {"ANTHROPIC_API_KEY": "a", "OPENAI_BASE_URL": "http://x/v1", "OPENAI_MODELS": "m, n"})
+    anthropic, openai = settings.models.providers
+    assert (anthropic.protocol, anthropic.api_key) == ("anthropic", "a")
+    assert [model.name for model in openai.models] == ["m", "n"]
+    assert load(None, {"SHIP_LOCAL_ROOTS": "/a:/b", "SHIP_SCRIPTED_MODEL": "1"}).models.scripted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "surprise = 1",
+        "[models]\nsurprise = 1",
+        'listen = "nowhere"',
+        "listen = 5",
+        'log_level = "loud"',
+        "not toml",
+        '[[models.providers]]\nname = "x"',
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "ship.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as refused:
+        load(file, {})
+    assert refused.value.code == "configuration_invalid"
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="none.toml"):
+        load(tmp_path / "none.toml", {})
