@@ -2,13 +2,11 @@
 
 import os
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from ship.sandboxes.template import build_ship_template
-from tests.ship_runner.control_plane import FakeControlPlane
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +54,3 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(work, "clone", "-q", "--bare", ".", str(folder / "sample.git"))
     git(folder, "init", "-q", "--bare", "-b", "main", "empty.git")
     return folder
-
-
-@pytest.fixture
-async def plane(repositories: Path) -> AsyncIterator[FakeControlPlane]:
-    plane = FakeControlPlane(repositories)
-    await plane.start()
-    yield plane
-    await plane.stop()

@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from tests.ship_runner.scripted import ScriptedModel
+from tests.ship_runner.server import Server
 
 from ship.events.facts import Fact
 from ship.events.frames import Delta, Hello, Reported
 from ship.events.record import decode_fact
-from tests.ship_runner.scripted import ScriptedModel
-from tests.ship_runner.server import Server
 
 TOKEN = "session-token"
 
@@ -105,7 +105,7 @@ class FakeControlPlane:
         return [
             fact
             for fact in self.facts
-            if fact.TYPE == type_name and (not task_id or getattr(fact, "task_id", "") == task_id)
+            if type_name == fact.TYPE and (not task_id or getattr(fact, "task_id", "") == task_id)
         ]
 
     async def _bootstrap(self, request: Request) -> Response:

@@ -9,17 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ship.model import PermissionReply  # noqa: F401 (proves that the runner's tests see Ship's own types)
+import pytest_asyncio
 from tests.ship_runner.conftest import git
 from tests.ship_runner.control_plane import FakeControlPlane
 from tests.ship_runner.runner import Runner
 from tests.ship_runner.scripted import Turn, turns
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module")]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def standing(
+    repositories: Path, tmp_path_factory: pytest.TempPathFactory, tree: Path
+) -> AsyncIterator[Runner]:
+    """A runner that stands ready, for tests that leave it so: an agent takes seconds to start."""
+    plane = FakeControlPlane(repositories)
+    await plane.start()
+    runner = Runner(plane, tmp_path_factory.mktemp("standing"), tree)
+    await runner.ready()
+    yield runner
+    await runner.stop()
+    await plane.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def plane(repositories: Path) -> AsyncIterator[FakeControlPlane]:
+    plane = FakeControlPlane(repositories)
+    await plane.start()
+    yield plane
+    await plane.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def runner(plane: FakeControlPlane, tmp_path: Path, tree: Path) -> AsyncIterator[Runner]:
     runner = Runner(plane, tmp_path, tree)
     yield runner
@@ -37,7 +58,8 @@ def each_part_once(plane: FakeControlPlane) -> None:
     assert started == {fact.part_id for fact in plane.of("tool.finished")}
 
 
-async def test_a_task_runs_from_prompt_to_checkpoint(plane: FakeControlPlane, runner: Runner) -> None:
+async def test_a_task_runs_from_prompt_to_checkpoint(standing: Runner) -> None:
+    plane, runner = standing.plane, standing
     plane.model.scenarios["work"] = turns(
         Turn(
             reasoning="Let me think.",
@@ -52,28 +74,27 @@ async def test_a_task_runs_from_prompt_to_checkpoint(plane: FakeControlPlane, ru
         ),
         Turn(text="All is done."),
     )
-    await runner.ready()
     steps = [(fact.TYPE, fact.step) for fact in plane.facts[:4]]
     assert sorted(steps) == sorted(
         (f"sandbox.step_{end}", step) for end in ("started", "finished") for step in ("clone", "agent")
     )
-    await plane.prompt("tsk_1", "work please")
-    await plane.end_of("tsk_1")
+    await plane.prompt("tsk_whole", "work please")
+    await plane.end_of("tsk_whole")
 
     assert [fact.TYPE for fact in plane.facts[-2:]] == ["checkpoint.created", "task.completed"]
-    assert [fact.text for fact in plane.of("text.finished")] == ["I run it now.", "All is done."]
-    assert [fact.text for fact in plane.of("reasoning.finished")] == ["Let me think."]
-    assert plane.of("tool.finished")[0].output == "line 1\nline 2\nline 3\n"
-    assert plane.of("todos.updated")[0].todos[0].content == "a"
+    assert [fact.text for fact in plane.of("text.finished", "tsk_whole")] == ["I run it now.", "All is done."]
+    assert [fact.text for fact in plane.of("reasoning.finished", "tsk_whole")] == ["Let me think."]
+    assert plane.of("tool.finished", "tsk_whole")[0].output == "line 1\nline 2\nline 3\n"
+    assert plane.of("todos.updated", "tsk_whole")[0].todos[0].content == "a"
     each_part_once(plane)
 
-    kinds = {delta.kind for delta in plane.deltas}
+    kinds = {delta.kind for delta in plane.deltas if delta.task_id == "tsk_whole"}
     assert kinds == {"text", "reasoning", "tool"}
-    for fact in plane.of("text.finished"):
+    for fact in plane.of("text.finished", "tsk_whole"):
         grown = "".join(delta.text for delta in plane.deltas if delta.part_id == fact.part_id)
         assert grown == fact.text
 
-    checkpoint = plane.of("checkpoint.created")[0]
+    checkpoint = plane.of("checkpoint.created", "tsk_whole")[0]
     files = {file.path: (file.status, file.additions, file.deletions) for file in checkpoint.files}
     assert files == {"new.txt": ("A", 1, 0), "moved.txt": ("R", 0, 0)}
     diff = plane.artifacts[checkpoint.diff_artifact].decode()
@@ -129,16 +150,16 @@ async def test_a_person_is_asked_before_commands_and_edits(plane: FakeControlPla
     assert plane.of("request.withdrawn") == []
 
 
-async def test_the_plan_agent_does_not_edit(plane: FakeControlPlane, runner: Runner) -> None:
+async def test_the_plan_agent_does_not_edit(standing: Runner) -> None:
+    plane, runner = standing.plane, standing
     path = str(runner.workspace / "planned.txt")
     plane.model.scenarios["plan"] = turns(
         Turn(calls=(("write", {"filePath": path, "content": "x"}),)), Turn(text="I only plan.")
     )
-    await runner.ready()
-    await plane.prompt("tsk_1", "plan it", agent="plan")
-    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    await plane.prompt("tsk_plan", "plan it", agent="plan")
+    assert (await plane.end_of("tsk_plan")).TYPE == "task.completed"
     assert not Path(path).exists()
-    assert plane.of("tool.finished")[0].error
+    assert plane.of("tool.finished", "tsk_plan")[0].error
 
 
 async def test_cancel_and_steer(plane: FakeControlPlane, runner: Runner) -> None:
@@ -181,79 +202,79 @@ async def test_cancel_and_steer(plane: FakeControlPlane, runner: Runner) -> None
     each_part_once(plane)
 
 
-async def test_a_killed_runner_goes_on_and_the_agent_does_not_notice(
-    plane: FakeControlPlane, runner: Runner
-) -> None:
+async def test_a_killed_runner_goes_on_and_the_agent_does_not_notice(standing: Runner) -> None:
+    plane, runner = standing.plane, standing
     plane.model.scenarios["long"] = turns(
         Turn(text="First step.", calls=bash("sleep 1; echo one")),
         Turn(text="Second step.", calls=bash("sleep 2; echo two")),
         Turn(text="Third step.", calls=bash("sleep 1; echo three")),
         Turn(text="The end."),
     )
-    await runner.ready()
-    agent = runner.agent()
-    await plane.prompt("tsk_1", "long work")
+    agent, restarts = runner.agent(), len(plane.of("agent.restarted"))
+    await plane.prompt("tsk_runner_killed", "long work")
     for count in (1, 2, 3):
-        await plane.until(lambda count=count: len(plane.of("tool.started")) >= count)
+        await plane.until(lambda count=count: len(plane.of("tool.started", "tsk_runner_killed")) >= count)
         os.kill(runner.child(), signal.SIGKILL)
         hellos = len(plane.hellos)
         await plane.until(lambda hellos=hellos: len(plane.hellos) > hellos)
-    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    assert (await plane.end_of("tsk_runner_killed")).TYPE == "task.completed"
     assert runner.agent() == agent
-    assert plane.of("agent.restarted") == []
-    assert [fact.text for fact in plane.of("text.finished")] == [
+    assert len(plane.of("agent.restarted")) == restarts
+    assert [fact.text for fact in plane.of("text.finished", "tsk_runner_killed")] == [
         "First step.",
         "Second step.",
         "Third step.",
         "The end.",
     ]
-    assert [fact.output for fact in plane.of("tool.finished")] == ["one\n", "two\n", "three\n"]
+    assert [fact.output for fact in plane.of("tool.finished", "tsk_runner_killed")] == [
+        "one\n",
+        "two\n",
+        "three\n",
+    ]
     each_part_once(plane)
     assert len(plane.of("sandbox.ready")) == 1
 
 
-async def test_a_killed_agent_is_started_anew_and_continues(plane: FakeControlPlane, runner: Runner) -> None:
+async def test_a_killed_agent_is_started_anew_and_continues(standing: Runner) -> None:
+    plane, runner = standing.plane, standing
     plane.model.scenarios["long"] = turns(
         Turn(text="First step.", calls=bash("sleep 60; echo one")), Turn(text="The end.")
     )
-    await runner.ready()
-    await plane.prompt("tsk_1", "long work")
-    await plane.until(lambda: plane.of("tool.started"))
+    await plane.prompt("tsk_agent_killed", "long work")
+    await plane.until(lambda: plane.of("tool.started", "tsk_agent_killed"))
     os.kill(runner.agent(), signal.SIGKILL)
-    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    assert (await plane.end_of("tsk_agent_killed")).TYPE == "task.completed"
     assert [fact.code for fact in plane.of("agent.restarted")] == ["crashed"]
-    assert "interrupted" in plane.of("tool.finished")[0].error
-    assert plane.of("text.finished")[-1].text == "The end."
+    assert "interrupted" in plane.of("tool.finished", "tsk_agent_killed")[0].error
+    assert plane.of("text.finished", "tsk_agent_killed")[-1].text == "The end."
     each_part_once(plane)
 
 
-async def test_nothing_is_lost_while_the_control_plane_is_away(
-    plane: FakeControlPlane, runner: Runner
-) -> None:
+async def test_nothing_is_lost_while_the_control_plane_is_away(standing: Runner) -> None:
+    plane = standing.plane
     plane.model.scenarios["long"] = turns(
         Turn(text="First step.", calls=bash("sleep 1; echo one")),
         Turn(text="word " * 20 + "end.", pause_s=0.05, calls=bash("echo two")),
         Turn(text="The end."),
     )
-    await runner.ready()
-    await plane.prompt("tsk_1", "long work")
-    await plane.until(lambda: plane.of("tool.started"))
+    await plane.prompt("tsk_away", "long work")
+    await plane.until(lambda: plane.of("tool.started", "tsk_away"))
+    hellos = len(plane.hellos)
     await plane.cut()
-    await plane.until(lambda: len(plane.hellos) == 2)
+    await plane.until(lambda: len(plane.hellos) > hellos)
     await plane.until(lambda: any("word" in delta.text for delta in plane.deltas))
     await plane.stop()
     await asyncio.sleep(1.5)
     await plane.start()
-    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
-    assert [fact.output for fact in plane.of("tool.finished")][:2] == ["one\n", "two\n"]
-    assert plane.of("text.finished")[-1].text == "The end."
+    assert (await plane.end_of("tsk_away")).TYPE == "task.completed"
+    assert [fact.output for fact in plane.of("tool.finished", "tsk_away")][:2] == ["one\n", "two\n"]
+    assert plane.of("text.finished", "tsk_away")[-1].text == "The end."
     assert plane.acked == len(plane.facts)
     each_part_once(plane)
 
 
-async def test_a_refused_key_fails_the_task_with_the_gateways_words(
-    plane: FakeControlPlane, runner: Runner
-) -> None:
+async def test_a_refused_key_fails_the_task_with_the_gateways_words(standing: Runner) -> None:
+    plane = standing.plane
     plane.model.scenarios["bad"] = turns(
         Turn(
             status=401,
@@ -261,26 +282,23 @@ async def test_a_refused_key_fails_the_task_with_the_gateways_words(
         )
     )
     plane.model.scenarios["good"] = turns(Turn(text="Works."))
-    await runner.ready()
-    await plane.prompt("tsk_1", "bad key")
-    end: Any = await plane.end_of("tsk_1")
+    await plane.prompt("tsk_key", "bad key")
+    end: Any = await plane.end_of("tsk_key")
     assert end.TYPE == "task.failed"
     assert (end.failure.code, end.failure.reason, end.failure.hint) == (
         "model_key_refused",
         "The key was refused.",
         "Set it.",
     )
-    await plane.prompt("tsk_2", "good now")
-    assert (await plane.end_of("tsk_2")).TYPE == "task.completed"
+    await plane.prompt("tsk_key_2", "good now")
+    assert (await plane.end_of("tsk_key_2")).TYPE == "task.completed"
 
 
-async def test_a_model_that_never_says_why_it_stops_is_a_loop(
-    plane: FakeControlPlane, runner: Runner
-) -> None:
+async def test_a_model_that_never_says_why_it_stops_is_a_loop(standing: Runner) -> None:
+    plane = standing.plane
     plane.model.scenarios["loop"] = turns(Turn(text="again", finish=None))
-    await runner.ready()
-    await plane.prompt("tsk_1", "loop please")
-    end: Any = await plane.end_of("tsk_1")
+    await plane.prompt("tsk_loop", "loop please")
+    end: Any = await plane.end_of("tsk_loop")
     assert (end.TYPE, end.failure.code) == ("task.failed", "agent_looping")
 
 

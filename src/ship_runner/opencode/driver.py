@@ -63,10 +63,15 @@ class OpenCode:
             if self._following or (restart is None and self._process.same(*self._terms())):
                 self._listen()
                 return None
+        await self._launch()
+        return restart
+
+    async def _launch(self) -> None:
+        """Start the process, and listen only then: OpenCode never answers who connects while it is starting."""
+        await self._silence()
         await self._process.start(*self._terms(), self._settings.state)
         self._had_one = True
         self._listen()
-        return restart
 
     @property
     def _following(self) -> bool:
@@ -208,8 +213,7 @@ class OpenCode:
         turn.following = False
         await self._process.end()
         async with self._starting:
-            await self._process.start(*self._terms(), self._settings.state)
-            self._listen()
+            await self._launch()
         try:
             messages = await self._messages(turn.run.conversation)
         except httpx.HTTPError as error:
@@ -257,21 +261,24 @@ class OpenCode:
             log.info("nobody waits for the answer to %s: %s", request_id, error.reason)
 
     async def stop(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
-            await asyncio.gather(self._stream, return_exceptions=True)
+        await self._silence()
         await self._process.end()
 
     async def let_go(self) -> None:
         """Leave the agent at its work and release what we hold of it."""
-        if self._stream is not None:
-            self._stream.cancel()
-            await asyncio.gather(self._stream, return_exceptions=True)
+        await self._silence()
         await self._process.let_go()
 
     def _listen(self) -> None:
         if self._stream is None or self._stream.done():
             self._stream = asyncio.create_task(self._drain())
+
+    async def _silence(self) -> None:
+        for task in (self._stream, self._warming):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._stream = self._warming = None
 
     async def _drain(self) -> None:
         """Read the event stream for ever, whether or not anybody cares: OpenCode's memory grows when nobody does."""
@@ -316,14 +323,14 @@ class OpenCode:
         await self._call("POST", f"/session/{run.conversation}/prompt_async", body)
 
     async def _busy(self, conversation: str) -> bool:
-        status = (await self._get("/session/status")).get(conversation)
+        status = (await self._get("/session/status", timeout=5)).get(conversation)
         return status is not None and status.get("type") != "idle"
 
     async def _messages(self, conversation: str) -> list[Any]:
         return list(await self._get(f"/session/{conversation}/message"))
 
-    async def _get(self, path: str) -> Any:
-        answer = await self._request("GET", path)
+    async def _get(self, path: str, *, timeout: float = 60) -> Any:
+        answer = await self._request("GET", path, timeout=timeout)
         answer.raise_for_status()
         return answer.json()
 
@@ -337,8 +344,10 @@ class OpenCode:
             raise RunnerFailure("agent_unreachable", f"The agent refused {path}: {answer.text[:500]}")
         return answer.json() if answer.content else None
 
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+    async def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = 60
+    ) -> httpx.Response:
         if self._process.http is None:
             raise httpx.ConnectError("the agent does not run")
         headers = {"x-opencode-directory": quote(str(self._settings.workspace))}
-        return await self._process.http.request(method, path, json=body, headers=headers)
+        return await self._process.http.request(method, path, json=body, headers=headers, timeout=timeout)
