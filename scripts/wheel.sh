@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the wheel with the web app inside, then proves it: installed alone in an empty environment, `ship` runs.
+# Builds the wheel with the web app inside, then proves it: installed alone in an empty environment, it runs the whole demonstration.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rm -rf dist
-.venv/bin/python -m hatchling build -t wheel >/dev/null
+.venv/bin/python -m hatchling build -t wheel >/dev/null 2>&1 || .venv/bin/python -m hatchling build -t wheel
 wheel=$(ls dist/*.whl)
 
 .venv/bin/python - "$wheel" <<'PYTHON'
@@ -20,6 +20,14 @@ trap 'rm -rf "$proof"' EXIT
 # The lock's versions without its hashes: a hash would be asked of the wheel itself, too.
 sed -n 's/^\([a-z0-9][^ ]*==[^\\]*\).*/\1/p' requirements.lock >"$proof/versions.txt"
 "$proof/venv/bin/pip" install --quiet --disable-pip-version-check --constraint "$proof/versions.txt" "$wheel"
-"$proof/venv/bin/pip" check --disable-pip-version-check
-(cd "$proof" && env -u PYTHONPATH "$proof/venv/bin/ship" --version)
+"$proof/venv/bin/pip" check --disable-pip-version-check >/dev/null
+cd "$proof"
+unset PYTHONPATH
+venv/bin/ship --version
+if ! venv/bin/ship demo --scripted >demo.log 2>&1; then
+    cat demo.log >&2
+    exit 1
+fi
+tail -n 1 demo.log
+cd "$OLDPWD"
 echo "$wheel ($(du -h "$wheel" | cut -f1))"

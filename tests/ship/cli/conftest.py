@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from client.protocol_server import TOKEN, ProtocolServer, serving
+from tests.ship.client.protocol_server import TOKEN, ProtocolServer, serving
 
 from ship import cli
 

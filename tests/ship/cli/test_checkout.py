@@ -2,8 +2,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.ship.cli.conftest import commit, git
 
-from cli.conftest import commit, git
 from ship import errors
 from ship.cli.checkout import Checkout, last_session, remember
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from client.protocol_server import TOKEN, Log, ProtocolServer
+from tests.ship.cli.conftest import Ship, git, subprocess_ship
+from tests.ship.client.protocol_server import TOKEN, Log, ProtocolServer
 
-from cli.conftest import Ship, git, subprocess_ship
 from ship.cli.checkout import Checkout, last_session
 from ship.cli.exits import Exit
 from ship.events import facts

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from client.protocol_server import TOKEN, Log, ProtocolServer
+from tests.ship.client.protocol_server import TOKEN, Log, ProtocolServer
 
 from ship.cli import asking, terminal
 from ship.cli.exits import Exit

@@ -1,8 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
-
-from client.protocol_server import ProtocolServer, serving
+from tests.ship.client.protocol_server import ProtocolServer, serving
 
 
 @pytest.fixture

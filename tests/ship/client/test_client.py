@@ -1,7 +1,7 @@
 import msgspec
 import pytest
+from tests.ship.client.protocol_server import TOKEN, ProtocolServer
 
-from client.protocol_server import TOKEN, ProtocolServer
 from ship import errors
 from ship.client import Client
 from ship.events import facts

@@ -1,8 +1,8 @@
 import asyncio
 
 import pytest
+from tests.ship.client.protocol_server import TOKEN, Log, ProtocolServer
 
-from client.protocol_server import TOKEN, Log, ProtocolServer
 from ship import errors
 from ship.client import Client
 from ship.events import Record, facts
