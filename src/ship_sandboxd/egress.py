@@ -5,7 +5,6 @@ the host, wait in the listener's backlog while the host is restarted, and break 
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import json
 import logging
@@ -16,18 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .envd.http1 import (
-    BrokenStreamError,
-    Connection,
-    Exchange,
-    Headers,
-    Request,
-    frame,
-    framing_fields,
-    last_frame,
-    serve_connection,
-)
+from .envd.http1 import BrokenStreamError, Connection, Exchange, ProtocolError, Request, serve_connection
 from .envd.relay import relay
+from .forward import forward, onward
 from .settings import Upstream
 
 PORT = 3128
@@ -163,8 +153,8 @@ class Egress:
                 await exchange.connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 await relay(exchange.connection, server)
             else:
-                await _forward(exchange, server, authority, path)
-        except (OSError, BrokenStreamError):
+                await forward(exchange, server, onward(request, path, host=authority))
+        except (OSError, BrokenStreamError, ProtocolError):
             exchange.connection.abort()
         finally:
             await server.close()
@@ -244,60 +234,6 @@ def _destination(request: Request) -> tuple[str, str, int, str]:
         raise Refused("the request names no host", 400)
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     return url.netloc.rpartition("@")[2], host.lower(), port, path
-
-
-async def _forward(exchange: Exchange, server: Connection, authority: str, path: str) -> None:
-    """Send a plain HTTP request on, and bring back every byte that comes, until the server ends the connection."""
-    request = exchange.request
-    fields = [("Host", authority), *request.headers.end_to_end(without=["host"])]
-    if request.upgrade:
-        fields += [("Connection", "Upgrade"), ("Upgrade", request.upgrade)]
-    else:
-        fields += [*framing_fields(request.framing), ("Connection", "close")]
-    await server.send(Request(request.method, path, "HTTP/1.1", Headers(fields)).encode())
-    exchange.responded = True
-    if request.upgrade:
-        await relay(exchange.connection, server)
-        return
-    sending = asyncio.ensure_future(_send_body(exchange, server))
-    receiving = asyncio.ensure_future(_receive(exchange, server))
-    try:
-        await asyncio.wait([sending, receiving], return_when=asyncio.FIRST_COMPLETED)
-        if sending.done():
-            await sending
-        else:
-            await receiving
-    finally:
-        sending.cancel()
-        receiving.cancel()
-        await asyncio.gather(sending, receiving, return_exceptions=True)
-
-
-async def _send_body(exchange: Exchange, server: Connection) -> None:
-    """Send the request's body; ends only by an error. A server that stops reading may still answer."""
-    kind = exchange.request.framing[0]
-    with contextlib.suppress(ConnectionError):
-        async for piece in exchange.body():
-            await server.send(frame(kind, piece))
-        await server.send(last_frame(kind))
-    await exchange.connection.peer_closed()
-    raise BrokenStreamError("the client went away")
-
-
-async def _receive(exchange: Exchange, server: Connection) -> None:
-    """Bring the response back as it is; one that is cut short is broken off, never ended."""
-    response = await server.read_response()
-    while response.status < 200 and response.status != 101:
-        response = await server.read_response()
-    framing = response.framing(exchange.request.method)
-    fields = [*response.headers.end_to_end(), *framing_fields(framing), ("Connection", "close")]
-    if exchange.request.method == "HEAD":
-        fields += [("Content-Length", length) for length in response.headers.all("content-length")]
-    response.headers = Headers(fields)
-    await exchange.connection.send(response.encode())
-    async for piece in server.body(framing):
-        await exchange.connection.send(frame(framing[0], piece))
-    await exchange.connection.send(last_frame(framing[0]))
 
 
 def _error_body(status: int, message: str) -> tuple[bytes, str]:

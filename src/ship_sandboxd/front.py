@@ -13,20 +13,16 @@ from hmac import compare_digest
 
 from .api import Api
 from .envd.http1 import (
-    UNTIL_CLOSE,
     BrokenStreamError,
     Connection,
     Exchange,
     Headers,
     ProtocolError,
     Request,
-    frame,
-    framing_fields,
-    last_frame,
     serve_connection,
 )
-from .envd.relay import relay
 from .errors import NotFound
+from .forward import forward, onward
 from .sandboxes import Sandbox, Sandboxes
 
 ENVD_PORT = 49983
@@ -92,7 +88,8 @@ class Front:
     async def _forward(self, exchange: Exchange, sandbox: Sandbox, port: int) -> None:
         server = await _open(sandbox, port)
         try:
-            await _pass_on(exchange, server, port)
+            without = _OURS if port == ENVD_PORT else (*_OURS, "x-access-token")
+            await forward(exchange, server, onward(exchange.request, exchange.request.target, without))
         except (OSError, BrokenStreamError, ProtocolError) as error:
             if not exchange.responded:
                 self._sandboxes.get(sandbox.id)
@@ -129,72 +126,6 @@ async def _open(sandbox: Sandbox, port: int) -> Connection:
         await connection.close()
         raise Unreachable(f"The sandbox is running but port is not open: {port}")
     return connection
-
-
-async def _pass_on(exchange: Exchange, server: Connection, port: int) -> None:
-    """Send a request on and bring the response back, both streamed; stop when either side goes away."""
-    await server.send(_onward(exchange.request, port).encode())
-    sent = asyncio.Event()
-    asking = asyncio.ensure_future(_send_body(exchange, server, sent))
-    answering = asyncio.ensure_future(_bring_back(exchange, server, sent))
-    try:
-        await asyncio.wait([asking, answering], return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            await answering
-        else:
-            await asking
-    finally:
-        asking.cancel()
-        answering.cancel()
-        await asyncio.gather(asking, answering, return_exceptions=True)
-
-
-def _onward(request: Request, port: int) -> Request:
-    without = _OURS if port == ENVD_PORT else (*_OURS, "x-access-token")
-    fields = request.headers.end_to_end(without)
-    if request.upgrade:
-        fields += [("Connection", "Upgrade"), ("Upgrade", request.upgrade)]
-    else:
-        fields += [*framing_fields(request.framing), ("Connection", "close")]
-    return Request(request.method, request.target, "HTTP/1.1", Headers(fields))
-
-
-async def _send_body(exchange: Exchange, server: Connection, sent: asyncio.Event) -> None:
-    """Send the request's body; ends only by an error. A server that stops reading may still answer."""
-    if exchange.request.upgrade:
-        await asyncio.get_running_loop().create_future()
-    kind = exchange.request.framing[0]
-    with contextlib.suppress(ConnectionError):
-        async for piece in exchange.body():
-            await server.send(frame(kind, piece))
-        await server.send(last_frame(kind))
-        sent.set()
-    await exchange.connection.peer_closed()
-    raise BrokenStreamError("the client went away")
-
-
-async def _bring_back(exchange: Exchange, server: Connection, sent: asyncio.Event) -> None:
-    response = await server.read_response()
-    while response.status < 200 and response.status != 101:
-        response = await server.read_response()
-    if response.status == 101:
-        exchange.responded, exchange.reusable = True, False
-        fields = [*response.headers.end_to_end(), ("Connection", "Upgrade")]
-        fields += [("Upgrade", response.headers.get("upgrade"))]
-        response.headers = Headers(fields)
-        await exchange.connection.send(response.encode())
-        await relay(exchange.connection, server)
-        return
-    framing = response.framing(exchange.request.method)
-    fields = [*response.headers.end_to_end(), *framing_fields(framing)]
-    if exchange.request.method == "HEAD":
-        fields += [("Content-Length", length) for length in response.headers.all("content-length")]
-    if not sent.is_set() or framing[0] == UNTIL_CLOSE:
-        exchange.reusable = False
-    await exchange.send_head(response.status, fields, response.reason)
-    async for piece in server.body(framing):
-        await exchange.connection.send(frame(framing[0], piece))
-    await exchange.connection.send(last_frame(framing[0]))
 
 
 def error_body(status: int, message: str) -> tuple[bytes, str]:

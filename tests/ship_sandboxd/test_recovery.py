@@ -146,8 +146,10 @@ def test_nothing_is_left_of_twenty_sandboxes(own_host: MakeHost) -> None:
     assert list((host.data / "sandboxes").iterdir()) == []
     assert not [folder for record in records for folder in record["cgroups"] if Path(folder).exists()]
     uids = {str(record["uid"]) for record in records} - {"None"}
-    owners = subprocess.run(["ps", "-eo", "uid="], capture_output=True, text=True, check=True).stdout.split()
-    assert uids.isdisjoint(owners)
+    processes = subprocess.run(
+        ["ps", "-eo", "uid=,pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
+    )
+    assert [line for line in processes.stdout.splitlines() if line.split()[0] in uids] == []
 
 
 def _descriptors(host: Host) -> int:
