@@ -1,5 +1,6 @@
 """What the runner reports: one function per fact, in the shapes of ``docs/protocol.md``, section "The runner link"."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -167,6 +168,11 @@ def checkpoint_created(
             "bundle_artifact": bundle_artifact,
         },
     )
+
+
+def wire(document: dict[str, Any]) -> str:
+    """The document as JSON text that can be encoded: halves of surrogate pairs, which a stream may cut apart, become ``?``."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def cut(text: str, limit: int = OUTPUT_LIMIT) -> tuple[str, bool]:

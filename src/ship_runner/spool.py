@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ship_runner.facts import VERSION, Fact
+from ship_runner.facts import VERSION, Fact, wire
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Spool:
     def _apply(self, change: Mapping[str, Any]) -> None:
         if frame := change.get("frame"):
             self.last = frame["n"]
-            text = json.dumps(frame, separators=(",", ":"), ensure_ascii=False)
+            text = wire(frame)
             self._frames.append(Frame(frame["n"], text))
             self._bytes += len(text)
         if key := change.get("key"):
