@@ -105,7 +105,7 @@ class Settings(Table, frozen=True):
 
 OPENAI_MODELS = (
     ModelSpec(
-        name="gpt-5.1-codex",
+        name="gpt-5.1",
         context_tokens=400_000,
         output_tokens=128_000,
         input_price=1.25,

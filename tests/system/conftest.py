@@ -40,6 +40,10 @@ class Ship:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
+    def set(self, **environment: str) -> None:
+        """Change the environment of later starts and commands."""
+        self._environment |= environment
+
     @property
     def url(self) -> str:
         """Where it listens; the same after every start."""
@@ -71,22 +75,29 @@ class Ship:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        (self.data / "cli.json").unlink(missing_ok=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ship.cli", "up", "--listen", f"127.0.0.1:{self._port}"]
-                + ["--data", str(self.data)],
+                [
+                    *(sys.executable, "-m", "ship.cli", "up"),
+                    *("--listen", f"127.0.0.1:{self._port}", "--data", str(self.data)),
+                ],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         deadline = time.monotonic() + START_S
-        while not (self.data / "cli.json").exists():
+        while self._ready_pid() != self._process.pid:
             assert self._process.poll() is None, self._log.read_text()[-2000:]
             assert time.monotonic() < deadline, self._log.read_text()[-2000:]
             time.sleep(0.05)
         self._port = int(json.loads((self.data / "cli.json").read_text())["url"].rpartition(":")[2])
+
+    def _ready_pid(self) -> int:
+        try:
+            return int(json.loads((self.data / "cli.json").read_text())["pid"])
+        except FileNotFoundError:
+            return 0
 
     def kill(self) -> None:
         """As a crash does it."""

@@ -109,8 +109,8 @@ def assert_absent(pid: int, secrets: list[bytes]) -> None:
     assert not [secret for secret in secrets if secret in environment]
     read_bytes = 0
     with (
-        open(f"/proc/{pid}/mem", "rb", buffering=0) as memory,
-        open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pages,
+        Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory,
+        Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pages,
     ):
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             bounds, rights, *_ = line.split()
@@ -200,7 +200,7 @@ async def test_two_sessions_at_once_do_not_see_each_other_and_thirty_tools_go_we
     assert "folder-0" in names[0]
     assert "folder-0" not in names[1]
     pids = [await ship.processes(session_id) for session_id in sessions]
-    owners = {os.stat(f"/proc/{pid['agent']}").st_uid for pid in pids}
+    owners = {Path(f"/proc/{pid['agent']}").stat().st_uid for pid in pids}
     if os.getuid() == 0:
         assert len(owners) == 2
     for session_id in sessions:

@@ -27,11 +27,6 @@ class Tokens:
         """A new API token of that name; returns the secret, which nothing can show again."""
         return await self._add("api", name, None)
 
-    async def renew(self, name: str) -> str:
-        """A new API token in place of every older one of that name."""
-        await self._db.write(lambda c: tokens.remove_named(c, "api", name))
-        return await self.create(name)
-
     async def create_login(self, name: str) -> str:
         """A one-time secret that signs a browser in, for a day."""
         return await self._add("login", name, LOGIN_LIFE_MS)

@@ -25,7 +25,7 @@ from ship.app.tokens import SERVER_FILE, now_ms
 from ship.blobs.folder import FolderBlobs
 from ship.bus import LocalBus
 from ship.config import Provider, Settings
-from ship.errors import ConfigurationError, SandboxFailed
+from ship.errors import ConfigurationError, SandboxFailed, Unauthenticated
 from ship.gateway import git as git_gateway
 from ship.gateway import models as model_gateway
 from ship.gateway import upstream
@@ -97,7 +97,7 @@ async def _serve(
         app = await _application(services, settings, folder, stack)
         _in_background(stack, Worker(database, sessions, Effects(sessions, sandbox_host, runner)).run())
 
-        secret = await tokens.renew(LOCAL_CREDENTIAL)
+        secret = await _local_token(folder, tokens)
         folder.write_json(SERVER_FILE, {"url": url, "token": secret, "pid": os.getpid()})
         on_ready(url, f"{url}/login?token={await tokens.create_login('owner')}")
         await _run(app, listening)
@@ -149,6 +149,16 @@ async def _sandbox_host(
     stack.push_async_callback(process.stop)
     _in_background(stack, process.keep())
     return E2BHost(process.api_key, process.url)
+
+
+async def _local_token(folder: DataFolder, tokens: Tokens) -> str:
+    """The command line's own token; the same at every start, so that who watches need not sign in again."""
+    known = folder.read_json(SERVER_FILE).get("token", "")
+    try:
+        await tokens.authenticate(known)
+    except Unauthenticated:
+        return await tokens.create(LOCAL_CREDENTIAL)
+    return str(known)
 
 
 def _check_repository(settings: Settings, source: str) -> None:
@@ -214,7 +224,10 @@ async def _run(app: FastAPI, listening: socket.socket) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+        # Connections inherit it; without it a small answer waits for the client's delayed acknowledgement.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(

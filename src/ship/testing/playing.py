@@ -50,7 +50,8 @@ def _toolless(found: Scenario, conversation: Conversation, position: Position) -
 def perform(turn: Turn, conversation: Conversation, *, input_tokens: int) -> Answer:
     """The turn as an answer, with the names in braces filled in."""
     position = conversation.position
-    seconds = _seconds(position.prompt, turn.steady_s)
+    prompts = [message.text for message in conversation.messages if message.role == "user"]
+    seconds = _seconds(prompts, turn.steady_s)
     values = {
         "{workspace}": conversation.workspace,
         "{prompt}": position.prompt,
@@ -89,11 +90,12 @@ def _filled(value: object, values: dict[str, str]) -> object:
             return value
 
 
-def _seconds(prompt: str, default: float) -> int:
-    named = _SECONDS.search(prompt)
-    if named is None:
-        return math.ceil(default or _DEFAULT_SECONDS)
-    return int(named[1]) * (60 if named[2].lower().startswith("m") else 1)
+def _seconds(prompts: list[str], default: float) -> int:
+    """The time that the newest prompt names which names one: who is told to go on keeps to it."""
+    for prompt in reversed(prompts):
+        if named := _SECONDS.search(prompt):
+            return int(named[1]) * (60 if named[2].lower().startswith("m") else 1)
+    return math.ceil(default or _DEFAULT_SECONDS)
 
 
 def _steady(seconds: int) -> tuple[str, ...]:

@@ -1,0 +1,149 @@
+"""Every part is killed in the middle of a task: nothing is lost, nothing comes twice, the task goes on."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from tests.system.conftest import Ship, check_whole, ended, types
+
+from ship.client import Client
+from ship.events import Record
+
+pytestmark = pytest.mark.system
+
+LONG = "talk for 8 seconds"
+
+
+async def talking(ship: Ship) -> str:
+    """A session whose agent is in the middle of saying something."""
+    session_id = await ship.begin("long", LONG)
+    await ship.until(session_id, lambda log: "task.started" in types(log))
+    async with (
+        ship.client() as client,
+        client.stream("GET", f"/api/v1/sessions/{session_id}/events/stream", timeout=60) as stream,
+    ):
+        async for line in stream.aiter_lines():
+            if line == "event: delta":
+                return session_id
+    raise AssertionError("the stream ended")
+
+
+async def watch(ship: Ship, session_id: str) -> list[int]:
+    """What a client sees that follows until the task ends, whatever happens to the server meanwhile."""
+    seen: list[int] = []
+    async with Client(ship.url, ship.token) as client:
+        async for item in client.events(session_id):
+            if isinstance(item, Record):
+                seen.append(item.seq)
+                if item.fact.TYPE in ("task.completed", "task.failed"):
+                    return seen
+    return seen
+
+
+async def test_kill_9_of_the_server_disturbs_nobody(ship: Ship) -> None:
+    session_id = await talking(ship)
+    before = await ship.processes(session_id)
+    watching = asyncio.create_task(watch(ship, session_id))
+    async with asyncio.timeout(10):
+        while not (await ship.events(session_id))[-1]["seq"] >= 10:
+            await asyncio.sleep(0.05)
+    ship.kill()
+    began = time.monotonic()
+    await asyncio.to_thread(ship.start)
+    recovery_s = time.monotonic() - began
+    items = await ship.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    assert "agent.restarted" not in types(items)
+    assert await ship.processes(session_id) == before
+    async with asyncio.timeout(30):
+        seen = await watching
+    assert seen == list(range(1, seen[-1] + 1))
+    assert recovery_s < 30
+
+
+async def test_kill_9_of_the_runner_leaves_the_agent_at_work(ship: Ship) -> None:
+    session_id = await talking(ship)
+    before = await ship.processes(session_id)
+    os.kill(before["runner"], signal.SIGKILL)
+    items = await ship.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    after = await ship.processes(session_id)
+    assert after["agent"] == before["agent"]
+    assert after["runner"] != before["runner"]
+
+
+async def test_kill_9_of_runner_and_keeper_is_mended_from_outside(ship: Ship) -> None:
+    session_id = await talking(ship)
+    before = await ship.processes(session_id)
+    for name in ("keeper", "runner"):
+        os.kill(before[name], signal.SIGKILL)
+    items = await ship.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    assert (await ship.processes(session_id))["agent"] == before["agent"]
+
+
+async def test_kill_9_of_the_agent_continues_its_task(ship: Ship) -> None:
+    session_id = await talking(ship)
+    before = await ship.processes(session_id)
+    os.kill(before["agent"], signal.SIGKILL)
+    items = await ship.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    (restarted,) = [item for item in items if item["type"] == "agent.restarted"]
+    assert restarted["data"]["code"] == "crashed"
+    assert (await ship.processes(session_id))["agent"] != before["agent"]
+
+
+async def test_kill_9_of_the_sandbox_host_leaves_its_sandboxes_at_work(ship: Ship) -> None:
+    session_id = await talking(ship)
+    before = await ship.processes(session_id)
+    host = ship.sandboxd_pid()
+    os.kill(host, signal.SIGKILL)
+    items = await ship.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    assert await ship.processes(session_id) == before
+    assert ship.sandboxd_pid() != host
+    async with ship.client() as client:
+        listed = await client.get(f"/api/v1/sessions/{session_id}/files")
+        assert listed.status_code == 200, listed.text
+
+
+async def test_server_and_sandbox_host_die_together(ship: Ship) -> None:
+    session_id = await talking(ship)
+    before = await ship.processes(session_id)
+    os.kill(ship.sandboxd_pid(), signal.SIGKILL)
+    ship.kill()
+    await asyncio.to_thread(ship.start)
+    items = await ship.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    assert await ship.processes(session_id) == before
+
+
+async def test_a_lost_sandbox_is_replaced_from_its_last_checkpoint(ship: Ship) -> None:
+    session_id = await ship.begin("demo")
+    await ship.until(session_id, ended)
+    pids = await ship.processes(session_id)
+    daemon = int(Path(f"/proc/{pids['keeper']}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(daemon, signal.SIGKILL)
+    items = await ship.until(session_id, lambda log: "session.failed" in types(log))
+    assert items[-1]["data"]["failure"]["code"] == "sandbox_lost"
+    async with ship.client() as client:
+        await client.post(
+            f"/api/v1/sessions/{session_id}/tasks", json={"prompt": "and?", "model": "openai/echo"}
+        )
+        items = await ship.until(session_id, lambda log: types(log).count("task.completed") == 2)
+        check_whole(items)
+        path = {"path": "timesheet/durations.py"}
+        content = await client.get(f"/api/v1/sessions/{session_id}/files/content", params=path)
+        assert "float(amount)" in content.text
+        session = await ship.session(session_id)
+        assert session["sandbox"]["generation"] == 2
+        await client.post(f"/api/v1/sessions/{session_id}/archive")
