@@ -88,7 +88,7 @@ def test_a_killed_command_ends_with_all_its_children(shared: Sandbox) -> None:
     with pytest.raises(CommandExitException) as raised:
         handle.wait()
     assert (raised.value.exit_code, raised.value.error) == (-1, "signal: killed")
-    assert shared.commands.run("pgrep -x sleep || echo none").stdout == "none\n"
+    eventually(lambda: shared.commands.run("pgrep -x sleep || echo none").stdout == "none\n")
     assert not shared.commands.kill(handle.pid)
 
 

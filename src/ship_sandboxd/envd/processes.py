@@ -27,6 +27,7 @@ from .rpc import Call, Message, RpcError, to_bytes
 READ_BYTES = 32 * 1024
 DRAIN_READS = 32  # more than a pipe holds, so that a writer left behind cannot keep us here
 ENDED_KEPT = 64
+MAX_ROUNDS = 20
 ENDED_KEPT_BYTES = 16 * 1024 * 1024
 _OOM_SCORE_ADJ = b"500"
 _SIGNALS = {
@@ -230,15 +231,18 @@ def _process_table() -> dict[int, tuple[int, int]]:
 
 
 def kill_tree(root: int) -> None:
-    """End a whole tree; goes round again for what was forked meanwhile, a bounded number of times."""
-    killed: set[int] = set()
-    for _ in range(20):
-        alive = tree(root) - killed
-        if not alive:
-            return
-        for pid in alive:
-            _signal(pid, signal.SIGKILL)
-        killed |= alive
+    """End a whole tree. It is stopped first, from the root on, so that nothing forks away meanwhile, and so that no
+    parent tells of its child's death as its own end."""
+    stopped: list[int] = []
+    for _ in range(MAX_ROUNDS):
+        new = sorted(tree(root) - set(stopped), key=lambda pid: pid != root)
+        if not new:
+            break
+        for pid in new:
+            _signal(pid, signal.SIGSTOP)
+        stopped += new
+    for pid in stopped:
+        _signal(pid, signal.SIGKILL)
 
 
 def _signal(pid: int, number: int) -> None:
