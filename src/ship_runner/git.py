@@ -1,7 +1,9 @@
 """Git as the runner uses it: on a workspace whose content and configuration are not to be trusted."""
 
 import asyncio
+import contextlib
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -110,6 +112,7 @@ class Git:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
 
 
@@ -163,6 +166,8 @@ def _failed(arguments: Sequence[str], status: int | None, stderr: bytes) -> GitF
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    """With all that it started; a transport helper would keep our pipes open."""
     if process.returncode is None:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

@@ -1,0 +1,343 @@
+"""One task after the other, with an agent that follows a script."""
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.ship_runner.test_workspace import bootstrap
+
+from ship.events.record import decode_fact
+from ship_runner import facts
+from ship_runner.agent import Agent, Outcome, Restart, Run, Sink
+from ship_runner.control import ControlPlane
+from ship_runner.facts import VERSION
+from ship_runner.failures import RunnerFailure
+from ship_runner.instructions import Cancel, Instruction, Prompt, Reply, Steer
+from ship_runner.opencode.mapping import new_message_id
+from ship_runner.spool import Spool
+from ship_runner.tasks import CONTINUE, Tasks
+from ship_runner.workspace import Workspace
+
+COMPLETED = Outcome("completed")
+BROKEN = Outcome("interrupted", "connection", "The connection was reset.")
+CRASHED = Outcome("interrupted", "crashed", "It died.")
+
+
+class ScriptedAgent:
+    """Ends its runs as ``outcomes`` say, in order; ``None`` runs until it is aborted."""
+
+    def __init__(self, *outcomes: Outcome | None) -> None:
+        self.outcomes = list(outcomes)
+        self.runs: list[Run] = []
+        self.steers: list[tuple[str, str]] = []
+        self.answers: list[tuple[str, Mapping[str, Any]]] = []
+        self.running = asyncio.Event()
+        self.during: Callable[[Run, Sink], None] = lambda run, sink: None
+        self.restart: Restart | None = None
+        self.broken: RunnerFailure | None = None
+        self._aborted = asyncio.Event()
+
+    async def start(self) -> Restart | None:
+        if self.broken:
+            raise self.broken
+        restart, self.restart = self.restart, None
+        return restart
+
+    async def begin(self, title: str) -> str:
+        return "ses_1"
+
+    def new_message(self) -> str:
+        return new_message_id()
+
+    async def run(self, run: Run, sink: Sink) -> Outcome:
+        self._aborted.clear()
+        self.runs.append(run)
+        self.during(run, sink)
+        self.running.set()
+        outcome = self.outcomes.pop(0)
+        if outcome is not None:
+            return outcome
+        await self._aborted.wait()
+        return Outcome("aborted")
+
+    async def steer(self, message: str, text: str) -> None:
+        self.steers.append((message, text))
+
+    async def abort(self) -> None:
+        self._aborted.set()
+
+    async def answer(self, request_id: str, answer: Mapping[str, Any]) -> None:
+        self.answers.append((request_id, answer))
+
+    async def stop(self) -> None:
+        await self.abort()
+
+
+class Bench:
+    """Tasks over a real spool and a real repository; ``stored`` is what reached the control plane."""
+
+    def __init__(self, folder: Path, workspace: Workspace) -> None:
+        self.folder = folder
+        self.workspace = workspace
+        self.stored: dict[str, bytes] = {}
+        self.refusals = 0
+        self.control = ControlPlane("http://control", "token")
+        self.control._http = httpx.AsyncClient(
+            transport=httpx.MockTransport(self._store), base_url="http://control/runner/v1/"
+        )
+        self.open([])
+
+    def open(self, outcomes: list[Outcome | None]) -> None:
+        """A runner that starts now, on what an earlier one left."""
+        self.agent = ScriptedAgent(*outcomes)
+        agent: Agent = self.agent
+        self.spool = Spool(self.folder / "spool")
+        self.tasks = Tasks(
+            agent,
+            self.spool,
+            self.workspace,
+            self.control,
+            grow=lambda delta: None,
+            title="t",
+            default_model=lambda: "default/m",
+            diff_bytes=1 << 20,
+        )
+        self._work = asyncio.create_task(self.tasks.run())
+
+    async def close(self) -> None:
+        self._work.cancel()
+        await asyncio.gather(self._work, return_exceptions=True)
+        self.spool.close()
+
+    async def instruct(self, *instructions: Instruction) -> None:
+        for instruction in instructions:
+            await self.tasks.instruct(instruction)
+
+    def reported(self) -> list[Any]:
+        import json
+
+        documents = [json.loads(frame.text) for frame in self.spool.pending(0)]
+        return [decode_fact(d["type"], VERSION, json.dumps(d["data"]).encode()) for d in documents]
+
+    async def end(self, task_id: str) -> Any:
+        """The fact that ends a task."""
+        async with asyncio.timeout(20):
+            while True:
+                self.spool.changed.clear()
+                for fact in self.reported():
+                    if (
+                        fact.TYPE in {"task.completed", "task.failed", "task.cancelled"}
+                        and fact.task_id == task_id
+                    ):
+                        return fact
+                await self.spool.changed.wait()
+
+    def types(self) -> list[str]:
+        return [fact.TYPE for fact in self.reported()]
+
+    def _store(self, request: httpx.Request) -> httpx.Response:
+        if self.refusals:
+            self.refusals -= 1
+            return httpx.Response(503)
+        self.stored[request.url.path.rpartition("/")[2]] = request.read()
+        return httpx.Response(201)
+
+
+@pytest.fixture
+async def bench(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr("ship_runner.tasks._BACKOFF_S", (0.01, 0.01, 0.01))
+    workspace = Workspace(tmp_path / "repo", tmp_path)
+    await workspace.prepare(bootstrap(repositories / "sample.git"), "token", None)
+    bench = Bench(tmp_path, workspace)
+    yield bench
+    await bench.close()
+    await bench.control.close()
+
+
+def prompt(task_id: str, text: str = "work") -> Prompt:
+    return Prompt(task_id, text, "", "build")
+
+
+async def test_a_task_ends_with_its_checkpoint_first(bench: Bench) -> None:
+    bench.agent.outcomes = [COMPLETED]
+    await bench.instruct(prompt("tsk_1"))
+    await bench.end("tsk_1")
+    assert bench.types() == ["checkpoint.created", "task.completed"]
+    checkpoint = bench.reported()[0]
+    assert set(bench.stored) == {checkpoint.diff_artifact, checkpoint.bundle_artifact}
+    assert bench.agent.runs[0].model == "default/m"
+    assert list(bench.folder.glob("*.patch")) == []
+
+
+async def test_a_prompt_that_is_repeated_runs_once(bench: Bench) -> None:
+    bench.agent.outcomes = [COMPLETED, COMPLETED]
+    await bench.instruct(prompt("tsk_1"), prompt("tsk_1"), prompt("tsk_2"))
+    await bench.end("tsk_2")
+    await bench.instruct(prompt("tsk_1"), Cancel("tsk_1"))
+    assert [run.task_id for run in bench.agent.runs] == ["tsk_1", "tsk_2"]
+    assert bench.types().count("task.completed") == 2
+
+
+async def test_a_lost_connection_is_continued(bench: Bench) -> None:
+    bench.agent.outcomes = [BROKEN, BROKEN, COMPLETED]
+    await bench.instruct(prompt("tsk_1"))
+    assert (await bench.end("tsk_1")).TYPE == "task.completed"
+    assert [run.text for run in bench.agent.runs] == ["work", CONTINUE, CONTINUE]
+    assert len({run.message for run in bench.agent.runs}) == 3
+    assert len({run.first_message for run in bench.agent.runs}) == 1
+    assert [fact.attempt for fact in bench.reported() if fact.TYPE == "agent.retried"] == [1, 2]
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(BROKEN, "model_unreachable"), (CRASHED, "agent_crashed")])
+async def test_continuations_come_to_an_end(bench: Bench, outcome: Outcome, code: str) -> None:
+    bench.agent.outcomes = [outcome] * 4
+    await bench.instruct(prompt("tsk_1"))
+    end = await bench.end("tsk_1")
+    assert (end.TYPE, end.failure.code) == ("task.failed", code)
+    assert bench.types().count("agent.restarted") == (3 if outcome is CRASHED else 0)
+
+
+async def test_a_crash_between_tasks_is_told(bench: Bench) -> None:
+    bench.agent.outcomes = [COMPLETED]
+    bench.agent.restart = Restart("crashed", "It died.")
+    await bench.instruct(prompt("tsk_1"))
+    await bench.end("tsk_1")
+    assert bench.types()[0] == "agent.restarted"
+
+
+async def test_an_agent_that_does_not_start_fails_the_task(bench: Bench) -> None:
+    bench.agent.broken = RunnerFailure("agent_start_failed", "why", "what to do")
+    await bench.instruct(prompt("tsk_1"))
+    end = await bench.end("tsk_1")
+    assert (end.failure.code, end.failure.hint) == ("agent_start_failed", "what to do")
+
+
+async def test_cancel_ends_a_running_a_queued_and_an_unknown_task(bench: Bench) -> None:
+    bench.agent.outcomes = [None, COMPLETED]
+    await bench.instruct(prompt("tsk_1"), prompt("tsk_2"), prompt("tsk_3"))
+    await bench.agent.running.wait()
+    await bench.instruct(Cancel("tsk_2"), Cancel("tsk_9"), Cancel("tsk_2"))
+    assert bench.types() == ["task.cancelled", "task.cancelled"]
+    await bench.instruct(Cancel("tsk_1"), Cancel("tsk_1"))
+    assert (await bench.end("tsk_1")).TYPE == "task.cancelled"
+    assert (await bench.end("tsk_3")).TYPE == "task.completed"
+    assert [run.task_id for run in bench.agent.runs] == ["tsk_1", "tsk_3"]
+
+
+async def test_cancel_during_the_pause_before_a_continuation(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ship_runner.tasks._BACKOFF_S", (60.0,))
+    bench.agent.outcomes = [BROKEN]
+    await bench.instruct(prompt("tsk_1"))
+    await bench.agent.running.wait()
+    await bench.instruct(Cancel("tsk_1"))
+    assert (await bench.end("tsk_1")).TYPE == "task.cancelled"
+    assert len(bench.agent.runs) == 1
+
+
+async def test_a_task_goes_on_in_the_next_runner(bench: Bench) -> None:
+    bench.agent.outcomes = [BROKEN, None]
+    await bench.instruct(prompt("tsk_1", "the prompt"))
+    async with asyncio.timeout(10):
+        while len(bench.agent.runs) < 2:
+            await asyncio.sleep(0.01)
+    second = bench.agent.runs[1]
+    await bench.close()
+    bench.open([COMPLETED])
+    assert (await bench.end("tsk_1")).TYPE == "task.completed"
+    assert bench.agent.runs == [second]
+
+
+async def test_what_the_agent_asks_is_withdrawn_when_it_waits_no_more(bench: Bench) -> None:
+    def ask(run: Run, sink: Sink) -> None:
+        for request in ("per_1", "per_2"):
+            fact = facts.request_asked(run.task_id, request, "permission", "may I")
+            sink.report(fact, key=f"asked:{request}")
+            sink.report(fact, key=f"asked:{request}")
+
+    bench.agent.during = ask
+    bench.agent.outcomes = [None]
+    await bench.instruct(prompt("tsk_1"))
+    await bench.agent.running.wait()
+    answer = {"reply": "once", "answers": [], "message": ""}
+    await bench.instruct(Reply("per_1", answer), Reply("per_9", answer))
+    async with asyncio.timeout(10):
+        while bench.spool.notes.get("open") != ["per_2"]:
+            await asyncio.sleep(0.01)
+    await bench.instruct(Reply("per_1", answer), Cancel("tsk_1"))
+    await bench.end("tsk_1")
+    assert bench.agent.answers == [("per_1", answer)]
+    assert [fact.request_id for fact in bench.reported() if fact.TYPE == "request.withdrawn"] == ["per_2"]
+    assert bench.types().count("request.asked") == 2
+
+
+async def test_a_steer_is_known_by_its_id(bench: Bench) -> None:
+    bench.agent.outcomes = [None]
+    await bench.instruct(prompt("tsk_1"))
+    await bench.agent.running.wait()
+    await bench.instruct(
+        Steer("tsk_1", "str_1", "more"), Steer("tsk_1", "str_1", "more"), Steer("tsk_0", "str_2", "late")
+    )
+    await bench.instruct(Cancel("tsk_1"))
+    await bench.end("tsk_1")
+    assert {text for _, text in bench.agent.steers} == {"more"}
+    assert len({message for message, _ in bench.agent.steers}) == 1
+
+
+async def test_the_plan_is_told_when_it_changes(bench: Bench) -> None:
+    def plan(run: Run, sink: Sink) -> None:
+        first, second = ([{"content": name, "status": "pending", "priority": ""}] for name in "ab")
+        for todos in ([], first, first, second, first):
+            sink.plan(todos)
+
+    bench.agent.during = plan
+    bench.agent.outcomes = [COMPLETED]
+    await bench.instruct(prompt("tsk_1"))
+    await bench.end("tsk_1")
+    told = [fact.todos[0].content for fact in bench.reported() if fact.TYPE == "todos.updated"]
+    assert told == ["a", "b", "a"]
+
+
+async def test_the_diff_is_stored_before_the_end_however_long_it_takes(bench: Bench) -> None:
+    bench.refusals = 3
+    bench.agent.outcomes = [COMPLETED]
+    await bench.instruct(prompt("tsk_1"))
+    assert (await bench.end("tsk_1")).TYPE == "task.completed"
+    assert bench.reported()[0].diff_artifact in bench.stored
+
+
+async def test_work_that_cannot_be_kept_fails_the_task(bench: Bench) -> None:
+    (bench.workspace.folder / ".git" / "HEAD").write_text("nonsense")
+    bench.agent.outcomes = [COMPLETED]
+    await bench.instruct(prompt("tsk_1"))
+    end = await bench.end("tsk_1")
+    assert (end.TYPE, end.failure.code) == ("task.failed", "checkpoint_failed")
+
+
+async def test_a_full_disk_ends_the_task_and_the_next_one_runs_when_there_is_room(bench: Bench) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(run: Run, sink: Sink) -> None:
+        size = bench.spool.path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        sink.report(facts.text_finished(run.task_id, "msg", "prt", "does not fit"), key="text:prt")
+
+    try:
+        bench.agent.during = fill
+        bench.agent.outcomes = [None]
+        await bench.instruct(prompt("tsk_1"))
+        end = await bench.end("tsk_1")
+        assert (end.TYPE, end.failure.code) == ("task.failed", "disk_full")
+        assert "text.finished" in bench.types()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    bench.agent.during = lambda run, sink: None
+    bench.agent.outcomes = [COMPLETED]
+    await bench.instruct(prompt("tsk_2"))
+    assert (await bench.end("tsk_2")).TYPE == "task.completed"
+    assert not bench.spool.full
