@@ -31,7 +31,7 @@ export function Code({ code, language, firstLine, className }: CodeProps) {
           {lines.map((tokens, index) => (
             <div key={index} className={cn("min-h-5", firstLine !== undefined && "flex")}>
               {firstLine !== undefined && (
-                <span aria-hidden className="mr-4 w-10 shrink-0 select-none text-right text-ink-faint/70 tabular-nums">
+                <span aria-hidden className="mr-4 w-10 shrink-0 select-none text-right text-ink-faint tabular-nums">
                   {firstLine + index}
                 </span>
               )}

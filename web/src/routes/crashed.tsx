@@ -9,6 +9,7 @@ export function Crashed({ error, reset }: ErrorComponentProps) {
     <main className="grid min-h-full place-items-center">
       <title>Something broke · Ship</title>
       <Notice
+        isPage
         icon={Bug}
         title="This page broke"
         action={

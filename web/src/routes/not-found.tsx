@@ -8,6 +8,7 @@ export function NotFound() {
     <main className="grid min-h-full place-items-center">
       <title>Not found · Ship</title>
       <Notice
+        isPage
         icon={Compass}
         title="There is nothing at this address"
         action={

@@ -36,7 +36,7 @@ function LiveSession({ id }: { id: string }) {
   if (error) {
     const { reason, hint } = asFailure(error);
     return (
-      <Notice icon={CloudOff} title="The session could not be opened" action={<Button asChild><Link to="/">All sessions</Link></Button>}>
+      <Notice isPage icon={CloudOff} title="The session could not be opened" action={<Button asChild><Link to="/">All sessions</Link></Button>}>
         {reason} {hint}
       </Notice>
     );

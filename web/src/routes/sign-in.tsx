@@ -10,6 +10,7 @@ export function SignIn() {
       <title>Sign in · Ship</title>
       <div className="w-full max-w-md rounded-2xl border bg-surface shadow-raised">
         <Notice
+          isPage
           icon={KeyRound}
           title="Sign in with a link"
           className="py-10"

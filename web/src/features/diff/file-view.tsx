@@ -17,7 +17,7 @@ export const FileView = memo(function FileView({ file, layout }: { file: FileDif
   const [isShown, setShown] = useState(lines <= LARGE_LINES);
   return (
     <section aria-label={file.path} className="scroll-mt-2 rounded-xl border bg-surface">
-      <h3 className={cn("sticky top-0 z-10 flex items-center gap-2 rounded-t-xl bg-surface px-2 py-1.5", isOpen ? "border-b" : "rounded-b-xl")}>
+      <h2 className={cn("sticky top-0 z-10 flex items-center gap-2 rounded-t-xl bg-surface px-2 py-1.5", isOpen ? "border-b" : "rounded-b-xl")}>
         <button
           type="button"
           aria-expanded={isOpen}
@@ -35,7 +35,7 @@ export const FileView = memo(function FileView({ file, layout }: { file: FileDif
         </button>
         <DiffCounts additions={file.additions} deletions={file.deletions} className="shrink-0" />
         <CopyButton text={file.path} label="Copy path" />
-      </h3>
+      </h2>
       {isOpen && (
         <div className="overflow-hidden rounded-b-xl">
           {!isShown && (

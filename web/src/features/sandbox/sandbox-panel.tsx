@@ -42,7 +42,7 @@ export function SandboxPanel({ sandbox, calls }: { sandbox: Sandbox; calls: Call
     <div className="h-full space-y-6 overflow-y-auto p-4">
       <Facts facts={facts} />
       <section>
-        <h3 className="mb-2.5 text-xs font-semibold text-ink-faint">Steps</h3>
+        <h2 className="mb-2.5 text-xs font-semibold text-ink-faint">Steps</h2>
         <SandboxSteps steps={sandbox.steps} />
       </section>
       {calls.length > 0 && <Calls calls={calls} />}
@@ -53,8 +53,8 @@ export function SandboxPanel({ sandbox, calls }: { sandbox: Sandbox; calls: Call
 function Calls({ calls }: { calls: Call[] }) {
   return (
     <section>
-      <h3 className="mb-2.5 text-xs font-semibold text-ink-faint">Model calls, newest first</h3>
-      <div className="overflow-x-auto rounded-xl border">
+      <h2 className="mb-2.5 text-xs font-semibold text-ink-faint">Model calls, newest first</h2>
+      <div tabIndex={0} role="group" aria-label="Model calls" className="overflow-x-auto rounded-xl border">
         <table className="w-full text-left text-xs whitespace-nowrap">
           <thead className="bg-sunken text-ink-faint">
             <tr>

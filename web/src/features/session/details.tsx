@@ -27,7 +27,7 @@ export function Details({ session }: { session: SessionState }) {
     <div className="h-full space-y-6 overflow-y-auto p-4">
       <Facts facts={facts} />
       <section>
-        <h3 className="mb-2 text-xs font-semibold text-ink-faint">From a terminal</h3>
+        <h2 className="mb-2 text-xs font-semibold text-ink-faint">From a terminal</h2>
         <div className="space-y-1.5">
           <Command text={`ship attach ${session.id}`} />
           <Command text={`ship apply ${session.id}`} />
@@ -35,7 +35,7 @@ export function Details({ session }: { session: SessionState }) {
       </section>
       {session.tasks.length > 0 && (
         <section>
-          <h3 className="mb-2 text-xs font-semibold text-ink-faint">Tasks</h3>
+          <h2 className="mb-2 text-xs font-semibold text-ink-faint">Tasks</h2>
           <ol className="divide-y rounded-xl border">
             {session.tasks.map((task) => (
               <TaskRow key={task.id} task={task} />
@@ -45,7 +45,7 @@ export function Details({ session }: { session: SessionState }) {
       )}
       {session.artifacts.length > 0 && (
         <section>
-          <h3 className="mb-2 text-xs font-semibold text-ink-faint">Artifacts</h3>
+          <h2 className="mb-2 text-xs font-semibold text-ink-faint">Artifacts</h2>
           <ul className="divide-y rounded-xl border">
             {session.artifacts.map((artifact) => (
               <li key={artifact.name}>

@@ -10,7 +10,7 @@ export function Queue({ session }: { session: SessionState }) {
   if (waiting.length === 0) return null;
   return (
     <section aria-label="Queue" className="border-b px-3 py-2">
-      <h3 className="mb-1 text-xs font-medium text-ink-faint">Next, in this order</h3>
+      <h2 className="mb-1 text-xs font-medium text-ink-faint">Next, in this order</h2>
       <ol className="max-h-32 space-y-0.5 overflow-y-auto">
         {waiting.map((task) => (
           <li key={task.id} className="flex items-center gap-2 text-[0.8125rem]">
