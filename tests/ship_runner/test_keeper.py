@@ -22,6 +22,7 @@ def child():
     if sys.argv[2] == "fail":
         raise RuntimeError("broken")
     time.sleep(60)
+    return 1
 
 sys.exit(keep(child))
 """
