@@ -12,5 +12,7 @@ if ! { command -v npm && node -e "$new_enough"; } >/dev/null 2>&1; then
     ln -sfn "$home/lib/node_modules/npm/bin/npm-cli.js" "$root/.tools/node/npm"
     ln -sfn "$home/lib/node_modules/npm/bin/npx-cli.js" "$root/.tools/node/npx"
     PATH="$root/.tools/node:$PATH"
+    # This Node brings its own list of authorities; the machine's may have more.
+    [[ -s /etc/ssl/certs/ca-certificates.crt ]] && export NODE_EXTRA_CA_CERTS="${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}"
 fi
 exec "$@"

@@ -233,10 +233,10 @@ class _Demonstration:
             except subprocess.TimeoutExpired:
                 self._server.kill()
                 self._server.wait()
-        _end_sandbox_host(self._data)
+        end_sandbox_host(self._data)
 
 
-def _end_sandbox_host(data: Path) -> None:
+def end_sandbox_host(data: Path) -> None:
     """The sandbox host is made to outlive its server, and a sandbox to outlive both: each is ended by itself."""
     sandboxes = data / "sandboxes"
     noted = data / "sandboxd.json"
