@@ -34,6 +34,7 @@ AGENT_PACKAGE = "opencode-linux-x64"
 RUNNER_REQUIREMENTS = ("websockets", "httpx")
 SANDBOX_PYTHON = "/usr/bin/python3"
 
+_SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _NPM_TIMEOUT_S = 900
 
 
@@ -88,9 +89,19 @@ def _npm(folder: Path, *arguments: str) -> None:
     """Run the npm that came with our Node, with the operator's own npm settings (registry, proxy, certificates)."""
     node = _node()
     command = [str(node / "bin" / "node"), str(node / "lib/node_modules/npm/bin/npm-cli.js"), *arguments]
+    environment = dict(os.environ)
+    if _SYSTEM_AUTHORITIES.exists():
+        # Node brings its own list of authorities; the machine's may have more.
+        environment.setdefault("NODE_EXTRA_CA_CERTS", str(_SYSTEM_AUTHORITIES))
     try:
         subprocess.run(
-            command, cwd=folder, check=True, capture_output=True, text=True, timeout=_NPM_TIMEOUT_S
+            command,
+            cwd=folder,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_NPM_TIMEOUT_S,
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
         output = str(getattr(error, "stderr", "") or error)
