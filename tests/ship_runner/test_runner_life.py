@@ -359,3 +359,49 @@ async def test_a_refused_runner_stops_its_agent_and_ends(plane: FakeControlPlane
     await plane.cut()
     assert await runner.ended() == 0
     assert not Path(f"/proc/{agent}").exists()
+
+
+async def test_a_model_stream_that_breaks_is_tried_again(standing: Runner) -> None:
+    plane = standing.plane
+    attempts: list[int] = []
+
+    def once_cut(step: int) -> Turn:
+        attempts.append(step)
+        if len(attempts) == 1:
+            return Turn(text="Half a sentence", cut=True)
+        return Turn(text="The whole sentence.")
+
+    plane.model.scenarios["break"] = once_cut
+    await plane.prompt("tsk_break", "break once")
+    assert (await plane.end_of("tsk_break")).TYPE == "task.completed"
+    assert len(plane.of("agent.retried", "tsk_break")) >= 1
+    assert [fact.text for fact in plane.of("text.finished", "tsk_break")] == ["The whole sentence."]
+
+
+async def test_an_agent_that_hangs_is_started_anew_or_ended(
+    plane: FakeControlPlane, tmp_path: Path, tree: Path
+) -> None:
+    runner = Runner(plane, tmp_path, tree, SHIP_AGENT_HUNG_AFTER_S="2")
+    answers: list[int] = []
+
+    def slow_once(step: int) -> Turn:
+        answers.append(step)
+        return Turn(text="word " * 400, pause_s=0.05) if len(answers) == 1 else Turn(text="The end.")
+
+    plane.model.scenarios["hang"] = slow_once
+    plane.model.scenarios["stuck"] = turns(Turn(text="word " * 400, pause_s=0.05))
+    try:
+        await runner.ready()
+        await plane.prompt("tsk_1", "hang now")
+        await plane.until(lambda: plane.deltas)
+        os.kill(runner.agent(), signal.SIGSTOP)
+        assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+        assert [fact.code for fact in plane.of("agent.restarted")] == ["hung"]
+
+        await plane.prompt("tsk_2", "stuck now")
+        await plane.until(lambda: [delta for delta in plane.deltas if delta.task_id == "tsk_2"])
+        os.kill(runner.agent(), signal.SIGSTOP)
+        await plane.send(t="cancel", task_id="tsk_2")
+        assert (await plane.end_of("tsk_2")).TYPE == "task.cancelled"
+    finally:
+        await runner.stop()

@@ -157,7 +157,7 @@ class OpenCode:
     async def _wait(self, turn: Turn) -> None:
         """Until something stirs, the process dies, or it is time to look anyhow."""
         waits = {asyncio.create_task(turn.stirred.wait()), asyncio.create_task(self._process.dead.wait())}
-        pause = LOOK_S if turn.abort_by is None else 0.2
+        pause = min(LOOK_S, self._settings.hung_after_s / 2) if turn.abort_by is None else 0.2
         try:
             await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -323,7 +323,7 @@ class OpenCode:
         await self._call("POST", f"/session/{run.conversation}/prompt_async", body)
 
     async def _busy(self, conversation: str) -> bool:
-        status = (await self._get("/session/status", timeout=5)).get(conversation)
+        status = (await self._get("/session/status", timeout=3)).get(conversation)
         return status is not None and status.get("type") != "idle"
 
     async def _messages(self, conversation: str) -> list[Any]:
