@@ -85,10 +85,10 @@ $(SHIP_READY): $(PYTHON_READY) pyproject.toml
 # what the lock file pins and leaves it as it is.
 $(WEB_MODULES): web/package-lock.json $(PYTHON_READY)
 	@echo "Installing the web app's packages"
-	@cd web && $(NODE) npm install --no-save --no-audit --no-fund --loglevel=error
+	@cd web && $(NODE) npm install --no-save --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 $(WEB_APP): $(WEB_MODULES) $(WEB_SOURCES)
 	@echo "Building the web app"
-	@cd web && $(NODE) npm run --silent build
+	@cd web && $(NODE) npm run --silent build -- --logLevel=warn
 	@touch $@
