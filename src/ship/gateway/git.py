@@ -46,6 +46,7 @@ CALLS_PER_SESSION = 8
 """How many may be under way at once."""
 
 _MEMORY_BYTES = 1024 * 1024
+_LEAVE_S = 1.0
 _CHUNK_BYTES = 64 * 1024
 _REDIRECTS = 4
 _PROTOCOL = re.compile(r"[\w.=:-]{1,200}")
@@ -205,7 +206,14 @@ async def _output(stdout: asyncio.StreamReader, first: bytes) -> AsyncIterator[b
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
+    """See the process end: by itself when it has said everything, else for a reader that has left.
+
+    A kill comes last: one that meets a process that has just ended takes its exit status away from asyncio.
+    """
+    try:
+        async with asyncio.timeout(_LEAVE_S):
+            await process.wait()
+    except TimeoutError:
         process.kill()
         await process.wait()
 
