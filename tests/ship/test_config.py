@@ -23,7 +23,9 @@ def test_the_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) 
 
 
 def test_keys_in_the_environment_make_providers() -> None:
-    settings = load(None, {"ANTHROPIC_API_KEY": "a", "OPENAI_BASE_URL": "http://x/v1", "OPENAI_MODELS": "m, n"})
+    settings = load(
+        None, {"ANTHROPIC_API_KEY": "a", "OPENAI_BASE_URL": "http://x/v1", "OPENAI_MODELS": "m, n"}
+    )
     anthropic, openai = settings.models.providers
     assert (anthropic.protocol, anthropic.api_key) == ("anthropic", "a")
     assert [model.name for model in openai.models] == ["m", "n"]
@@ -51,5 +53,5 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="none.toml"):
+    with pytest.raises(ConfigurationError, match=r"none\.toml"):
         load(tmp_path / "none.toml", {})
