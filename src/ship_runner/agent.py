@@ -99,6 +99,9 @@ class Agent(Protocol):
         the agent has been started anew already.
         """
 
+    def growing(self) -> list[Delta]:
+        """The texts that grow at this moment, each from its beginning: for a listener that missed some."""
+
     async def steer(self, message: str, text: str) -> None:
         """Say more to the agent while it runs, unless that message is there already; nothing when it does not run."""
 

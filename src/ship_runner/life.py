@@ -67,7 +67,7 @@ class Life:
             self._settings.token,
             self.bootstrap.generation,
             spool,
-            connected=self._learn_again,
+            connected=lambda: self._connected(link, agent),
             instructed=tasks.instruct,
         )
         work = asyncio.create_task(self._work(spool, workspace, agent, tasks))
@@ -101,8 +101,10 @@ class Life:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _SLOWEST_RETRY_S if kept is None else 0.5)
 
-    def _learn_again(self) -> None:
-        """After each connection: a control plane that was started anew may offer other models."""
+    def _connected(self, link: Link, agent: OpenCode) -> None:
+        """A control plane that was started anew knows no unfinished text, and may offer other models."""
+        for delta in agent.growing():
+            link.grow(delta)
         self._learning = asyncio.create_task(self._learn_quietly())
 
     async def _learn_quietly(self) -> None:
@@ -123,8 +125,11 @@ class Life:
         generation = self.bootstrap.generation
         clone = asyncio.create_task(self._step(spool, "clone", self._clone(workspace), self._clone_detail()))
         start = asyncio.create_task(self._step(spool, "agent", self._start(agent, clone), "OpenCode"))
-        await asyncio.wait({clone, start})
-        for task in (clone, start):
+        done, unfinished = await asyncio.wait({clone, start}, return_when=asyncio.FIRST_EXCEPTION)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        for task in done:
             error = task.exception()
             if isinstance(error, RunnerFailure):
                 spool.report(facts.sandbox_failed(generation, error.document()), key="sandbox.failed")

@@ -93,7 +93,14 @@ class Tasks:
                 self._arrived.clear()
                 await self._arrived.wait()
             prompt = self._queue[0]
-            await self._run_task(prompt)
+            try:
+                await self._run_task(prompt)
+            except (
+                Exception
+            ) as error:  # the loop of effects: one task that we cannot run must not stop the others
+                log.exception("task %s could not be run", prompt.task_id)
+                why = facts.failure("runner_error", f"The runner failed: {error!r}", "Send the task again.")
+                self._end(prompt.task_id, facts.task_failed(prompt.task_id, why))
             self._queue.popleft()
 
     def _knows(self, task_id: str) -> bool:
@@ -301,7 +308,12 @@ class Tasks:
     def _errand(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
+        task.add_done_callback(self._errand_done)
+
+    def _errand_done(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("an instruction could not be followed: %r", error)
 
 
 class TaskSink:

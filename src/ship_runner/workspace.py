@@ -74,6 +74,9 @@ class Workspace:
                 base = await self._restore(git, bundle, bootstrap.work_branch) or base
         except GitFailed as error:
             raise clone_failure(error, token) from error
+        except OSError as error:
+            said = GitFailed("clone", 0, error.strerror or "it took too long")
+            raise clone_failure(said, token) from error
         partial = self._record.with_suffix(".new")
         partial.write_text(json.dumps({"base_commit": base}))
         partial.replace(self._record)

@@ -1,6 +1,7 @@
 """One task after the other, with an agent that follows a script."""
 
 import asyncio
+import json
 import resource
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from ship.events.record import decode_fact
 from ship_runner import facts
 from ship_runner.agent import Agent, Outcome, Restart, Run, Sink
 from ship_runner.control import ControlPlane
-from ship_runner.facts import VERSION
+from ship_runner.facts import VERSION, Delta
 from ship_runner.failures import RunnerFailure
 from ship_runner.instructions import Cancel, Instruction, Prompt, Reply, Steer
 from ship_runner.opencode.mapping import new_message_id
@@ -63,6 +64,9 @@ class ScriptedAgent:
             return outcome
         await self._aborted.wait()
         return Outcome("aborted")
+
+    def growing(self) -> list[Delta]:
+        return []
 
     async def steer(self, message: str, text: str) -> None:
         self.steers.append((message, text))
@@ -118,8 +122,6 @@ class Bench:
             await self.tasks.instruct(instruction)
 
     def reported(self) -> list[Any]:
-        import json
-
         documents = [json.loads(frame.text) for frame in self.spool.pending(0)]
         return [decode_fact(d["type"], VERSION, json.dumps(d["data"]).encode()) for d in documents]
 
@@ -317,6 +319,18 @@ async def test_work_that_cannot_be_kept_fails_the_task(bench: Bench) -> None:
     await bench.instruct(prompt("tsk_1"))
     end = await bench.end("tsk_1")
     assert (end.TYPE, end.failure.code) == ("task.failed", "checkpoint_failed")
+
+
+async def test_a_task_that_breaks_the_runner_does_not_stop_the_next(bench: Bench) -> None:
+    def surprise(run: Run, sink: Sink) -> None:
+        if run.task_id == "tsk_1":
+            raise KeyError("a shape that nobody expected")
+
+    bench.agent.during = surprise
+    bench.agent.outcomes = [COMPLETED]
+    await bench.instruct(prompt("tsk_1"), prompt("tsk_2"))
+    assert (await bench.end("tsk_1")).failure.code == "runner_error"
+    assert (await bench.end("tsk_2")).TYPE == "task.completed"
 
 
 async def test_a_full_disk_ends_the_task_and_the_next_one_runs_when_there_is_room(bench: Bench) -> None:

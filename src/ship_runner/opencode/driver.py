@@ -15,6 +15,7 @@ import httpx
 
 from ship_runner.agent import Outcome, Restart, Run, Sink
 from ship_runner.control import Bootstrap
+from ship_runner.facts import Delta
 from ship_runner.failures import RunnerFailure
 from ship_runner.git import bearer_header
 from ship_runner.opencode import mapping
@@ -225,6 +226,9 @@ class OpenCode:
         if turn.abort_by is not None:
             return Outcome("aborted")
         return Outcome("interrupted", why.code, why.reason)
+
+    def growing(self) -> list[Delta]:
+        return self._turn.growing() if self._turn is not None else []
 
     async def steer(self, message: str, text: str) -> None:
         turn = self._turn

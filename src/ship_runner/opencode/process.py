@@ -25,18 +25,21 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 90
 _LISTENING = b"listening on http"
 """OpenCode takes connections before it says this, and never answers those."""
+_MARK = "SHIP_AGENT"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What stands in the state file. ``started`` tells a process from a later one with the same number."""
+    """What stands in the state file. ``started`` tells a process from a later one with the same number; ``mark`` stands in
+    the environment of everything that the process starts."""
 
     pid: int
     started: int
     port: int
     password: str
+    mark: str
     digest: str
 
 
@@ -132,11 +135,12 @@ class AgentProcess:
         return (int(fields[11]) + int(fields[12])) / _TICK if fields else 0.0
 
     def _spawn(self, configuration: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> None:
-        port, password = _free_port(), secrets.token_urlsafe(24)
+        port, password, mark = _free_port(), secrets.token_urlsafe(24), secrets.token_hex(8)
         variables = {
             **environment,
             "OPENCODE_CONFIG_CONTENT": json.dumps(configuration),
             "OPENCODE_SERVER_PASSWORD": password,
+            _MARK: mark,
         }
         self._close_configuration_folder()
         with self._log.open("wb") as output:
@@ -151,7 +155,7 @@ class AgentProcess:
                 start_new_session=True,
             )
         pid = self._child.pid
-        record = _Record(pid, _started(pid), port, password, _digest(configuration, environment))
+        record = _Record(pid, _started(pid), port, password, mark, _digest(configuration, environment))
         partial = self._file.with_suffix(".new")
         partial.touch(0o600)
         partial.write_text(json.dumps(asdict(record)))
@@ -217,10 +221,10 @@ class AgentProcess:
 
 
 def _kill_all(record: _Record) -> None:
-    """The process and all that carry its mark: each command that OpenCode starts has ``OPENCODE_PID`` in its environment."""
+    """The process and all that it started, also what has left its process group."""
     if _started(record.pid) == record.started:
         os.kill(record.pid, signal.SIGKILL)
-    mark = f"OPENCODE_PID={record.pid}".encode()
+    mark = f"{_MARK}={record.mark}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue

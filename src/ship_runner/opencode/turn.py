@@ -7,6 +7,7 @@ from typing import Any
 
 from ship_runner import facts
 from ship_runner.agent import Outcome, Run, Sink
+from ship_runner.facts import Delta
 from ship_runner.opencode import mapping
 
 Json = Mapping[str, Any]
@@ -39,8 +40,8 @@ class Turn:
         self.waiting_for: set[str] = set()
         self.running_tools: set[str] = set()
         self._answers: set[str] = set()
-        self._texts: dict[str, tuple[str, int]] = {}
-        self._outputs: dict[str, str] = {}
+        self._texts: dict[str, Delta] = {}
+        self._outputs: dict[str, Delta] = {}
         self._unknown_ends = 0
 
     def handle(self, event: Json) -> None:
@@ -81,8 +82,9 @@ class Turn:
             info = message["info"]
             if not self._is_answer(info):
                 continue
-            self._answers.add(info["id"])
+            self._message(info)
             for part in message["parts"]:
+                self._track(part)
                 for key, fact in mapping.part_facts(self.run.task_id, part, over=over):
                     self.sink.report(fact, key=key)
 
@@ -106,7 +108,8 @@ class Turn:
     def _message(self, info: Json) -> None:
         if self._is_answer(info):
             self._answers.add(info["id"])
-            self.begun.set()
+            if mapping.order(info["id"]) >= mapping.order(self.run.message):
+                self.begun.set()
 
     def _part(self, part: Json) -> None:
         if part["messageID"] not in self._answers:
@@ -125,18 +128,22 @@ class Turn:
                 self.verdict = Outcome("failed", "agent_looping", reason, "Try another model.")
                 self.stirred.set()
 
+    def _track(self, part: Json) -> None:
+        if part["type"] == "tool":
+            if part["state"]["status"] in {"pending", "running"}:
+                self.running_tools.add(part["id"])
+            else:
+                self.running_tools.discard(part["id"])
+
     def _grow_to(self, part: Json) -> None:
         """Follow a part's text. A part that was not seen from its beginning grows unseen: its offset is not known."""
         if part["type"] in {"text", "reasoning"}:
             if "end" in (part.get("time") or {}):
                 self._texts.pop(part["id"], None)
             elif part["text"] == "":
-                self._texts[part["id"]] = (part["type"], 0)
+                self._texts[part["id"]] = self._delta_of(part["messageID"], part["id"], part["type"])
         elif part["type"] == "tool":
-            if part["state"]["status"] in {"pending", "running"}:
-                self.running_tools.add(part["id"])
-            else:
-                self.running_tools.discard(part["id"])
+            self._track(part)
             self._grow_output(part)
 
     def _grow_output(self, part: Json) -> None:
@@ -144,33 +151,32 @@ class Turn:
         if output is None:
             self._outputs.pop(part["id"], None)
             return
-        before = self._outputs.get(part["id"], "")
-        self._outputs[part["id"]] = output
-        if output.startswith(before):
-            if len(output) > len(before):
-                self._grow(part["messageID"], part["id"], "tool", len(before), output[len(before) :])
-        else:
-            self._grow(part["messageID"], part["id"], "tool", 0, output)
+        seen = self._outputs.setdefault(part["id"], self._delta_of(part["messageID"], part["id"], "tool"))
+        known = len(seen["text"]) if output.startswith(seen["text"]) else 0
+        seen["text"] = output
+        if len(output) > known:
+            self.sink.grow({**seen, "offset": known, "text": output[known:]})
 
     def _delta(self, properties: Json) -> None:
-        part_id = properties["partID"]
-        if properties.get("field") != "text" or part_id not in self._texts:
-            return
-        kind, length = self._texts[part_id]
-        self._texts[part_id] = (kind, length + len(properties["delta"]))
-        self._grow(properties["messageID"], part_id, kind, length, properties["delta"])
+        seen = self._texts.get(properties["partID"])
+        if properties.get("field") == "text" and seen is not None:
+            offset = len(seen["text"])
+            seen["text"] += properties["delta"]
+            self.sink.grow({**seen, "offset": offset, "text": properties["delta"]})
 
-    def _grow(self, message_id: str, part_id: str, kind: str, offset: int, text: str) -> None:
-        self.sink.grow(
-            {
-                "task_id": self.run.task_id,
-                "message_id": message_id,
-                "part_id": part_id,
-                "kind": kind,
-                "offset": offset,
-                "text": text,
-            }
-        )
+    def growing(self) -> list[Delta]:
+        """What has grown so far and is not finished, each part from its beginning."""
+        return [dict(delta) for delta in (*self._texts.values(), *self._outputs.values()) if delta["text"]]
+
+    def _delta_of(self, message_id: str, part_id: str, kind: str) -> Delta:
+        return {
+            "task_id": self.run.task_id,
+            "message_id": message_id,
+            "part_id": part_id,
+            "kind": kind,
+            "offset": 0,
+            "text": "",
+        }
 
     def _status(self, status: Json) -> None:
         if status["type"] == "retry":
