@@ -148,10 +148,10 @@ async def test_archiving_asks_first_and_ends_the_session(visitor: Visitor, ship:
     page = visitor.page
     session_id = await ship.begin("echo", prompt="")
     await page.goto(f"{ship.url}/sessions/{session_id}")
-    await expect(visitor.status).to_have_text("Created")
     await page.get_by_role("button", name="Archive").click()
     await page.get_by_role("alertdialog").get_by_role("button", name="Keep it").click()
-    await expect(visitor.status).to_have_text("Created")
+    await expect(page.get_by_role("alertdialog")).to_be_hidden()
+    await expect(visitor.status).not_to_have_text("Archived")
     await page.get_by_role("button", name="Archive").click()
     await page.get_by_role("alertdialog").get_by_role("button", name="Archive").click()
     await expect(visitor.status).to_have_text("Archived")

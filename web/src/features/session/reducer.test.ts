@@ -67,6 +67,38 @@ describe("the events", () => {
   });
 });
 
+describe("a whole session, as a server kept it", () => {
+  const folder = "src/features/session/golden";
+  const records = readFileSync(`${folder}/whole.jsonl`, "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((text) => JSON.parse(text) as LogRecord);
+  const served = JSON.parse(readFileSync(`${folder}/whole.session.json`, "utf8")) as { id: string; head_seq: number };
+
+  it("folds to what the server folds it to", () => {
+    const { id, head_seq, ...fields } = served;
+    expect(fold(records, unknownSession(id))).toMatchObject({ ...fields, id, seq: head_seq });
+  });
+
+  it("tells its story in order", () => {
+    const state = fold(records);
+    expect(kinds(state).filter((kind) => !["tool", "text"].includes(kind))).toEqual([
+      ...["prompt", "answered", "outcome"],
+      ...["prompt", "steer", "prompt", "outcome", "note", "outcome"],
+      ...["prompt", "answered", "answered", "outcome"],
+      "prompt",
+    ]);
+    expect(new Set(state.entries.map((entry) => entry.key)).size).toBe(state.entries.length);
+  });
+
+  it("comes out the same from anywhere in between", () => {
+    const whole = fold(records);
+    for (let cut = 0; cut < records.length; cut += 7) {
+      expect(fold(records.slice(cut), fold(records.slice(0, cut)))).toEqual(whole);
+    }
+  });
+});
+
 describe("a task", () => {
   it("shows its prompt when it starts and its outcome when it ends", () => {
     const records = log(created, queued, started, ["task.completed", { task_id: "t1" }]);
@@ -210,11 +242,21 @@ describe("usage", () => {
     };
     const call = { task_id: "t1", provider: "p", model: "m", status: 200, took_ms: 9, usage, failure: null };
     const state = fold(
-      log(created, queued, started, ["model.called", call], ["model.called", { ...call, status: 429, failure }]),
+      log(
+        created,
+        queued,
+        started,
+        ["model.called", call],
+        ["model.called", { ...call, status: 429, failure }],
+        ["agent.retried", { task_id: "t1", attempt: 1, reason: "429", next_at_ms: 0 }],
+        ["model.called", { ...call, status: 429, failure }],
+        ["model.called", { ...call, status: 0, failure: { ...failure, code: "model_call_cancelled" } }],
+      ),
     );
-    expect(state.usage).toMatchObject({ model_calls: 2, input_tokens: 20, cost_usd: 1 });
-    expect(state.tasks[0]?.usage.output_tokens).toBe(4);
-    expect(state.calls.map((one) => one.status)).toEqual([200, 429]);
-    expect(state.entries.at(-1)).toMatchObject({ kind: "failure", subject: "model" });
+    expect(state.usage).toMatchObject({ model_calls: 4, input_tokens: 40, cost_usd: 2 });
+    expect(state.tasks[0]?.usage.output_tokens).toBe(8);
+    expect(state.calls.map((one) => one.status)).toEqual([200, 429, 429, 0]);
+    expect(kinds(state)).toEqual(["prompt", "line", "line"]);
+    expect(state.entries[1]).toMatchObject({ text: "A model call failed: sandbox_lost", detail: "gone Retry." });
   });
 });

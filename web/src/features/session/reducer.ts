@@ -306,14 +306,11 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
         task.id === data.task_id ? { ...task, usage: plus(task.usage, data.usage) } : task,
       ),
     };
-    if (!data.failure) return next;
-    return add(next, {
-      kind: "failure",
-      key: keyOf(record),
-      at_ms: record.at_ms,
-      subject: "model",
-      failure: data.failure,
-    });
+    // The agent ended it itself, when it was stopped; or it tries again and meets the same.
+    if (!failure || failure.code === "model_call_cancelled") return next;
+    const detail = [failure.reason, failure.hint].filter(Boolean).join(" ");
+    const said = state.entries.slice(-2).some((entry) => entry.kind === "line" && entry.detail === detail);
+    return said ? next : add(next, line(record, "warning", `A model call failed: ${failure.code}`, detail));
   },
   "effect.failed": (state, data, record) =>
     add(state, {

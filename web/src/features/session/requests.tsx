@@ -29,7 +29,7 @@ function PermissionForm({ id, request }: { id: string; request: OpenRequest }) {
     <div>
       <p className="flex items-center gap-2 text-[0.8125rem] font-medium">
         <ShieldQuestion aria-hidden className="size-4 shrink-0 text-warn" />
-        <span className="min-w-0 [overflow-wrap:anywhere]">May the agent do this? {request.title}</span>
+        <span className="min-w-0 [overflow-wrap:anywhere]">May the agent do this? {heading(request)}</span>
       </p>
       {request.detail && (
         <pre tabIndex={0} className="mt-2 max-h-48 overflow-auto rounded-lg border bg-surface px-3 py-2 font-mono text-xs leading-5 whitespace-pre-wrap [overflow-wrap:anywhere]">
@@ -58,6 +58,11 @@ function PermissionForm({ id, request }: { id: string; request: OpenRequest }) {
       </div>
     </div>
   );
+}
+
+/** The title without what the detail says anyway. */
+function heading({ title, detail }: OpenRequest): string {
+  return detail && title.endsWith(detail) ? title.slice(0, -detail.length).replace(/[:\s]+$/, "") : title;
 }
 
 interface Draft {

@@ -85,7 +85,7 @@ export interface LineEntry extends EntryOf<"line"> {
 }
 
 export interface FailureEntry extends EntryOf<"failure"> {
-  subject: "session" | "task" | "sandbox" | "model" | "effect";
+  subject: "session" | "task" | "sandbox" | "effect";
   failure: Failure;
 }
 

@@ -10,7 +10,6 @@ const FAILED: Record<FailureEntry["subject"], string> = {
   session: "The session cannot go on by itself",
   task: "The task failed",
   sandbox: "The sandbox did not become ready",
-  model: "A model call failed",
   effect: "Something around the session failed",
 };
 
