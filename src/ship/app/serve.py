@@ -8,15 +8,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 
-import uvicorn
 from fastapi import FastAPI
 
 from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
 from ship.api import Services, create_api
+from ship.api.server import listen, server
 from ship.app import web
 from ship.app.folder import DataFolder
 from ship.app.grants import SessionGrants
@@ -194,40 +194,17 @@ def _in_background(stack: contextlib.AsyncExitStack, work: Coroutine[None, None,
     stack.push_async_callback(end)
 
 
-class _Server(uvicorn.Server):
-    """A server that leaves signals to us: it would die of them before our own parts have ended."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
-        yield
-
-
 async def _run(app: FastAPI, listening: socket.socket) -> None:
-    config = uvicorn.Config(
-        app,
-        ws="websockets-sansio",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
-        ws_max_size=8 * 1024**2,
-    )
-    server = _Server(config)
+    running = server(app, grace_s=GRACE_S)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, setattr, server, "should_exit", True)
-    await server.serve(sockets=[listening])
+        loop.add_signal_handler(number, setattr, running, "should_exit", True)
+    await running.serve(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-        # Connections inherit it; without it a small answer waits for the client's delayed acknowledgement.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listening
+        return listen(host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(

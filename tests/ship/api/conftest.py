@@ -1,16 +1,13 @@
 """A real server on a free port, over a real store, with a sandbox host in memory."""
 
 import asyncio
-import contextlib
-import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
-import uvicorn
 
 from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
@@ -24,6 +21,7 @@ from ship.sessions.service import Sessions
 from ship.sessions.worker import Worker
 from ship.store.sqlite import Database
 from ship.testing.sandbox_hosts import PretendSandboxHost
+from ship.testing.serving import serving
 
 PROVIDER = Provider(
     name="scripted",
@@ -41,12 +39,6 @@ class Served(NamedTuple):
     services: Services
     host: PretendSandboxHost
     token: str
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def now_ms() -> int:
@@ -92,18 +84,10 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     app.state.services = services
     runner = RunnerSettings("base", "http://ship.internal", signer.issue)
     worker = asyncio.create_task(Worker(database, sessions, Effects(sessions, host, runner)).run())
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, ws="websockets-sansio", lifespan="off", log_level="critical", timeout_graceful_shutdown=1
-    )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     token = await tokens.create("me")
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}) as client:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, headers=headers) as client:
         yield Served(url, client, services, host, token)
-    server.should_exit = True
-    await serving
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)
     await database.close()

@@ -1,0 +1,48 @@
+"""The HTTP server under the routes: uvicorn, on a socket that we open, with signals left to the process."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+BACKLOG = 2048
+WEBSOCKET_MESSAGE_BYTES = 8 * 1024**2
+
+
+class Server(uvicorn.Server):
+    """A server that leaves signals alone: uvicorn would end the process by them before other parts have ended."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+def server(app: ASGIApp, *, grace_s: int = 1) -> Server:
+    """A server for the application; it ends when ``should_exit`` is set, connections within ``grace_s``."""
+    return Server(
+        uvicorn.Config(
+            app,
+            ws="websockets-sansio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=grace_s,
+            ws_max_size=WEBSOCKET_MESSAGE_BYTES,
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 picks a free one. Raises OSError.
+
+    Connections inherit TCP_NODELAY, which asyncio sets only on sockets that name their protocol; without it a small answer waits
+    40 ms for the client's delayed acknowledgement.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
