@@ -59,8 +59,9 @@ def sleeping_tests() -> Iterator[str]:
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and ast.unparse(call.func) in ("time.sleep", "asyncio.sleep"):
                 seconds = call.args[0]
-                if isinstance(seconds, ast.Constant) and float(str(seconds.value)) > LONGEST_TEST_SLEEP_S:
-                    yield f"{path.relative_to(ROOT)}:{call.lineno}: wait for a condition, not for {seconds.value} s"
+                length_s = seconds.value if isinstance(seconds, ast.Constant) else 0
+                if isinstance(length_s, int | float) and length_s > LONGEST_TEST_SLEEP_S:
+                    yield f"{path.relative_to(ROOT)}:{call.lineno}: wait for a condition, not for {length_s} s"
 
 
 def unlocked() -> Iterator[str]:

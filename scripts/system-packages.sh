@@ -40,27 +40,54 @@ if [[ ${1:-} == --tests ]]; then
     need optional chromium "the browser tests drive it" has_chromium
 fi
 
-((${#missing[@]} == 0)) && exit 0
+by_hand() { # by_hand WHY
+    echo "Install the packages above by hand, then run this again ($1)."
+    ((essential == 0)) && exit 0
+    exit 3
+}
+
+as_root=()
+may_install=yes
+if ((EUID != 0)); then
+    command -v sudo >/dev/null && as_root=(sudo) || may_install=no
+fi
+
+# Since 23.10 Ubuntu lets a program make user namespaces only where AppArmor knows it. bubblewrap isolates with them.
+allow_user_namespaces() {
+    local switch=/proc/sys/kernel/apparmor_restrict_unprivileged_userns profile=/etc/apparmor.d/bwrap
+    [[ -r $switch && $(<"$switch") == 1 ]] || return 0
+    local as_nobody=()
+    ((EUID == 0)) && as_nobody=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+    "${as_nobody[@]}" bwrap --unshare-user --ro-bind / / true 2>/dev/null && return 0
+    if [[ $may_install == no || -e $profile ]] || ! command -v apparmor_parser >/dev/null; then
+        echo "AppArmor does not let bubblewrap make user namespaces. As root: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        return 0
+    fi
+    echo "Writing $profile: AppArmor lets bubblewrap make the user namespaces that it isolates sandboxes with"
+    "${as_root[@]}" tee "$profile" >/dev/null <<'PROFILE'
+abi <abi/4.0>,
+include <tunables/global>
+
+profile bwrap /usr/bin/bwrap flags=(unconfined) {
+  userns,
+  include if exists <local/bwrap>
+}
+PROFILE
+    "${as_root[@]}" apparmor_parser -r "$profile"
+}
+
+if ((${#missing[@]} == 0)); then
+    allow_user_namespaces
+    exit 0
+fi
 
 echo "This machine lacks:"
 for i in "${!missing[@]}"; do
     printf '  %-16s %s\n' "${missing[$i]}" "${reasons[$i]}"
 done
 
-by_hand() {
-    echo "Install the packages above by hand, then run this again ($1)."
-    ((essential == 0)) && exit 0
-    exit 3
-}
-
 command -v apt-get >/dev/null || by_hand "only apt is automated; names differ a little between systems"
-if ((EUID == 0)); then
-    as_root=()
-elif command -v sudo >/dev/null; then
-    as_root=(sudo)
-else
-    by_hand "it takes root, and there is no sudo"
-fi
+[[ $may_install == yes ]] || by_hand "it takes root, and there is no sudo"
 
 # Ubuntu's chromium package only points at a snap, which does not run everywhere.
 if [[ " ${missing[*]} " == *" chromium "* ]] && grep -qi '^ID=ubuntu' /etc/os-release; then
@@ -78,3 +105,4 @@ if ! install 2>/dev/null; then
     apt update
     install || by_hand "apt could not"
 fi
+allow_user_namespaces
