@@ -6,11 +6,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client import Counter, Gauge, Histogram
 
 from ship import config, errors
 from ship.api import create_api
 from ship.api.openapi import document
 from ship.events import FACTS, Fact, frames
+from ship.sessions import metrics
 from ship.sessions.machine import REPORTABLE
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +86,18 @@ def test_every_setting_and_variable_is_documented() -> None:
         assert f"`{variable}`" in text
     for field in (*msgspec.structs.fields(config.Provider), *msgspec.structs.fields(config.ModelSpec)):
         assert re.search(rf"\b{field.name}\b", text), field.name
+
+
+def test_every_metric_is_documented() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    named = set(re.findall(r"^\| `(ship_[a-z_]+)` \|", text, re.MULTILINE))
+    collected = {
+        f"{name}_total" if isinstance(metric, Counter) else name
+        for metric in vars(metrics).values()
+        if isinstance(metric, Counter | Gauge | Histogram)
+        for name in [metric.describe()[0].name]
+    }
+    assert named == collected
 
 
 def test_the_error_tree_is_drawn_whole() -> None:

@@ -1,6 +1,7 @@
 """The session service: load, decide, commit, publish. Any node may serve any session."""
 
 import sqlite3
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from ship.errors import Conflict, NotFound
 from ship.events import Fact, Record, decode, encode, facts
 from ship.events.frames import Delta
 from ship.model import SYSTEM, Actor, SessionStatus
-from ship.sessions import commands, views
+from ship.sessions import commands, metrics, views
 from ship.sessions.ids import new_id
 from ship.sessions.machine import Decision, decide
 from ship.sessions.state import SessionState, evolve
@@ -107,6 +108,7 @@ class Sessions:
             self._ahead[session_id] = decision.state
             bodies = [encode(record) for record in decision.records]
             told = answer(decision)
+            began = time.perf_counter()
             try:
                 await self._db.write(partial(self._commit, session_id, state, decision, bodies, key, told))
             except (log.HeadMoved, sqlite3.IntegrityError):
@@ -115,6 +117,7 @@ class Sessions:
             except BaseException:
                 self._forget(session_id)
                 raise
+            metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
             self._settle(session_id, decision.state)
             self._publish(session_id, decision, bodies)
             return Outcome(session_id, told, decision.state)
@@ -187,7 +190,7 @@ class Sessions:
         Raises:
             NotFound: ``session_not_found``.
         """
-        with self.bus.listen(session_id) as listener:
+        with self.bus.listen(session_id) as listener, metrics.FOLLOWERS.track_inprogress():
             seen = after
             head = await self.head(session_id)
             async for item in self._replay(session_id, seen, head, types):
@@ -300,6 +303,9 @@ class Sessions:
 
     def _publish(self, session_id: str, decision: Decision, bodies: list[bytes]) -> None:
         for record in decision.records:
+            metrics.EVENTS.labels(record.fact.TYPE).inc()
+            if isinstance(record.fact, facts.ModelCalled):
+                _count(record.fact)
             if isinstance(record.fact, _END_OF_TEXT):
                 self.partials.finish(session_id, record.fact.part_id)
             elif isinstance(record.fact, _END_OF_TASK):
@@ -329,6 +335,13 @@ def _load(connection: sqlite3.Connection, session_id: str) -> SessionState | Non
             record: Record = decode(body)
             state = evolve(state, record)
     return state
+
+
+def _count(call: facts.ModelCalled) -> None:
+    usage = call.usage
+    metrics.TOKENS.labels(call.provider, call.model, "in").inc(usage.input_tokens)
+    metrics.TOKENS.labels(call.provider, call.model, "out").inc(usage.output_tokens)
+    metrics.COST_DOLLARS.labels(call.provider, call.model).inc(usage.cost_usd)
 
 
 def _head_frame(name: str, seq: int) -> bytes:

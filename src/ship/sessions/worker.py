@@ -9,7 +9,7 @@ import msgspec
 from ship.errors import ConfigurationError, Conflict, ShipError
 from ship.events import facts
 from ship.model import SYSTEM, Failure
-from ship.sessions import commands
+from ship.sessions import commands, metrics
 from ship.sessions.effects import Effects
 from ship.sessions.service import Sessions
 from ship.store import idempotency, outbox
@@ -89,10 +89,12 @@ class Worker:
             _log.warning("effect %s failed (try %d): %s", due.effect_id, due.attempts, error)
             await self._failed(due, effect, error)
         else:
+            metrics.EFFECTS.labels(_kind(effect), "done").inc()
             await self._db.write(lambda c: outbox.finish(c, due.effect_id))
 
     async def _failed(self, due: outbox.DueEffect, effect: commands.AnyEffect, error: Exception) -> None:
         final = isinstance(error, ConfigurationError | Conflict) or due.attempts >= ATTEMPTS
+        metrics.EFFECTS.labels(_kind(effect), "given_up" if final else "retried").inc()
         if not final:
             due_at_ms = self._sessions.now_ms() + BACKOFF_MS[min(due.attempts, len(BACKOFF_MS)) - 1]
             await self._db.write(lambda c: outbox.extend(c, due.effect_id, due_at_ms))
@@ -100,7 +102,7 @@ class Worker:
         failure = _failure(error)
         fact = facts.EffectFailed(
             effect_id=due.effect_id,
-            kind=str(effect.__struct_config__.tag),
+            kind=_kind(effect),
             attempts=due.attempts,
             failure=failure,
         )
@@ -127,6 +129,10 @@ def _claim(
         outbox.claim(connection, now_ms, LEASE_MS, effects),
         outbox.claim_alarms(connection, now_ms, LEASE_MS, 100),
     )
+
+
+def _kind(effect: commands.AnyEffect) -> str:
+    return str(effect.__struct_config__.tag)
 
 
 def _failure(error: Exception) -> Failure:
