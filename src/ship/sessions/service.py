@@ -51,6 +51,16 @@ class Outcome(NamedTuple):
     repeated: bool = False
 
 
+class _Chain:
+    """The commands of one session that are on their way to the disk, each decided on the one before; ``state`` is after the last.
+
+    They are committed together, or from the first that fails on they all fail and a new chain begins.
+    """
+
+    def __init__(self) -> None:
+        self.state: SessionState | None = None
+
+
 class Sessions:
     """All sessions of this store."""
 
@@ -60,7 +70,7 @@ class Sessions:
         self.partials = Partials()
         self.now_ms = now_ms
         self._cache: OrderedDict[str, SessionState] = OrderedDict()
-        self._ahead: dict[str, SessionState] = {}
+        self._chains: dict[str, _Chain] = {}
         self._on_work: Callable[[], None] = lambda: None
 
     def on_work(self, wake: Callable[[], None]) -> None:
@@ -104,21 +114,21 @@ class Sessions:
             decision = decide(state, command, actor, self.now_ms())
             if not (decision.records or decision.effects or decision.alarms or key):
                 return Outcome(session_id, answer(decision), decision.state)
-            # Later commands build on this state before it is on disk; they share its commit or fail with it.
-            self._ahead[session_id] = decision.state
+            chain = self._chains.setdefault(session_id, _Chain())
+            chain.state = decision.state
             bodies = [encode(record) for record in decision.records]
             told = answer(decision)
             began = time.perf_counter()
             try:
                 await self._db.write(partial(self._commit, session_id, state, decision, bodies, key, told))
             except (log.HeadMoved, sqlite3.IntegrityError):
-                self._forget(session_id)
+                self._break(session_id, chain)
                 continue
             except BaseException:
-                self._forget(session_id)
+                self._break(session_id, chain)
                 raise
             metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
-            self._settle(session_id, decision.state)
+            self._settle(session_id, chain, decision.state)
             self._publish(session_id, decision, bodies)
             return Outcome(session_id, told, decision.state)
         raise Conflict("this session is too busy", code="session_busy", hint="Try again.")
@@ -244,20 +254,23 @@ class Sessions:
 
     async def _newest(self, session_id: str) -> SessionState:
         """The state to decide on: with what is on its way to the disk."""
-        return self._ahead.get(session_id) or await self.state(session_id)
+        state = await self.state(session_id)
+        chain = self._chains.get(session_id)
+        return chain.state if chain and chain.state else state
 
-    def _settle(self, session_id: str, state: SessionState) -> None:
+    def _settle(self, session_id: str, chain: _Chain, state: SessionState) -> None:
         """This state is on disk."""
-        if self._ahead.get(session_id) is state:
-            del self._ahead[session_id]
+        if chain.state is state and self._chains.get(session_id) is chain:
+            del self._chains[session_id]
         known = self._cache.get(session_id)
         if known is None or known.head_seq < state.head_seq:
             self._remember(session_id, state)
 
-    def _forget(self, session_id: str) -> None:
-        """What we believed may be wrong: read it anew."""
-        self._ahead.pop(session_id, None)
-        self._cache.pop(session_id, None)
+    def _break(self, session_id: str, chain: _Chain) -> None:
+        """This chain failed: what we believed may be wrong, so read it anew. A newer chain is left alone."""
+        if self._chains.get(session_id) is chain:
+            del self._chains[session_id]
+            self._cache.pop(session_id, None)
 
     def _remember(self, session_id: str, state: SessionState) -> None:
         self._cache[session_id] = state
