@@ -291,6 +291,14 @@ def up(
     server.up(listen, data, config)
 
 
+@app.command(rich_help_panel=SERVER)
+def down(data: Data = None) -> None:
+    """End the server, its sandbox host and every sandbox. The logs stay; work past the last checkpoint is lost."""
+    from ship.cli import server
+
+    server.end(data)
+
+
 @app.command("login-link", rich_help_panel=SERVER)
 def login_link(data: Data = None, json: Json = False) -> None:
     """Print a link that signs one browser in, once."""

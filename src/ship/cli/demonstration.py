@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from rich.text import Text
 
 from ship import config, errors
 from ship.app import tokens
+from ship.app.down import down
 from ship.cli import checkout, connection, terminal
 from ship.cli.exits import Exit
 from ship.cli.following import follow
@@ -224,33 +223,9 @@ class _Demonstration:
 
     def stop(self) -> None:
         """Ends what this demonstration started: the server, its sandbox host and the sandboxes."""
-        if self._server is None:
-            return
-        if self._server.poll() is None:
-            self._server.terminate()
-            try:
-                self._server.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
-        end_sandbox_host(self._data)
-
-
-def end_sandbox_host(data: Path) -> None:
-    """The sandbox host is made to outlive its server, and a sandbox to outlive both: each is ended by itself."""
-    sandboxes = data / "sandboxes"
-    noted = data / "sandboxd.json"
-    if noted.is_file():
-        pid = json.loads(noted.read_text())["pid"]
-        command = Path(f"/proc/{pid}/cmdline")
-        if command.is_file() and os.fsencode(sandboxes) in command.read_bytes().split(b"\0"):
-            handle = os.pidfd_open(pid)
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-            select.select([handle], [], [], STOP_TIMEOUT_S)
-            os.close(handle)
-    if sandboxes.is_dir():
-        command_line = [sys.executable, "-m", "ship_sandboxd", "--data", str(sandboxes), "--stop-all"]
-        subprocess.run(command_line, capture_output=True, timeout=STOP_TIMEOUT_S, check=False)
+        if self._server is not None:
+            down(self._data)
+            self._server.wait(STOP_TIMEOUT_S)
 
 
 def choose_model(environment: Mapping[str, str], *, scripted: bool) -> tuple[dict[str, str], str]:

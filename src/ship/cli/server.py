@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from ship import config
-from ship.app import serve, tokens
+from ship.app import down, serve, tokens
 from ship.cli import terminal
 from ship.cli.connection import data_folder
 
@@ -34,6 +34,12 @@ def up(listen: str | None, data: Path | None, file: Path | None) -> None:
         terminal.print_bytes(f"{link}\n".encode())
 
     serve.serve(settings(listen, data, file), report=report, on_ready=ready)
+
+
+def end(data: Path | None) -> None:
+    """``ship down``"""
+    down.down(data_folder(data))
+    terminal.messages().print("Ship is down; the logs stay.")
 
 
 def create_token(name: str, data: Path | None, *, as_json: bool) -> None:
