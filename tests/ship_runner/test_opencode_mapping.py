@@ -134,6 +134,12 @@ def test_the_configuration_names_the_token_and_does_not_hold_it() -> None:
     assert provider["models"]["m"]["limit"] == {"context": 1000, "output": 100}
 
 
+def test_a_model_that_is_not_there_is_named_without_a_stack() -> None:
+    message = "ProviderModelNotFoundError: Model not found: p/m.\n    at somewhere (file.js:1:2)"
+    outcome = mapping.error_outcome({"name": "UnknownError", "data": {"message": message}})
+    assert (outcome.code, outcome.reason) == ("model_not_configured", message.splitlines()[0])
+
+
 @pytest.mark.parametrize("approval", ["auto", "ask"])
 def test_editing_is_never_allowed_at_the_top(approval: str) -> None:
     document = configuration(providers(), "", approval)

@@ -157,12 +157,12 @@ def error_outcome(error: Json) -> Outcome:
     """What an error of a message or a session means for the run."""
     name = error.get("name", "")
     data = error.get("data") or {}
-    message = str(data.get("message") or name or "unknown error")
+    message = _without_stack(str(data.get("message") or name or "unknown error"))
     if name == "MessageAbortedError":
         return Outcome("aborted")
     if said := _said_by_gateway(data.get("responseBody")):
         return said
-    if name in {"ProviderModelNotFoundError", "ProviderInitError"}:
+    if "ProviderModelNotFoundError" in (name, message.partition(":")[0]) or name == "ProviderInitError":
         return Outcome(
             "failed", "model_not_configured", message, "Choose another model, or configure this one."
         )
@@ -172,6 +172,10 @@ def error_outcome(error: Json) -> Outcome:
         return Outcome("interrupted", "connection", message)
     status = f" (status {data['statusCode']})" if "statusCode" in data else ""
     return Outcome("failed", "model_error", f"The model answered with an error{status}: {message[:2000]}")
+
+
+def _without_stack(message: str) -> str:
+    return message.partition("\n    at ")[0].strip()
 
 
 def _said_by_gateway(body: Any) -> Outcome | None:
