@@ -145,12 +145,13 @@ export function NewTask() {
             options={APPROVALS}
             onChange={setApproval}
           />
-          <span className="flex-1" />
-          <kbd className="hidden px-2 font-sans text-xs text-ink-faint sm:inline">{SUBMIT_KEYS}</kbd>
-          <Button type="submit" look="primary" disabled={!isComplete} busy={create.isPending}>
-            {!create.isPending && <ArrowUp aria-hidden />}
-            Start
-          </Button>
+          <div className="ml-auto flex items-center gap-1">
+            <kbd className="hidden px-2 font-sans text-xs text-ink-faint sm:inline">{SUBMIT_KEYS}</kbd>
+            <Button type="submit" look="primary" disabled={!isComplete} busy={create.isPending}>
+              {!create.isPending && <ArrowUp aria-hidden />}
+              Start
+            </Button>
+          </div>
         </div>
       </form>
       {models.data?.items.length === 0 && (

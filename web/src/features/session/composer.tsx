@@ -105,23 +105,24 @@ export function Composer({ session }: { session: SessionState }) {
             )}
           </>
         )}
-        <span className="flex-1" />
-        <kbd className="hidden px-1.5 font-sans text-xs text-ink-faint sm:inline">{SUBMIT_KEYS}</kbd>
-        {running && (
-          <Button
-            look="danger"
-            busy={running.cancel_requested || cancel.isPending}
-            onClick={() => {
-              cancel.mutate(running.id);
-            }}
-          >
-            {!(running.cancel_requested || cancel.isPending) && <Square aria-hidden className="fill-current" />}
-            {running.cancel_requested ? "Stopping" : "Stop"}
+        <div className="ml-auto flex items-center gap-1">
+          <kbd className="hidden px-1.5 font-sans text-xs text-ink-faint sm:inline">{SUBMIT_KEYS}</kbd>
+          {running && (
+            <Button
+              look="danger"
+              busy={running.cancel_requested || cancel.isPending}
+              onClick={() => {
+                cancel.mutate(running.id);
+              }}
+            >
+              {!(running.cancel_requested || cancel.isPending) && <Square aria-hidden className="fill-current" />}
+              {running.cancel_requested ? "Stopping" : "Stop"}
+            </Button>
+          )}
+          <Button type="submit" look="primary" size="icon" aria-label="Send" disabled={!canSend} busy={send.isPending}>
+            {!send.isPending && <ArrowUp aria-hidden />}
           </Button>
-        )}
-        <Button type="submit" look="primary" size="icon" aria-label="Send" disabled={!canSend} busy={send.isPending}>
-          {!send.isPending && <ArrowUp aria-hidden />}
-        </Button>
+        </div>
       </div>
     </form>
   );

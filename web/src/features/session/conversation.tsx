@@ -1,5 +1,5 @@
 import { ArrowDown, RotateCw } from "lucide-react";
-import { useState, type ReactNode } from "react";
+import { useLayoutEffect, useRef, useState, type ReactNode } from "react";
 import { Button } from "@/components/button";
 import { Elapsed } from "@/components/elapsed";
 import { SandboxSteps } from "@/components/sandbox-steps";
@@ -19,6 +19,12 @@ const MORE_SHOWN = 500;
 export function Conversation({ session, children }: { session: SessionState; children: ReactNode }) {
   const { scroller, content, isFollowing, follow } = useFollowEnd();
   const [limit, setLimit] = useState(FIRST_SHOWN);
+  const fromEnd = useRef(0);
+  useLayoutEffect(() => {
+    const box = scroller.current;
+    // What was in view stays in view when earlier entries come in above it.
+    if (box && limit > FIRST_SHOWN) box.scrollTop = box.scrollHeight - fromEnd.current;
+  }, [limit, scroller]);
   const hidden = Math.max(0, session.entries.length - limit);
   const shown = session.entries.slice(hidden);
   return (
@@ -31,6 +37,8 @@ export function Conversation({ session, children }: { session: SessionState; chi
                 <Button
                   size="sm"
                   onClick={() => {
+                    const box = scroller.current;
+                    if (box) fromEnd.current = box.scrollHeight - box.scrollTop;
                     setLimit(limit + MORE_SHOWN);
                   }}
                 >

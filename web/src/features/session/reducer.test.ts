@@ -229,6 +229,15 @@ describe("a request", () => {
   });
 });
 
+describe("a failure", () => {
+  it("takes the place of the model call that it came from", () => {
+    const usage = { ...unknownSession("").usage, model_calls: 1 };
+    const call = { task_id: "t1", provider: "p", model: "m", status: 401, took_ms: 9, usage, failure };
+    const state = fold(log(created, queued, started, ["model.called", call], ["task.failed", { task_id: "t1", failure }]));
+    expect(kinds(state)).toEqual(["prompt", "failure"]);
+  });
+});
+
 describe("usage", () => {
   it("adds up for the session and for the task, and a failed call is shown", () => {
     const usage = {

@@ -147,7 +147,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
     });
   },
   "task.failed": (state, data, record) => {
-    const shown = withPrompt(state, data.task_id, record.at_ms);
+    const shown = withoutSaying(withPrompt(state, data.task_id, record.at_ms), data.failure);
     const next = endTask(shown, data.task_id, {
       status: "failed",
       ended_at_ms: record.at_ms,
@@ -310,7 +310,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
     if (!failure || failure.code === "model_call_cancelled") return next;
     const detail = [failure.reason, failure.hint].filter(Boolean).join(" ");
     const said = state.entries.slice(-2).some((entry) => entry.kind === "line" && entry.detail === detail);
-    return said ? next : add(next, line(record, "warning", `A model call failed: ${failure.code}`, detail));
+    return said ? next : add(next, line(record, "warning", modelFailed(failure), detail));
   },
   "effect.failed": (state, data, record) =>
     add(state, {
@@ -355,6 +355,15 @@ function merge(known: Partial, delta: Delta): Partial | undefined {
   const text = points.slice(0, delta.offset).join("") + delta.text;
   return { ...known, text, points: delta.offset + added };
 }
+
+/** Without the line of the model call that the task failed with: the failure says the same, and more. */
+function withoutSaying(state: SessionState, failure: Failure): SessionState {
+  const last = state.entries.at(-1);
+  const isSaid = last?.kind === "line" && last.text === modelFailed(failure) && last.detail.startsWith(failure.reason);
+  return isSaid ? { ...state, entries: state.entries.slice(0, -1) } : state;
+}
+
+const modelFailed = ({ code }: Failure): string => `A model call failed: ${code}`;
 
 const isSame = (one: Failure, other: Failure): boolean => one.code === other.code && one.reason === other.reason;
 

@@ -83,7 +83,7 @@ function QuestionForm({ id, request }: { id: string; request: OpenRequest }) {
   return (
     <form onSubmit={submit}>
       <p className="flex items-center gap-2 text-[0.8125rem] font-medium">
-        <CircleHelp aria-hidden className="size-4 shrink-0 text-warn" /> {request.title || "The agent asks"}
+        <CircleHelp aria-hidden className="size-4 shrink-0 text-warn" /> {request.title === request.questions[0]?.question ? "The agent asks" : request.title}
       </p>
       {request.questions.map((question, index) => (
         <QuestionField
