@@ -16,6 +16,7 @@ from ship.api.services import Caller, Serving, caller, services
 from ship.bus import LocalBus
 from ship.errors import InvalidInput, NotFound, ShipError
 from ship.events import FACTS
+from ship.model import SessionStatus
 from ship.sessions.service import HEARTBEAT_S, SUMMARIES
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
@@ -61,8 +62,10 @@ async def stream_events(
     last_event_id: Annotated[int | None, Header(ge=0)] = None,
 ) -> Response:
     """The log past ``after`` (or ``Last-Event-ID``), then live, as Server-Sent Events."""
-    await serving.sessions.head(session_id)
+    state = await serving.sessions.state(session_id)
     start = last_event_id if last_event_id is not None else after
+    if state.status is SessionStatus.ARCHIVED and start >= state.head_seq:
+        return Response(status_code=204)  # what tells an EventSource not to come back
     return _server_sent(_events(serving.sessions.follow(session_id, start, _chosen(types))))
 
 

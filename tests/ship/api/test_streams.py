@@ -83,6 +83,15 @@ async def test_server_sent_events_resume_by_their_last_id(served: Served) -> Non
     assert ids == [head - 1, head]
 
 
+async def test_an_event_source_that_has_seen_the_end_is_told_not_to_come_back(served: Served) -> None:
+    session_id = (await begun(served))["id"]
+    await served.client.post(f"/api/v1/sessions/{session_id}/archive")
+    path = f"/api/v1/sessions/{session_id}/events/stream"
+    first = await served.client.get(path)
+    last = first.text.rpartition("id: ")[2].partition("\n")[0]
+    assert (await served.client.get(path, headers={"Last-Event-ID": last})).status_code == 204
+
+
 async def test_types_are_chosen_in_pages_and_streams(served: Served) -> None:
     session_id = (await begun(served))["id"]
     await note(served, session_id, "only me")
