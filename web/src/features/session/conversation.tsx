@@ -23,7 +23,7 @@ export function Conversation({ session, children }: { session: SessionState; chi
   useLayoutEffect(() => {
     const box = scroller.current;
     // What was in view stays in view when earlier entries come in above it.
-    if (box && limit > FIRST_SHOWN) box.scrollTop = box.scrollHeight - fromEnd.current;
+    if (box && limit > FIRST_SHOWN) box.scrollTo({ top: box.scrollHeight - fromEnd.current });
   }, [limit, scroller]);
   const hidden = Math.max(0, session.entries.length - limit);
   const shown = session.entries.slice(hidden);
