@@ -200,9 +200,10 @@ class OpenCode:
     def _disturbed(self, turn: Turn) -> Restart | None:
         """Why the agent must be started anew in the middle of a run, if it must."""
         now, used = time.monotonic(), self._process.cpu_s()
-        if used - self._cpu_s > 0.05 * LOOK_S or turn.waiting_for or turn.running_tools:
+        frozen = now - turn.looked_at > 6 * LOOK_S  # we did not run either: the sandbox was paused
+        if frozen or used - self._cpu_s > 0.05 * LOOK_S or turn.waiting_for or turn.running_tools:
             turn.quiet_since = now
-        self._cpu_s = used
+        self._cpu_s, turn.looked_at = used, now
         if turn.abort_by is not None and now > turn.abort_by:
             return Restart("hung", "The agent did not stop when it was asked to.")
         if now - turn.quiet_since > self._settings.hung_after_s and time.time() * 1000 > turn.retry_until_ms:

@@ -73,6 +73,7 @@ class AgentProcess:
         except (FileNotFoundError, ValueError, TypeError):
             return False
         if _started(record.pid) != record.started:
+            _kill_all(record)  # commands that it left behind
             return False
         self._watch(record)
         return await self._healthy()

@@ -35,7 +35,7 @@ class Turn:
         self.error: Json | None = None
         self.last_message = run.message
         self.prompted_at = time.monotonic()
-        self.quiet_since = time.monotonic()
+        self.quiet_since = self.looked_at = time.monotonic()
         self.retry_until_ms = 0
         self.waiting_for: set[str] = set()
         self.running_tools: set[str] = set()
