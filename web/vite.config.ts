@@ -4,7 +4,7 @@ import react from "@vitejs/plugin-react";
 import { defineConfig } from "vitest/config";
 
 /** Where `npm run dev` finds the API: a running `ship up`, or the mock in mock/server.py. */
-const api = process.env.SHIP_DEV_API ?? "http://127.0.0.1:7447";
+const api = process.env.SHIP_DEV_API ?? "http://127.0.0.1:8700";
 
 export default defineConfig({
   plugins: [react(), tailwind()],

@@ -1,6 +1,6 @@
 """A stand-in for the server while the web app is worked on: made-up sessions in every state, behind the real routes' addresses.
 
-    python web/mock/server.py [--port 7447] [--mode full|empty|broken|signed-out]
+    python web/mock/server.py [--port 8700] [--mode full|empty|broken|signed-out]
 
 It keeps everything in memory, knows no sandbox and no agent, and serves the built app too.
 """
@@ -239,7 +239,7 @@ def app(mode: str) -> FastAPI:
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--port", type=int, default=7447)
+    arguments.add_argument("--port", type=int, default=8700)
     arguments.add_argument("--mode", choices=["full", "empty", "broken", "signed-out"], default="full")
     chosen = arguments.parse_args()
     uvicorn.run(app(chosen.mode), host="127.0.0.1", port=chosen.port, log_level="warning")

@@ -1,11 +1,10 @@
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent } from "@tanstack/react-router";
 import { Crashed } from "@/routes/crashed";
 import { Home } from "@/routes/home";
-import { NotFound } from "@/routes/not-found";
 import { Root } from "@/routes/root";
 import { isPanel, type Panel } from "@/routes/panels";
 
-const rootRoute = createRootRoute({ component: Root, notFoundComponent: NotFound, errorComponent: Crashed });
+const rootRoute = createRootRoute({ component: Root, notFoundComponent: lazyRouteComponent(() => import("@/routes/not-found"), "NotFound"), errorComponent: Crashed });
 
 const homeRoute = createRoute({ getParentRoute: () => rootRoute, path: "/", component: Home });
 

@@ -47,7 +47,13 @@ export const FileView = memo(function FileView({ file, layout }: { file: FileDif
             </div>
           )}
           {isShown && lines > 0 && (
-            <table className="w-full border-collapse font-mono text-code">
+            <table className="w-full table-fixed border-collapse font-mono text-code">
+              <colgroup>
+                <col className="w-10" />
+                <col className={layout === "unified" ? "w-10" : undefined} />
+                <col className={layout === "unified" ? undefined : "w-10"} />
+                <col className={layout === "unified" ? "w-0" : undefined} />
+              </colgroup>
               <tbody>
                 {file.hunks.map((hunk, index) => (
                   <HunkView key={index} hunk={hunk} language={languageOf(file.path)} layout={layout} />

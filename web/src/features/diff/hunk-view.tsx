@@ -40,7 +40,7 @@ export const HunkView = memo(function HunkView({ hunk, language, layout }: HunkV
 const LOOKS = { context: "", added: "bg-added", removed: "bg-removed" };
 const NUMBER_LOOKS = { context: "bg-surface", added: "bg-added-edge/60", removed: "bg-removed-edge/60" };
 const SIGNS = { context: " ", added: "+", removed: "−" };
-const NUMBER = "w-10 min-w-10 select-none px-1.5 text-right align-top text-2xs leading-5 text-ink-soft tabular-nums";
+const NUMBER = "select-none px-1.5 text-right align-top text-2xs leading-5 text-ink-soft tabular-nums";
 
 function UnifiedRow({ line, tokens }: { line: DiffLine; tokens: Token[] | undefined }) {
   return (
@@ -64,7 +64,7 @@ function Side({ line, number, tokens, className }: SideProps) {
   return (
     <>
       <td className={cn(NUMBER, NUMBER_LOOKS[line.kind], className)}>{number}</td>
-      <Text line={line} tokens={tokens} className={cn("w-1/2", LOOKS[line.kind])} />
+      <Text line={line} tokens={tokens} className={LOOKS[line.kind]} />
     </>
   );
 }
@@ -78,7 +78,7 @@ interface TextProps {
 
 function Text({ line, tokens, colSpan, className }: TextProps) {
   return (
-    <td colSpan={colSpan} className={cn("relative w-full py-0 pr-3 pl-6 whitespace-pre-wrap [overflow-wrap:anywhere]", className)}>
+    <td colSpan={colSpan} className={cn("relative py-0 pr-3 pl-6 align-top whitespace-pre-wrap [overflow-wrap:anywhere]", className)}>
       <span aria-hidden className="absolute top-0 left-2 select-none text-ink-soft">
         {SIGNS[line.kind]}
       </span>
