@@ -27,8 +27,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ship.app.down import down
 from ship.cli.connection import Address, recall
-from ship.cli.demonstration import end_sandbox_host
 from ship.client import Client
 from ship.events import Record, facts
 from ship.events.frames import Delta
@@ -95,7 +95,7 @@ async def server(folder: Path) -> AsyncIterator[Address]:
         if process.returncode is None:
             process.terminate()
             await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-        end_sandbox_host(data)
+        await asyncio.to_thread(down, data)
 
 
 async def session(client: Client, repository: Path, samples: Samples) -> str:

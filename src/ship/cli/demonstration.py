@@ -67,6 +67,8 @@ class _Demonstration:
         self._console = terminal.messages() if as_json else terminal.output()
         self._environment, self._model = choose_model(os.environ, scripted=scripted)
         self._server: subprocess.Popen[bytes] | None = None
+        # A folder that another server holds is left alone.
+        self._started = False
         self._phases = Phases()
 
     async def run(self, *, keep: bool) -> Exit:
@@ -128,6 +130,7 @@ class _Demonstration:
             if file.is_file() and file.stat().st_mtime >= began - 1:
                 address = connection.recall(self._data)
                 if address and await _answers(address):
+                    self._started = True
                     return address
             await asyncio.sleep(POLL_S)
         raise self._not_started(f"it was not ready after {START_TIMEOUT_S:.0f} s")
@@ -223,9 +226,13 @@ class _Demonstration:
 
     def stop(self) -> None:
         """Ends what this demonstration started: the server, its sandbox host and the sandboxes."""
-        if self._server is not None:
+        if self._server is None:
+            return
+        if self._started:
             down(self._data)
-            self._server.wait(STOP_TIMEOUT_S)
+        elif self._server.poll() is None:
+            self._server.terminate()
+        self._server.wait(STOP_TIMEOUT_S)
 
 
 def choose_model(environment: Mapping[str, str], *, scripted: bool) -> tuple[dict[str, str], str]:

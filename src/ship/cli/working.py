@@ -144,7 +144,11 @@ async def _follow_up(address: Address, prefix: str, what: FollowUp, *, watch: bo
             return await follow(
                 client, session, task_id=accepted.task_id, after=accepted.seq - 1, as_json=as_json
             )
-        said = f"steering {accepted.task_id}" if what.steer else f"queued {accepted.task_id} on {session}"
+        said = (
+            f"steering {accepted.task_id}" if accepted.steer_id else f"queued {accepted.task_id} on {session}"
+        )
+        if what.steer and not accepted.steer_id:
+            said += ", as nothing runs that it could steer"
         _done(accepted, said, as_json)
         return 0
 

@@ -207,8 +207,8 @@ def test_send_queues_steers_or_notes(
 ) -> None:
     log = server.log()
     assert ship("send", "ses_1", "more", "--agent", "plan") == Exit.OK
-    assert ship("send", "ses_1", "this way", "--steer") == Exit.REFUSED
-    assert "there is nothing to steer" in capfd.readouterr().err
+    assert ship("send", "ses_1", "this way", "--steer") == Exit.OK
+    assert "queued tsk_2 on ses_1, as nothing runs that it could steer" in capfd.readouterr().out
     log.append(facts.TaskStarted(task_id="tsk_1"))
     assert ship("send", "ses_1", "this way", "--steer") == Exit.OK
     assert ship("send", "ses_1", "fyi", "--note") == Exit.OK

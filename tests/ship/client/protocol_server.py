@@ -248,10 +248,10 @@ class ProtocolServer:
         if problem:
             return problem
         log = self._of(request)
+        if log.ended:
+            return _problem(409, "session_archived", "this session is archived", "Start another one.")
         running = next((task["id"] for task in log.tasks if task["status"] == "running"), None)
-        if body["mode"] == "steer":
-            if not running:
-                return _problem(409, "no_running_task", "there is nothing to steer", "Queue a task instead.")
+        if body["mode"] == "steer" and running:
             log.append(facts.TaskSteered(task_id=running, steer_id="str_1", text=body["prompt"]))
             return JSONResponse(
                 {"task_id": running, "steer_id": "str_1", "seq": len(log.records)}, status_code=202

@@ -70,13 +70,13 @@ async def test_the_other_routes_answer_typed_values(server: ProtocolServer, tmp_
     assert log.ended
 
 
-async def test_a_steer_of_nothing_is_the_servers_conflict(server: ProtocolServer) -> None:
-    server.log()
+async def test_a_refusal_keeps_its_code_and_its_hint(server: ProtocolServer) -> None:
+    server.log().ended = True
     async with Client(server.url, TOKEN) as client:
-        with pytest.raises(errors.Conflict, match="nothing to steer") as caught:
-            await client.add_task("ses_1", "and this", steer=True)
-    assert caught.value.code == "no_running_task"
-    assert caught.value.hint == "Queue a task instead."
+        with pytest.raises(errors.Conflict, match="is archived") as caught:
+            await client.add_task("ses_1", "and this")
+    assert caught.value.code == "session_archived"
+    assert caught.value.hint == "Start another one."
 
 
 async def test_an_unknown_session_and_an_unknown_token_are_errors_of_their_own(
