@@ -48,7 +48,7 @@ def apply(address: Address, prefix: str, into: Path, *, check: bool, as_json: bo
             return session, await client.diff(session)
 
     session, content = asyncio.run(get())
-    paths = target.apply(content, check=check) if content.strip() else []
+    paths = target.apply(content, check=check)
     if as_json:
         terminal.print_json(
             {"session_id": session, "checkout": str(target.root), "applied": not check, "paths": paths}

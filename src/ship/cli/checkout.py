@@ -101,6 +101,8 @@ class Checkout:
         Raises:
             Conflict: ``diff_conflicts``: it does not apply; nothing was changed.
         """
+        if not diff.strip():
+            return []
         with self._scratch() as scratch:
             before = scratch.worktree_tree()
             patch = scratch.folder / "change.patch"
@@ -127,8 +129,9 @@ class Checkout:
             errors="replace"
         )
         names = [name for name in conflicts.split("\0") if name]
+        where = f" to {', '.join(names)}" if names else f": {_reason(merged.stderr)}"
         raise errors.Conflict(
-            f"the change does not apply to {', '.join(names) if names else _reason(merged.stderr)}; nothing was changed",
+            f"the change does not apply{where}; nothing was changed",
             code="diff_conflicts",
             hint="Check out the commit that the session started from, or put your own changes aside, and try again.",
         )

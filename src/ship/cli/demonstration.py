@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from ship.app.down import down
 from ship.cli import checkout, connection, terminal
 from ship.cli.exits import Exit
 from ship.cli.following import follow
-from ship.cli.transcript import files_changed
 from ship.cli.working import Order, start
+from ship.client import Client
 from ship.testing import sample_repository
 
 START_TIMEOUT_S = 600.0
@@ -31,6 +32,8 @@ START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.05
 SCRIPTED_MODEL = "scripted/demo"
+_NOT_PROGRESS = re.compile(r"\d{4}-|\{|Ship is up|https?://|ship: |      ")
+"""Lines of the server's log that are not about its start: records, the sign-in link, errors (told by themselves)."""
 
 
 @dataclass
@@ -85,36 +88,40 @@ class _Demonstration:
         self._console.print(
             Text.assemble("Ship is up. Watch in the browser: ", (link, "bold underline")), soft_wrap=True
         )
-        self._step(f'ship run . "{sample_repository.PROMPT}"')
         async with address.client() as client:
-            order = Order(
-                str(self._repository),
-                sample_repository.PROMPT,
-                model=self._model,
-                title="Fix the failing test",
-            )
-            with phases.measure("session created"):
-                session = await start(client, order, order.prompt, quiet=True)
-            with phases.measure("agent"):
-                ended = await follow(client, session.id, task_id=session.tasks[0].id, as_json=self._as_json)
+            session_id, ended = await self._work(client)
             if ended is Exit.DETACHED:
                 return ended
-            change = await client.diff(session.id)
-            files = (await client.session(session.id)).checkpoint
-        self._step("ship diff")
-        self._console.print(Text(terminal.clean(change.decode(errors="replace")), "dim"))
-        if files:
-            self._console.print(files_changed(files.files))
-        self._step("ship apply")
-        with phases.measure("diff applied"):
-            checkout.Checkout.at(self._repository).apply(change)
-        after = await asyncio.to_thread(self._test)
-        self._verdict("Its tests after", after)
-        green = before.returncode != 0 and after.returncode == 0 and ended is Exit.OK
-        self._sum_up(session.id, green)
+            change = await client.diff(session_id) if ended is Exit.OK else b""
+        after = await asyncio.to_thread(self._take, change) if change else before
+        green = before.returncode != 0 and after.returncode == 0
+        self._sum_up(session_id, green)
         if keep:
             await self._keep(link)
         return Exit.OK if green else Exit.FAILED
+
+    async def _work(self, client: Client) -> tuple[str, Exit]:
+        """Lets the agent work on the sample repository; answers the session's id and how its task ended."""
+        self._step(f'ship run . "{sample_repository.PROMPT}"')
+        order = Order(
+            str(self._repository), sample_repository.PROMPT, model=self._model, title="Fix the failing test"
+        )
+        with self._phases.measure("session created"):
+            session = await start(client, order, order.prompt, quiet=True)
+        with self._phases.measure("agent"):
+            ended = await follow(client, session.id, task_id=session.tasks[0].id, as_json=self._as_json)
+        return session.id, ended
+
+    def _take(self, change: bytes) -> "subprocess.CompletedProcess[str]":
+        """Shows the change, applies it and runs the tests again."""
+        self._step("ship diff")
+        self._console.print(Text(terminal.clean(change.decode(errors="replace")), "dim"))
+        self._step("ship apply")
+        with self._phases.measure("diff applied"):
+            checkout.Checkout.at(self._repository).apply(change)
+        after = self._test()
+        self._verdict("Its tests after", after)
+        return after
 
     async def _serve(self) -> connection.Address:
         """Starts ``ship up`` on a free port and waits until it takes sessions."""
@@ -159,17 +166,24 @@ class _Demonstration:
         """What the server says while it starts: the template's progress takes a minute the first time."""
         lines = self._log.read_text(errors="replace").splitlines()
         for line in lines[shown:]:
-            if not line.startswith(("{", "Ship is up", "http")):
+            if not _NOT_PROGRESS.match(line):
                 self._console.print(Text(f"  {terminal.one_line(line, 140)}", "dim"))
         return len(lines)
 
     def _not_started(self, reason: str) -> errors.ConfigurationError:
-        lines = self._log.read_text(errors="replace").splitlines()
-        last = " ".join(line.strip() for line in lines[-3:])
+        """What the server said when it gave up, in its own words."""
+        lines = [terminal.clean(line) for line in self._log.read_text(errors="replace").splitlines()]
+        said = next((number for number, line in enumerate(lines) if line.startswith("ship: ")), None)
+        if said is None:
+            last = " ".join(lines[-3:])[:500]
+            message, hint = f"the server did not start, {reason}: {last}", ""
+        else:
+            message, hint = (
+                lines[said].removeprefix("ship: "),
+                " ".join(line.strip() for line in lines[said + 1 :]),
+            )
         return errors.ConfigurationError(
-            f"the server did not start, {reason}: {terminal.clean(last)[:500]}",
-            code="server_failed",
-            hint="`ship doctor` checks this machine.",
+            message, code="server_failed", hint=hint or "`ship doctor` checks this machine."
         )
 
     def _default_model(self) -> str:

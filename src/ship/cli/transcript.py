@@ -35,6 +35,7 @@ class Transcript:
         self._parts: dict[str, tuple[str, str]] = {}
         self._tools: dict[str, facts.ToolStarted] = {}
         self._failure: Failure | None = None
+        self._model_failure: Failure | None = None
         self._todos: tuple[Todo, ...] = ()
         self._live: Live | None = None
 
@@ -145,8 +146,8 @@ class Transcript:
             case facts.ToolFinished():
                 return _tool(self._tools.get(fact.part_id), fact)
             case facts.TodosUpdated():
-                known, self._todos = self._todos, fact.todos
-                return _todos(known, fact.todos)
+                plan, self._todos = self._todos, fact.todos
+                return _todos(plan, fact.todos)
             case facts.RequestAsked():
                 return _asked(fact)
             case facts.RequestAnswered():
@@ -154,10 +155,18 @@ class Transcript:
             case facts.RequestWithdrawn():
                 return _quiet("the agent does not wait for an answer any more")
             case facts.AgentRetried():
-                return _warning(f"the agent tries its model again (attempt {fact.attempt}): {fact.reason}")
+                why = (
+                    ""
+                    if self._model_failure and fact.reason == self._model_failure.reason
+                    else f": {fact.reason}"
+                )
+                return _warning(f"the agent tries its model again (attempt {fact.attempt}){why}")
             case facts.AgentRestarted():
                 return _warning(f"the agent was started anew ({fact.code}): {fact.reason}")
-            case facts.ModelCalled() if fact.failure:
+            case facts.ModelCalled():
+                known, self._model_failure = self._model_failure, fact.failure
+                if fact.failure is None or fact.failure == known:
+                    return None
                 return _warning(f"{fact.provider}/{fact.model}: {fact.failure.reason}", fact.failure.hint)
             case facts.TaskCancelRequested():
                 return _quiet(f"{author} stops the task")

@@ -410,3 +410,34 @@ def test_a_failure_that_passes_through_several_hands_is_told_once(
     server.on_task = refuse
     assert ship("run", URL, "fix it") == Exit.FAILED
     assert capfd.readouterr().out.count("no such repository") == 1
+
+
+def test_a_model_that_stays_away_is_told_once(
+    ship: Ship, server: ProtocolServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failure = Failure(code="model_unreachable", reason="no connection", hint="Check the network.")
+
+    def retry(log: Log, task_id: str) -> None:
+        log.append(facts.TaskStarted(task_id=task_id), SYSTEM)
+        call = facts.ModelCalled(
+            task_id=task_id, provider="openai", model="m", status=0, took_ms=1, usage=Usage(), failure=failure
+        )
+        for attempt in (1, 2, 3):
+            log.append(call, SYSTEM)
+            log.append(facts.AgentRetried(task_id=task_id, attempt=attempt, reason="no connection"))
+        log.append(facts.TaskFailed(task_id=task_id, failure=failure))
+
+    server.on_task = retry
+    assert ship("run", URL, "fix it") == Exit.FAILED
+    out = capfd.readouterr().out
+    assert out.count("no connection") == 2
+    assert "attempt 3" in out
+    assert "the task failed: no connection" in out
+
+
+def test_a_session_that_changed_nothing_applies_as_nothing(
+    ship: Ship, server: ProtocolServer, checkout: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.log()
+    assert ship("apply", "ses_1", "--into", str(checkout)) == Exit.OK
+    assert "changes nothing here" in capfd.readouterr().out
