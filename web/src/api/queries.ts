@@ -6,6 +6,8 @@ import { getMe, getModels } from "./sessions";
 export const meQuery = queryOptions({
   queryKey: ["me"],
   queryFn: ({ signal }) => getMe(signal),
+  // The pages wait for it, and tell of a server that is away better than an empty window does.
+  retry: false,
   staleTime: Infinity,
 });
 

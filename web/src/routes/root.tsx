@@ -9,6 +9,7 @@ const SignIn = lazy(async () => ({ default: (await import("./sign-in")).SignIn }
 /** Every page, once it is known that the server knows who looks at it. */
 export function Root() {
   const me = useQuery(meQuery);
+  if (me.isPending) return null;
   if (me.error instanceof ApiError && me.error.status === 401) {
     return (
       <Suspense>
