@@ -81,11 +81,9 @@ $(SHIP_READY): $(PYTHON_READY) pyproject.toml
 	@$(BIN)/pip install --quiet --no-input --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Not `npm ci`: that refuses a lock file made where the binaries of other operating systems were not to be had. This, too, installs
-# what the lock file pins and leaves it as it is.
 $(WEB_MODULES): web/package-lock.json $(PYTHON_READY)
 	@echo "Installing the web app's packages"
-	@cd web && $(NODE) npm install --no-save --no-audit --no-fund --no-update-notifier --loglevel=error
+	@cd web && $(NODE) npm ci --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 $(WEB_APP): $(WEB_MODULES) $(WEB_SOURCES)
