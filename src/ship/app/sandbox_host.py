@@ -103,9 +103,13 @@ class SandboxHostProcess:
         except TimeoutError:
             line = b""
         if not line:
-            with contextlib.suppress(ProcessLookupError):
+            # A kill that meets a process which has just ended takes its exit status away from asyncio: ask first.
+            try:
+                async with asyncio.timeout(1):
+                    await process.wait()
+            except TimeoutError:
                 process.kill()
-            await process.wait()
+                await process.wait()
             raise self._reason(start)
         ready = json.loads(line)
         self.url, self._pid = ready["url"], process.pid
