@@ -146,7 +146,9 @@ class Events:
 async def _received(socket: ClientConnection) -> bytes | None:
     """The next message, None when the server has sent everything."""
     try:
-        return await asyncio.wait_for(socket.recv(decode=False), 3 * HEARTBEAT_S)
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes together with a message.
+        async with asyncio.timeout(3 * HEARTBEAT_S):
+            return await socket.recv(decode=False)
     except ConnectionClosed as closed:
         if _ended(closed):
             return None
