@@ -41,13 +41,21 @@ def routes() -> list[Route | Mount]:
             raise HTTPException(404, "Not Found")
         if not index.is_file():
             return Response(_NOT_BUILT, 503, media_type="text/plain")
-        found = (folder / path).resolve()
-        if path and found.is_file() and found.is_relative_to(folder.resolve()):
+        if found := _file(folder, path):
             return FileResponse(found, headers=SECURITY)
         return FileResponse(index, headers={**SECURITY, "Cache-Control": "no-cache"})
 
     assets = Mount("/assets", _Immutable(StaticFiles(directory=folder / "assets", check_dir=False)))
     return [assets, Route("/{path:path}", page, methods=["GET", "HEAD"])]
+
+
+def _file(folder: Path, path: str) -> Path | None:
+    """The file below the folder, if there is one; a name that no file can have names none."""
+    try:
+        found = (folder / path).resolve()
+        return found if found.is_file() and found.is_relative_to(folder.resolve()) else None
+    except (OSError, ValueError):
+        return None
 
 
 class _Immutable:
