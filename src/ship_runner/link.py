@@ -10,6 +10,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from ship_runner import __version__
+from ship_runner.bounds import pieces
 from ship_runner.facts import Delta, wire
 from ship_runner.instructions import (
     Ack,
@@ -142,7 +143,8 @@ class Link:
             self._spool.changed.clear()
             deltas, self._deltas, self._waiting = self._deltas, {}, 0
             for delta in deltas.values():
-                await socket.send(wire({"t": "delta", **delta}))
+                for piece in pieces(delta):
+                    await socket.send(wire({"t": "delta", **piece}))
             for frame in self._spool.pending(sent):
                 await socket.send(frame.text)
                 sent = frame.n

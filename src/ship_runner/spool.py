@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ship_runner.bounds import bounded
 from ship_runner.facts import VERSION, Fact, wire
 
 log = logging.getLogger(__name__)
@@ -61,9 +62,10 @@ class Spool:
         self._file = self._open()
 
     def report(self, fact: Fact, *, key: str = "", notes: Mapping[str, Any] | None = None) -> bool:
-        """Keep a fact, on disk, before it may be sent. False when ``key`` was reported before."""
+        """Keep a fact, cut to its bounds, on disk, before it may be sent. False when ``key`` was reported before."""
         if key and key in self._keys:
             return False
+        fact = bounded(fact)
         n = self.last + 1
         at_ms = time.time_ns() // 1_000_000
         frame = {"t": "event", "n": n, "at_ms": at_ms, "type": fact.type, "v": VERSION, "data": fact.data}

@@ -149,3 +149,10 @@ def test_a_frame_is_what_the_control_plane_decodes(opened: Open) -> None:
     assert decode_fact(frame.type, frame.v, bytes(frame.data)) == TextFinished(
         task_id="tsk", message_id="msg", part_id="prt", text="half a character: ?"
     )
+
+
+def test_a_report_is_cut_to_its_bounds(opened: Open) -> None:
+    spool = opened()
+    spool.report(facts.text_finished("tsk", "msg", "prt", "x" * (9 << 20)))
+    assert len(spool.pending(0)[0].text) < 1 << 20
+    assert opened().pending(0) == spool.pending(0)
