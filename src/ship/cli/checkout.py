@@ -217,11 +217,10 @@ def _run(
 
 
 def _reason(stderr: bytes) -> str:
-    lines = [
-        line.removeprefix("error: ").removeprefix("fatal: ")
-        for line in stderr.decode(errors="replace").splitlines()
-    ]
-    return next((line for line in lines if line), "git did not say why")
+    lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    # Git tells its progress on the same stream.
+    marked = [line.partition(": ")[2] for line in lines if line.startswith(("error: ", "fatal: "))]
+    return next(iter(marked or lines), "git did not say why")
 
 
 # Which session a checkout was last sent to

@@ -165,6 +165,21 @@ def test_a_conflict_is_refused_by_name_and_nothing_changes(checkout: Path, chang
     assert (checkout / "gone.txt").exists()
 
 
+def test_a_reason_is_what_git_calls_an_error_and_not_its_progress(checkout: Path) -> None:
+    unknown = b"""diff --git a/README b/README
+index 1111111111111111111111111111111111111111..2222222222222222222222222222222222222222 100644
+--- a/README
++++ b/README
+@@ -1 +1 @@
+-something else
++changed
+"""
+    with pytest.raises(errors.Conflict) as caught:
+        Checkout.at(checkout).apply(unknown)
+    assert "README" in caught.value.message or "blob" in caught.value.message
+    assert "three-way merge" not in caught.value.message
+
+
 def test_a_change_that_leaves_the_checkout_is_refused(checkout: Path, tmp_path: Path) -> None:
     outside = b"--- /dev/null\n+++ b/../outside.txt\n@@ -0,0 +1 @@\n+escaped\n"
     hooks = b"diff --git a/.git/hooks/x b/.git/hooks/x\nnew file mode 100755\n--- /dev/null\n+++ b/.git/hooks/x\n@@ -0,0 +1 @@\n+escaped\n"
