@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ship import errors
 from ship.client import Client
+from ship.client.client import server_root
 from ship.client.stream import START_HINT
 from ship.config import Settings
 
@@ -40,6 +41,7 @@ def find(url: str | None, token: str | None, data: Path | None) -> Address:
     """The server to speak to: the one named, else the one that ``ship up`` noted in the data folder.
 
     Raises:
+        InvalidInput: ``url_malformed``.
         Unavailable: ``not_reachable`` when none is known.
         Unauthenticated: ``token_missing`` when there is no token for it.
     """
@@ -47,7 +49,7 @@ def find(url: str | None, token: str | None, data: Path | None) -> Address:
     if url is None and noted is None:
         folder = data_folder(data)
         raise errors.Unavailable(f"no server has run on {folder} yet", code="not_reachable", hint=START_HINT)
-    address = url.rstrip("/") if url else noted.url if noted else ""
+    address = server_root(url) if url else noted.url if noted else ""
     # The local token opens this machine's server; it is not shown to any other.
     if not token and noted and noted.url == address:
         return noted

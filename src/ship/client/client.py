@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -19,6 +20,8 @@ from ship.events import decode
 from ship.model import AgentMode, Answer, Approval, SessionStatus
 
 T = TypeVar("T")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_LARGEST_PORT = 65535
 _UPLOAD_CHUNK_BYTES = 1024 * 1024
 _UPLOAD_TIMEOUT_S = 600.0
 
@@ -40,6 +43,17 @@ class _Me(msgspec.Struct, frozen=True):
     name: str
 
 
+def server_root(url: str) -> str:
+    """The URL without a slash at its end. Raises ``InvalidInput`` (``url_malformed``) when it names no server."""
+    try:
+        parts = httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeEncodeError) as error:
+        raise _malformed(url) from error
+    if parts.scheme not in ("http", "https") or not parts.host or (parts.port or 0) > _LARGEST_PORT:
+        raise _malformed(url)
+    return url.rstrip("/")
+
+
 class Client:
     """A connection to one Ship server, used as ``async with Client(url, token) as client``.
 
@@ -51,11 +65,14 @@ class Client:
         url: the server's root, like ``http://127.0.0.1:8700``.
         token: an API token, or what gives the one that holds now: it is asked before each request.
         timeout_s: how long one answer may take.
+
+    Raises:
+        InvalidInput: ``url_malformed`` at once; ``token_malformed`` from the first request that would carry it.
     """
 
     def __init__(self, url: str, token: str | Callable[[], str], *, timeout_s: float = 60.0) -> None:
-        self.url = url.rstrip("/")
-        self._token = token if callable(token) else lambda: token
+        self.url = server_root(url)
+        self._given_token = token if callable(token) else lambda: token
         # A proxy from the environment cannot reach this machine's own loopback.
         self._direct = _is_loopback(self.url)
         self._http = httpx.AsyncClient(
@@ -80,6 +97,16 @@ class Client:
     def _sign(self, request: httpx.Request) -> httpx.Request:
         request.headers["Authorization"] = f"Bearer {self._token()}"
         return request
+
+    def _token(self) -> str:
+        token = self._given_token()
+        if not _TOKEN.fullmatch(token):
+            raise errors.InvalidInput(
+                "the token is malformed: it has blanks, line ends or characters that no token has",
+                code="token_malformed",
+                hint="Copy it again, as `ship token create` printed it.",
+            )
+        return token
 
     # Sessions
 
@@ -209,7 +236,7 @@ class Client:
         """
         scheme, _, rest = f"{self.url}/api/v1{_path('sessions', session_id, 'events', 'ws')}".partition("://")
         return Events(
-            f"{'wss' if scheme == 'https' else 'ws'}://{rest}",
+            f"{'wss' if scheme.lower() == 'https' else 'ws'}://{rest}",
             self._token,
             after=after,
             types=tuple(types),
@@ -335,6 +362,14 @@ def _path(*segments: str) -> str:
 def _given(**fields: Any) -> dict[str, Any]:
     """The fields that say something: what is empty is left to the server."""
     return {name: value for name, value in fields.items() if value not in ("", None)}
+
+
+def _malformed(url: str) -> errors.InvalidInput:
+    return errors.InvalidInput(
+        f"{url!r} is no URL of a server",
+        code="url_malformed",
+        hint="Give the whole of it, like http://127.0.0.1:8700.",
+    )
 
 
 def _is_loopback(url: str) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
@@ -14,11 +15,13 @@ from ship import errors
 from ship.events import Record, decode
 from ship.events.frames import Delta
 
-SIGNED_OUT, UNKNOWN_SESSION, TOO_SLOW, ARCHIVED = 4401, 4404, 4408, 4409
+INVALID, SIGNED_OUT, UNKNOWN_SESSION, TOO_SLOW, ARCHIVED = 4400, 4401, 4404, 4408, 4409
+TRY_AGAIN = 1013
 HEARTBEAT_S = 10.0
 START_HINT = "Start Ship with `ship up`, or say where it runs with --url."
 SIGN_IN_HINT = "Make one with `ship token create`."
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+_CODE = re.compile(r"[a-z][a-z_]*")
 _LARGEST_MESSAGE_BYTES = 32 * 1024 * 1024
 
 _delta_decoder = msgspec.json.Decoder(Delta)
@@ -76,7 +79,7 @@ class Events:
         Who leaves early closes the iterator (``contextlib.aclosing``), and the connection with it.
 
         Raises:
-            Unauthenticated, NotFound: said by the server.
+            Unauthenticated, Forbidden, NotFound, InvalidInput: said by the server.
             Unavailable: ``not_reachable``, after ``patience_s`` without a connection.
         """
         clock = asyncio.get_running_loop().time
@@ -152,12 +155,23 @@ async def _received(socket: ClientConnection) -> bytes | None:
     except ConnectionClosed as closed:
         if _ended(closed):
             return None
-        raise _Broken(str(closed)) from closed
+        reason = "the server asks to try again later" if _code(closed) == TRY_AGAIN else str(closed)
+        raise _Broken(reason) from closed
+
+
+def _code(closed: ConnectionClosed) -> int:
+    return closed.rcvd.code if closed.rcvd else 0
 
 
 def _ended(closed: ConnectionClosed) -> bool:
     """Whether the server has sent everything; raises what it said when it refused us."""
-    code = closed.rcvd.code if closed.rcvd else 0
+    code = _code(closed)
+    if code == INVALID:
+        reason = closed.rcvd.reason if closed.rcvd else ""
+        raise errors.InvalidInput(
+            f"the server refused the parameters of the event stream: {reason or code}",
+            code=reason if _CODE.fullmatch(reason) else None,
+        )
     if code == SIGNED_OUT:
         raise errors.Unauthenticated("the token is not known to this server", hint=SIGN_IN_HINT)
     if code == UNKNOWN_SESSION:
@@ -168,8 +182,14 @@ def _ended(closed: ConnectionClosed) -> bool:
 def _refused(answer: InvalidStatus) -> Exception:
     """What a refused handshake means."""
     status = answer.response.status_code
-    if status in (401, 403):
+    if status == 401:
         return errors.Unauthenticated("the token is not known to this server", hint=SIGN_IN_HINT)
+    if status == 403:
+        return errors.Forbidden(
+            "the event stream was refused (403)",
+            code="http_403",
+            hint="See whether --url names Ship itself, and whether a proxy before it lets WebSockets through.",
+        )
     if status == 404:
         return errors.NotFound("no such session", code="session_not_found")
     return _Broken(str(answer))

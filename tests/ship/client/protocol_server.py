@@ -131,6 +131,8 @@ class ProtocolServer:
         facts.TaskCancelled(task_id=task_id)
     )
     close_codes: list[int] = field(default_factory=list)
+    close_reason: str = ""
+    refuse_handshakes: bool = False
     cut_after: int = 0
     skip_seq: int = 0
     break_requests: int = 0
@@ -319,13 +321,15 @@ class ProtocolServer:
 
     async def _socket(self, socket: WebSocket) -> None:
         self.connections.append(str(socket.url.query))
+        if self.refuse_handshakes:
+            return await socket.close()
         await socket.accept()
         if socket.headers.get("authorization") != f"Bearer {TOKEN}":
             return await socket.close(4401)
         if socket.path_params["id"] not in self.logs:
             return await socket.close(4404)
         if self.close_codes:
-            return await socket.close(self.close_codes.pop(0))
+            return await socket.close(self.close_codes.pop(0), self.close_reason)
         try:
             await self._feed(socket, self.logs[socket.path_params["id"]])
         except (WebSocketDisconnect, RuntimeError):

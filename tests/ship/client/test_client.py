@@ -130,3 +130,35 @@ def test_the_views_ignore_what_a_newer_server_adds() -> None:
 
     models = msgspec.json.decode(b'{"items": [], "default": null, "new": 1}', type=views.Models)
     assert models.default is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:8700",
+        "127.0.0.1:8700",
+        "ftp://host",
+        "http://",
+        "http://h:x",
+        "http://h:99999",
+        "http://[::1",
+        "\udcff",
+    ],
+)
+async def test_a_malformed_url_is_said_to_be_so(url: str) -> None:
+    with pytest.raises(errors.InvalidInput) as refused:
+        Client(url, TOKEN)
+    assert refused.value.code == "url_malformed"
+
+
+@pytest.mark.parametrize("token", ["", "s3cret words", "s3cret\n", "s3cret\udcff", "ü"])
+async def test_a_malformed_token_is_said_to_be_so_and_not_sent(server: ProtocolServer, token: str) -> None:
+    async with Client(server.url, token) as client:
+        with pytest.raises(errors.InvalidInput) as of_request:
+            await client.me()
+        with pytest.raises(errors.InvalidInput) as of_stream:
+            await anext(aiter(client.events("ses_1")))
+    assert of_request.value.code == of_stream.value.code == "token_malformed"
+    assert "s3cret" not in of_request.value.message
+    assert server.requests == []

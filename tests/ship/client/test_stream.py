@@ -91,6 +91,35 @@ async def test_what_cannot_get_better_is_raised_at_once(server: ProtocolServer) 
             await anext(aiter(client.events("ses_none")))
 
 
+async def test_a_refused_handshake_is_not_taken_for_an_unknown_token(server: ProtocolServer) -> None:
+    server.log()
+    server.refuse_handshakes = True
+    async with Client(server.url, TOKEN) as client:
+        with pytest.raises(errors.Forbidden) as refused:
+            await anext(aiter(client.events("ses_1")))
+    assert refused.value.code == "http_403"
+
+
+async def test_wrong_parameters_are_raised_with_the_servers_reason(server: ProtocolServer) -> None:
+    server.log()
+    server.close_codes, server.close_reason = [4400], "types_unknown"
+    async with Client(server.url, TOKEN) as client:
+        with pytest.raises(errors.InvalidInput, match="types_unknown") as refused:
+            await anext(aiter(client.events("ses_1", types=["x"])))
+    assert refused.value.code == "types_unknown"
+
+
+async def test_a_server_that_asks_for_patience_is_tried_again(server: ProtocolServer) -> None:
+    filled(server, 2).ended = True
+    server.close_codes = [1013]
+    lost: list[str] = []
+    async with Client(server.url, TOKEN) as client:
+        events = client.events("ses_1", on_lost=lost.append)
+        seqs = [item.seq async for item in events if isinstance(item, Record)]
+    assert seqs == [1, 2]
+    assert lost == ["the server asks to try again later"]
+
+
 async def test_patience_ends() -> None:
     async with Client("http://127.0.0.1:9", TOKEN) as client:
         lost: list[str] = []
