@@ -69,27 +69,22 @@ def apply(address: Address, prefix: str, into: Path, *, check: bool, as_json: bo
 
 def changed_files(diff: bytes) -> tuple[ChangedFile, ...]:
     """The files of a diff, counted by git."""
-    letters = _letters(diff)
-    command = ["git", "apply", "--numstat", "-z", "-"]
-    counted = subprocess.run(command, input=diff, capture_output=True, check=False) if diff.strip() else None
-    if counted is None:
+    if not diff.strip():
         return ()
-    if counted.returncode:
-        reason = counted.stderr.decode(errors="replace").strip()
+    # In a repository git leaves out what is not below the present folder.
+    command = ["git", "apply", "--numstat", "-z", "-"]
+    counted = subprocess.run(command, input=diff, capture_output=True, check=False, cwd="/")
+    lines = counted.stdout.decode(errors="replace").split("\0")[:-1]
+    letters = _letters(diff)
+    if counted.returncode or len(lines) != len(letters):
+        reason = counted.stderr.decode(errors="replace").strip() or "it is not one that git made"
         raise errors.ShipError(f"git cannot read the session's diff: {reason}", code="diff_malformed")
-    files = []
-    for line in counted.stdout.decode(errors="replace").split("\0"):
-        if line:
-            added, deleted, path = line.split("\t", 2)
-            files.append(
-                ChangedFile(
-                    path=path,
-                    status=letters.get(path, "M"),
-                    additions=_number(added),
-                    deletions=_number(deleted),
-                )
-            )
-    return tuple(files)
+    return tuple(_changed_file(line, letter) for line, letter in zip(lines, letters, strict=True))
+
+
+def _changed_file(line: str, letter: str) -> ChangedFile:
+    added, deleted, path = line.split("\t", 2)
+    return ChangedFile(path=path, status=letter, additions=_number(added), deletions=_number(deleted))
 
 
 def _number(text: str) -> int:
@@ -97,17 +92,21 @@ def _number(text: str) -> int:
     return 0 if text == "-" else int(text)
 
 
-def _letters(diff: bytes) -> dict[str, str]:
-    """Git's letter of each file that came or went."""
-    letters: dict[str, str] = {}
-    path = ""
-    for line in diff.decode(errors="replace").splitlines():
-        if line.startswith("diff --git "):
-            path = line.rpartition(" b/")[2]
-        elif line.startswith("new file mode"):
-            letters[path] = "A"
-        elif line.startswith("deleted file mode"):
-            letters[path] = "D"
+def _letters(diff: bytes) -> list[str]:
+    """Git's letter of each file, in the order of the diff."""
+    letters: list[str] = []
+    # Lines of a file's content begin with a sign or a blank: none looks like these.
+    for line in diff.split(b"\n"):
+        if line.startswith(b"diff --git "):
+            letters.append("M")
+        elif not letters:
+            continue
+        elif line.startswith(b"new file mode "):
+            letters[-1] = "A"
+        elif line.startswith(b"deleted file mode "):
+            letters[-1] = "D"
+        elif line.startswith(b"rename to "):
+            letters[-1] = "R"
     return letters
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -284,6 +285,41 @@ def test_diff_is_printed_as_it_is_and_counted_by_stat(
     assert body["files"] == [{"path": "README", "status": "M", "additions": 1, "deletions": 1}]
 
 
+def test_stat_names_each_file_with_the_letter_of_git(
+    ship: Ship,
+    server: ProtocolServer,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (checkout / 'naïve "x".txt').write_text("diff --git a/x b/x\n\rnew file mode 100644\n")
+    (checkout / "README b").write_text("new\n")
+    (checkout / "gone.txt").unlink()
+    (checkout / "app.py").rename(checkout / "main.py")
+    (checkout / "image.bin").write_bytes(bytes(range(255)))
+    git(checkout, "add", "--all")
+    command = ["git", "diff", "--cached", "--binary", "--find-renames", "HEAD"]
+    diff = subprocess.run(command, cwd=checkout, capture_output=True, check=True).stdout
+    server.log().diff = diff
+    inner = checkout / "inner"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+
+    assert ship("diff", "ses_1", "--json") == Exit.OK
+    files = json.loads(capfd.readouterr().out)["files"]
+    assert {file["path"]: file["status"] for file in files} == {
+        'naïve "x".txt': "A",
+        "README b": "A",
+        "gone.txt": "D",
+        "main.py": "R",
+        "image.bin": "M",
+    }
+
+    server.log().diff = b"new file mode 100644\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"
+    assert ship("diff", "ses_1", "--stat") == Exit.UNEXPECTED
+    assert "git cannot read the session's diff" in capfd.readouterr().err
+
+
 def test_archive_and_retry_reach_the_server(ship: Ship, server: ProtocolServer) -> None:
     log = server.log()
     assert ship("retry", "ses_1") == Exit.OK
@@ -318,6 +354,22 @@ def test_no_server_no_token_and_a_wrong_one_are_told_apart(
     assert "there is no token for" in capfd.readouterr().err
     assert run(["ls", "--url", server.url, "--token", "wrong", "--json"]) == Exit.SERVER
     assert json.loads(capfd.readouterr().err)["error"]["code"] == "unauthenticated"
+
+
+def test_a_malformed_url_and_token_are_named(
+    server: ProtocolServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ship.cli import run
+
+    assert run(["ls", "--url", "localhost:8700"]) == Exit.USAGE
+    assert "'localhost:8700' is no URL of a server" in capfd.readouterr().err
+    assert run(["ls", "--url", server.url, "--token", "line\n"]) == Exit.USAGE
+    assert "the token is malformed" in capfd.readouterr().err
+    broken = os.environb | {b"SHIP_TOKEN": b"tok_\xff", b"SHIP_URL": server.url.encode()}
+    command = [sys.executable, "-m", "ship.cli", "ls"]
+    ended = subprocess.run(command, env=broken, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == Exit.USAGE
+    assert "the token is malformed" in ended.stderr
 
 
 def test_the_local_token_is_shown_to_the_local_server_only(
