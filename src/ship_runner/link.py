@@ -57,6 +57,7 @@ class Link:
         self._connected = connected
         self._instructed = instructed
         self._up = False
+        self._failures = 0
         self._deltas: dict[str, Delta] = {}
         self._waiting = 0
 
@@ -74,7 +75,6 @@ class Link:
 
     async def run(self) -> Refused:
         """Connect, and again whenever the connection ends, until refused."""
-        failures = 0
         while True:
             try:
                 async with connect(
@@ -86,7 +86,6 @@ class Link:
                     close_timeout=1,
                 ) as socket:
                     welcome = await self._greet(socket)
-                    failures = 0
                     refused = (
                         welcome if isinstance(welcome, Refused) else await self._converse(socket, welcome)
                     )
@@ -94,8 +93,8 @@ class Link:
                         return refused
             except (OSError, WebSocketException, TimeoutError, MalformedInstruction) as error:
                 log.info("the link is down: %s", error)
-            delay = min(SLOWEST_RETRY_S, FIRST_RETRY_S * 2**failures)
-            failures = min(failures + 1, 16)
+            delay = min(SLOWEST_RETRY_S, FIRST_RETRY_S * 2**self._failures)
+            self._failures = min(self._failures + 1, 16)
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load, hides nothing)
 
     async def _greet(self, socket: ClientConnection) -> Welcome | Refused:
@@ -107,7 +106,8 @@ class Link:
             "version": __version__,
         }
         await socket.send(json.dumps(hello))
-        first = decode(await asyncio.wait_for(socket.recv(), 30))
+        async with asyncio.timeout(30):
+            first = decode(await socket.recv())
         if not isinstance(first, Welcome | Refused):
             raise MalformedInstruction(f"expected a welcome, not {type(first).__name__}")
         return first
@@ -122,6 +122,8 @@ class Link:
                 message = decode(text)
                 match message:
                     case Ack():
+                        # A welcome alone proves nothing: what we send next may be what ends the connection.
+                        self._failures = 0
                         self._spool.acknowledge(message.n)
                     case Refused():
                         return message
