@@ -224,7 +224,8 @@ class Tasks:
         next_at_ms = time.time_ns() // 1_000_000 + int(pause * 1000)
         self._spool.report(facts.agent_retried(task_id, count, outcome.reason, next_at_ms))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._cancelling.wait(), pause)
+            async with asyncio.timeout(pause):
+                await self._cancelling.wait()
         return None
 
     def _restarted(self, restart: Restart) -> None:

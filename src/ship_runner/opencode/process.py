@@ -107,7 +107,8 @@ class AgentProcess:
                     "See the agent's output above; then retry.",
                 )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.dead.wait(), 0.03)
+                async with asyncio.timeout(0.03):
+                    await self.dead.wait()
 
     async def end(self) -> None:
         """Kill it and everything that it started."""
@@ -115,7 +116,8 @@ class AgentProcess:
         if record is not None:
             _kill_all(record)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.dead.wait(), 10)
+                async with asyncio.timeout(10):
+                    await self.dead.wait()
         self._file.unlink(missing_ok=True)
         await self._close()
 
