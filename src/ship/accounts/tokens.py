@@ -5,6 +5,7 @@ A secret is shown once and kept only as a digest, which is also what is looked u
 
 import hashlib
 import secrets
+import sqlite3
 from collections.abc import Callable
 
 from ship.errors import NotFound, Unauthenticated
@@ -71,12 +72,12 @@ class Tokens:
         return await self._db.read(lambda c: tokens.listed(c, "api"))
 
     async def revoke(self, name: str) -> None:
-        """Make every API token of that name worthless.
+        """Make every API token and browser sign-in of that name worthless.
 
         Raises:
             NotFound: ``token_not_found``.
         """
-        if not await self._db.write(lambda c: tokens.remove_named(c, "api", name)):
+        if not await self._db.write(lambda c: tokens.remove_named(c, name)):
             raise NotFound(f"there is no token named {name}", code="token_not_found")
 
     async def _add(self, kind: str, name: str, life_ms: int | None) -> str:
@@ -85,7 +86,12 @@ class Tokens:
         stored = tokens.StoredToken(
             _digest(secret), kind, name, now_ms, None if life_ms is None else now_ms + life_ms
         )
-        await self._db.write(lambda c: tokens.add(c, stored))
+
+        def add(connection: sqlite3.Connection) -> None:
+            tokens.remove_expired(connection, now_ms)
+            tokens.add(connection, stored)
+
+        await self._db.write(add)
         return secret
 
 

@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from ship.api import account, artifacts, operations, problems, runner, sessions, streams, uploads, workspace
+from ship.api.limits import BoundedBodies
 from ship.api.services import Services
 
 __all__ = ["Services", "create_api"]
@@ -21,6 +22,7 @@ def create_api() -> FastAPI:
         responses={"default": {"model": problems.Problem, "description": "What went wrong."}},
     )
     problems.install(app)
+    app.add_middleware(BoundedBodies)
     for module in (streams, sessions, workspace, artifacts, uploads, account, operations, runner):
         app.include_router(module.router)
     return app

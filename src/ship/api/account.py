@@ -6,7 +6,7 @@ from fastapi.responses import RedirectResponse
 from ship.accounts.tokens import BROWSER_LIFE_MS
 from ship.api import schemas
 from ship.api.answers import encoded
-from ship.api.services import COOKIE, Caller, Serving
+from ship.api.services import Caller, Serving, cookie_name
 
 router = APIRouter(tags=["account"])
 
@@ -19,7 +19,7 @@ async def sign_in(token: str, request: Request, serving: Serving) -> Response:
         "/", 303, headers={"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
     )
     answer.set_cookie(
-        COOKIE,
+        cookie_name(request),
         secret,
         max_age=BROWSER_LIFE_MS // 1000,
         httponly=True,

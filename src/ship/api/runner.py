@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 
 import msgspec
 from fastapi import APIRouter, Request, Response, WebSocket
@@ -22,6 +23,9 @@ from ship.sessions.service import HEARTBEAT_S, progress
 router = APIRouter(prefix="/runner/v1", tags=["runner"])
 
 CLOSE_REFUSED, CLOSE_BREACH, CLOSE_RETRY = 4403, 4400, 1013
+FACT_BYTES = 1024**2
+DELTAS_PER_S = 1_000
+DELTA_CHARACTERS = 64 * 1024
 SILENCE_MS = 5_000
 """How long after a lost link the sandbox is looked after."""
 
@@ -125,6 +129,7 @@ class _Link:
         self._session_id = caller.session_id
         self._generation = caller.generation
         self._told: set[str] = set()
+        self._budget_began, self._budget = 0.0, 0
 
     async def run(self) -> None:
         """Hear and tell until either side goes.
@@ -168,30 +173,50 @@ class _Link:
 
     async def _hear(self) -> None:
         while True:
-            text = await self._socket.receive_text()
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1006))
+            text = message.get("text") or ""
             try:
                 frame = _from_runner.decode(text)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 await self._lose(f"its runner sent a malformed frame: {error}")
                 return
             match frame:
                 case frames.Reported():
                     await self._hear_report(frame)
                 case frames.Delta():
-                    self._sessions.grow(self._session_id, frame)
+                    await self._hear_delta(frame)
                 case frames.Hello():
                     await self._lose("its runner greeted twice")
                     return
 
     async def _hear_report(self, frame: frames.Reported) -> None:
+        data = bytes(frame.data)
+        if len(data) > FACT_BYTES or frame.n < 1:
+            await self._lose(
+                f"its runner reported {frame.type[:80]!r} with {len(data)} bytes as frame {frame.n}"
+            )
+            return
         try:
-            fact = decode_fact(frame.type, frame.v, bytes(frame.data))
-        except ShipError as error:
-            await self._lose(f"its runner reported what we cannot read: {error.message}")
+            fact = decode_fact(frame.type, frame.v, data)
+        except (ShipError, RecursionError) as error:
+            await self._lose(f"its runner reported what we cannot read: {error}")
             return
         at = Cursor(generation=self._generation, n=frame.n)
         await self._sessions.execute(self._session_id, commands.ReportFrame(at=at, fact=fact), AGENT)
         await self._send(frames.Ack(n=frame.n))
+
+    async def _hear_delta(self, delta: frames.Delta) -> None:
+        """Pass growing text on, within a budget a second: what is over it comes with the finished part."""
+        now = time.monotonic()
+        if now - self._budget_began > 1:
+            self._budget_began, self._budget = now, DELTAS_PER_S
+        # A queue that is never empty would otherwise keep the event loop to itself.
+        await asyncio.sleep(0)
+        self._budget -= 1
+        if self._budget > 0 and delta.offset >= 0 and len(delta.text) <= DELTA_CHARACTERS:
+            await self._sessions.grow(self._session_id, delta)
 
     async def _tell(self, listener: Listener) -> None:
         await self._tell_new()

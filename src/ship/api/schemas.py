@@ -20,14 +20,14 @@ class RepositoryIn(Schema):
     """``source``: an http(s) URL, an absolute path on the server below an allowed root, or ``upload:<sha256>``."""
 
     source: Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
-    branch: Name = ""
+    branch: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x20\x7f]*$")] = ""
 
 
 class SessionIn(Schema):
     """A new session; with a prompt its first task is queued at once. ``model`` is ``provider/name``."""
 
     repository: RepositoryIn
-    prompt: str = ""
+    prompt: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
     title: Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)] = ""
     model: Name = ""
     agent: AgentMode = AgentMode.BUILD
@@ -223,6 +223,7 @@ class SessionSummaryOut(Schema):
     created_at_ms: int
     updated_at_ms: int
     head_seq: int
+    last_task_status: TaskStatus | None
     open_requests: int
     running_task: str | None
     queued_tasks: int

@@ -11,14 +11,17 @@ from starlette.requests import HTTPConnection
 from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
 from ship.config import LimitSettings, Provider
-from ship.errors import Forbidden, InvalidInput, StaleGeneration, Unauthenticated
+from ship.errors import Forbidden, StaleGeneration, TooLarge, Unauthenticated
 from ship.model import Actor
 from ship.ports.blobs import BlobStore
 from ship.ports.sandboxes import SandboxHost
 from ship.sessions.service import IdempotencyKey, Sessions
 from ship.sessions.state import SessionState
 
-COOKIE = "ship_session"
+
+def cookie_name(connection: HTTPConnection) -> str:
+    """The sign-in cookie's name. Cookies do not tell ports apart, and two Ships may run on one host."""
+    return f"ship_session_{connection.url.port or 'web'}"
 
 
 class Services(NamedTuple):
@@ -58,7 +61,7 @@ async def caller(connection: HTTPConnection, serving: Serving) -> Actor:
     scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and secret:
         return await serving.tokens.authenticate(secret.strip())
-    cookie = connection.cookies.get(COOKIE)
+    cookie = connection.cookies.get(cookie_name(connection))
     if not cookie:
         raise Unauthenticated(
             "sign in first",
@@ -84,7 +87,7 @@ def _refuse_other_sites(connection: HTTPConnection) -> None:
 async def idempotency_key(
     request: Request,
     actor: Caller,
-    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> IdempotencyKey | None:
     """The caller's key with a digest of the request, if the header is there."""
     if idempotency_key is None:
@@ -129,11 +132,11 @@ async def bounded_body(request: Request, limit_bytes: int) -> AsyncIterator[byte
     """The request's body in pieces.
 
     Raises:
-        InvalidInput: ``body_too_large`` past the limit.
+        TooLarge: ``body_too_large`` past the limit.
     """
     size_bytes = 0
     async for piece in request.stream():
         size_bytes += len(piece)
         if size_bytes > limit_bytes:
-            raise InvalidInput(f"the body has more than {limit_bytes} bytes", code="body_too_large")
+            raise TooLarge(f"the body has more than {limit_bytes} bytes", code="body_too_large")
         yield piece

@@ -131,7 +131,7 @@ async def list_messages(
     session_id: str,
     serving: Serving,
     actor: Caller,
-    before: Annotated[int | None, Query(ge=1)] = None,
+    before: Annotated[int | None, Query(ge=1, le=2**53)] = None,
     limit: Limit = 50,
 ) -> Response:
     """What was said last, newest last."""
@@ -148,6 +148,9 @@ async def list_models(serving: Serving, actor: Caller) -> Response:
         for model in provider.models
     ]
     return encoded({"items": items, "default": serving.default_model})
+
+
+_Moment = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 def _title(prompt: str) -> str:
@@ -194,7 +197,7 @@ def _decoded(cursor: str | None) -> tuple[int, str] | None:
     if cursor is None:
         return None
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=tuple[int, str])
+        return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=tuple[_Moment, str])
     except (binascii.Error, ValueError, msgspec.DecodeError) as error:
         raise InvalidInput(
             "this cursor is not one of ours", code="cursor_invalid", hint="Start without a cursor."

@@ -8,26 +8,30 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Header, Query, Response, WebSocket
 from fastapi.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from ship.api import schemas
 from ship.api.answers import page
 from ship.api.services import Caller, Serving, caller, services
 from ship.bus import LocalBus
-from ship.errors import InvalidInput, NotFound, ShipError
+from ship.errors import Forbidden, InvalidInput, NotFound, ShipError, Unauthenticated
 from ship.events import FACTS
 from ship.model import SessionStatus
-from ship.sessions.service import HEARTBEAT_S, SUMMARIES
+from ship.sessions.service import HEARTBEAT_S, SUMMARIES, check_after
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
 
+MAX_SEQ = 2**53
 SEND_TIMEOUT_S = 30.0
 """A client that takes nothing for this long is told to come back and resume."""
 
-CLOSE_INVALID, CLOSE_UNAUTHENTICATED, CLOSE_NOT_FOUND = 4400, 4401, 4404
-CLOSE_TOO_SLOW, CLOSE_ARCHIVED = 4408, 4409
+CLOSE_TIMEOUT_S = 1.0
 
-After = Annotated[int, Query(ge=0)]
+CLOSE_INVALID, CLOSE_UNAUTHENTICATED, CLOSE_NOT_FOUND = 4400, 4401, 4404
+CLOSE_TOO_SLOW, CLOSE_ARCHIVED, CLOSE_RETRY = 4408, 4409, 1013
+
+After = Annotated[int, Query(ge=0, le=MAX_SEQ)]
 Types = Annotated[str, Query(description="Event types, parted by commas; empty means all.")]
 
 
@@ -59,25 +63,28 @@ async def stream_events(
     actor: Caller,
     after: After = 0,
     types: Types = "",
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_SEQ)] = None,
 ) -> Response:
     """The log past ``after`` (or ``Last-Event-ID``), then live, as Server-Sent Events."""
     state = await serving.sessions.state(session_id)
     start = last_event_id if last_event_id is not None else after
+    check_after(start, await serving.sessions.head(session_id))
     if state.status is SessionStatus.ARCHIVED and start >= state.head_seq:
         return Response(status_code=204)  # what tells an EventSource not to come back
     return _server_sent(_events(serving.sessions.follow(session_id, start, _chosen(types))))
 
 
 @router.websocket("/sessions/{session_id}/events/ws")
-async def follow_events(socket: WebSocket, session_id: str, after: After = 0, types: Types = "") -> None:
+async def follow_events(socket: WebSocket, session_id: str) -> None:
     """The log past ``after``, then live, as a WebSocket."""
     await socket.accept()
     serving = services(socket)
     try:
         await caller(socket, serving)
-        await serving.sessions.head(session_id)
-        stream = serving.sessions.follow(session_id, after, _chosen(types))
+        after = _seq(socket.query_params.get("after", "0"))
+        types = _chosen(socket.query_params.get("types", ""))
+        check_after(after, await serving.sessions.head(session_id))
+        stream = serving.sessions.follow(session_id, after, types)
     except ShipError as error:
         await socket.close(_close_code(error), error.code)
         return
@@ -95,7 +102,15 @@ async def follow_events(socket: WebSocket, session_id: str, after: After = 0, ty
 def _close_code(error: ShipError) -> int:
     if isinstance(error, NotFound):
         return CLOSE_NOT_FOUND
-    return CLOSE_INVALID if isinstance(error, InvalidInput) else CLOSE_UNAUTHENTICATED
+    if isinstance(error, InvalidInput):
+        return CLOSE_INVALID
+    return CLOSE_UNAUTHENTICATED if isinstance(error, Unauthenticated | Forbidden) else CLOSE_RETRY
+
+
+def _seq(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_SEQ:
+        raise InvalidInput("`after` is the last seq that you have seen", code="after_invalid")
+    return int(text)
 
 
 async def _send(socket: WebSocket, stream: AsyncIterator[tuple[int, str, bytes]]) -> None:
@@ -104,7 +119,10 @@ async def _send(socket: WebSocket, stream: AsyncIterator[tuple[int, str, bytes]]
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await socket.send_text(body.decode())
     except TimeoutError:
-        await socket.close(CLOSE_TOO_SLOW, "too_slow")
+        # The close frame waits behind what the client does not take; the connection goes either way.
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await socket.close(CLOSE_TOO_SLOW, "too_slow")
     except (WebSocketDisconnect, RuntimeError):
         return
     else:
@@ -120,7 +138,19 @@ async def _gone(socket: WebSocket) -> None:
 
 def _server_sent(stream: AsyncIterator[bytes]) -> Response:
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    return _ServerSent(stream, media_type="text/event-stream", headers=headers)
+
+
+class _ServerSent(StreamingResponse):
+    """A stream whose client must take what is sent, or lose it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def timed(message: Message) -> None:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await send(message)
+
+        with contextlib.suppress(TimeoutError):
+            await super().__call__(scope, receive, timed)
 
 
 async def _events(stream: AsyncIterator[tuple[int, str, bytes]]) -> AsyncIterator[bytes]:
@@ -144,6 +174,8 @@ async def _summaries(bus: LocalBus) -> AsyncIterator[bytes]:
             newest = {msgspec.json.decode(notice.body, type=_Named).id: notice.body for notice in notices}
             for body in newest.values():
                 yield b"data: %s\n\n" % body
+            if listener.lagged:
+                return  # who comes back reads the list anew
             if not notices:
                 yield b": still here\n\n"
 

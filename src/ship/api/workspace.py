@@ -17,7 +17,9 @@ from ship.sessions.state import SessionState
 router = APIRouter(prefix="/api/v1", tags=["workspace"])
 
 WORKSPACE = PurePosixPath("/workspace/repo")
-DIFF_COMMAND = "ship-runner diff"
+LIVE_DIFF = PurePosixPath("/tmp/ship-live.diff")  # noqa: S108 - inside the sandbox, whose /tmp is its own
+DIFF_COMMAND = f"/opt/ship/bin/ship-runner diff > {LIVE_DIFF}"
+DIFF_LIMIT_BYTES = 25 * 1024**2
 DIFF_TIMEOUT_S = 60
 
 FilePath = Annotated[
@@ -65,10 +67,16 @@ async def _rejoined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[b
 
 
 async def _live_diff(serving: Services, state: SessionState) -> bytes:
-    result = await serving.host.run(state.sandbox.sandbox_id, DIFF_COMMAND, DIFF_TIMEOUT_S)
+    sandbox_id = state.sandbox.sandbox_id
+    result = await serving.host.run(sandbox_id, DIFF_COMMAND, DIFF_TIMEOUT_S)
     if result.exit_code != 0:
         raise SandboxFailed(f"the diff could not be made: {result.stderr[-500:]}", code="diff_failed")
-    return result.stdout.encode()
+    diff = b""
+    async for piece in serving.host.read_file(sandbox_id, str(LIVE_DIFF)):
+        diff += piece
+        if len(diff) > DIFF_LIMIT_BYTES:
+            raise SandboxFailed("the diff is too large to show", code="diff_too_large")
+    return diff
 
 
 def _diff(body: bytes | AsyncIterator[bytes]) -> Response:

@@ -95,12 +95,15 @@ async def _serve(
             ready=partial(_ready, database, sandbox_host),
         )
         app = await _application(services, settings, folder, stack)
-        _in_background(stack, Worker(database, sessions, Effects(sessions, sandbox_host, runner)).run())
+        work = Worker(database, sessions, Effects(sessions, sandbox_host, runner)).run()
+        working = _in_background(stack, work)
 
         secret = await _local_token(folder, tokens)
         folder.write_json(SERVER_FILE, {"url": url, "token": secret, "pid": os.getpid()})
         on_ready(url, f"{url}/login?token={await tokens.create_login('owner')}")
         await _run(app, listening)
+        if working.done():
+            working.result()  # it works until we end it: it has failed
 
 
 async def _application(
@@ -178,7 +181,9 @@ async def _ready(database: Database, host: E2BHost) -> None:
         raise SandboxFailed("the sandbox host does not answer", code="sandbox_host_unreachable") from error
 
 
-def _in_background(stack: contextlib.AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+def _in_background(
+    stack: contextlib.AsyncExitStack, work: Coroutine[None, None, None]
+) -> "asyncio.Task[None]":
     task = asyncio.create_task(work)
 
     async def end() -> None:
@@ -192,6 +197,7 @@ def _in_background(stack: contextlib.AsyncExitStack, work: Coroutine[None, None,
 
     task.add_done_callback(ended)
     stack.push_async_callback(end)
+    return task
 
 
 async def _run(app: FastAPI, listening: socket.socket) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 BUFFER = 2_000
+BUFFER_BYTES = 4 * 1024**2
 
 
 class Notice(NamedTuple):
@@ -22,15 +23,17 @@ class Listener:
 
     def __init__(self) -> None:
         self._notices: deque[Notice] = deque()
+        self._size_bytes = 0
         self._wake = asyncio.Event()
         self.lagged = False
 
     def put(self, notice: Notice) -> None:
         """Give it a notice; never waits."""
-        if len(self._notices) >= BUFFER:
-            self._notices.clear()
+        if len(self._notices) >= BUFFER or self._size_bytes > BUFFER_BYTES:
+            self._empty()
             self.lagged = True
         self._notices.append(notice)
+        self._size_bytes += len(notice.body)
         self._wake.set()
 
     async def take(self, timeout_s: float) -> list[Notice]:
@@ -43,8 +46,12 @@ class Listener:
             except TimeoutError:
                 return []
         taken = list(self._notices)
-        self._notices.clear()
+        self._empty()
         return taken
+
+    def _empty(self) -> None:
+        self._notices.clear()
+        self._size_bytes = 0
 
 
 class LocalBus:

@@ -49,7 +49,8 @@ class SandboxHost(Protocol):
         ...
 
     async def run(self, sandbox_id: str, command: str, timeout_s: int) -> CommandResult:
-        """Run a command to its end, at most ``timeout_s`` long."""
+        """Run a command to its end, at most ``timeout_s`` long. ``SandboxFailed`` with ``output_too_large`` when it prints more
+        than a mebibyte: large results travel as files."""
         ...
 
     async def list_files(self, sandbox_id: str, path: str) -> list[FileEntry]:

@@ -1,9 +1,10 @@
 """Sandboxes over E2B's protocol, by the official SDK: our own sandbox host or E2B's cloud."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ship.errors import NotFound, SandboxFailed, ShipError
+from ship.errors import InvalidInput, NotFound, SandboxFailed, ShipError
 from ship.ports.sandboxes import CommandResult, FileEntry
 
 if TYPE_CHECKING:
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 30
-PIECE_BYTES = 1 << 18
+OUTPUT_LIMIT = 1 << 20
 
 
 class E2BHost:
@@ -72,10 +72,25 @@ class E2BHost:
         from e2b import CommandExitException
 
         sandbox = await self._sandbox(sandbox_id)
-        try:
-            result = await self._gone_is_forgotten(
-                sandbox_id, sandbox.commands.run(command, timeout=timeout_s)
+        output = _Bounded()
+        handle = await self._gone_is_forgotten(
+            sandbox_id,
+            sandbox.commands.run(
+                command, background=True, timeout=timeout_s, on_stdout=output.add, on_stderr=output.add
+            ),
+        )
+        ending = asyncio.ensure_future(self._gone_is_forgotten(sandbox_id, handle.wait()))
+        either: set[asyncio.Future[Any]] = {ending, output.exceeded}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            ending.cancel()
+            await handle.kill()
+            raise SandboxFailed(
+                f"the command printed more than {OUTPUT_LIMIT} characters", code="output_too_large"
             )
+        output.exceeded.cancel()
+        try:
+            result = ending.result()
         except CommandExitException as ended:
             return CommandResult(ended.exit_code, ended.stdout, ended.stderr)
         return CommandResult(result.exit_code, result.stdout, result.stderr)
@@ -130,6 +145,19 @@ class E2BHost:
             raise
 
 
+class _Bounded:
+    """Counts what a command prints; ``exceeded`` is done when that is too much. The SDK itself keeps everything."""
+
+    def __init__(self) -> None:
+        self.exceeded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._characters = 0
+
+    def add(self, text: str) -> None:
+        self._characters += len(text)
+        if self._characters > OUTPUT_LIMIT and not self.exceeded.done():
+            self.exceeded.set_result(None)
+
+
 async def _translated(call: Awaitable[T], path: str = "") -> T:
     """The call's answer, with the SDK's and the network's errors turned into ours."""
     import httpcore
@@ -138,6 +166,7 @@ async def _translated(call: Awaitable[T], path: str = "") -> T:
         AuthenticationException,
         CommandExitException,
         FileNotFoundException,
+        InvalidArgumentException,
         NotFoundException,
         SandboxException,
         TimeoutException,
@@ -153,6 +182,8 @@ async def _translated(call: Awaitable[T], path: str = "") -> T:
         if path and "sandbox" not in str(error).lower():
             raise NotFound(f"there is no {path}", code="file_not_found") from error
         raise NotFound("the sandbox is gone", code="sandbox_not_found") from error
+    except InvalidArgumentException as error:
+        raise InvalidInput(f"the sandbox refuses {path}: {error}", code="path_invalid") from error
     except AuthenticationException as error:
         raise SandboxFailed(
             "the sandbox host refuses our key",

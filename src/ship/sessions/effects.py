@@ -46,8 +46,7 @@ class Effects:
                 await self._kill(session_id, effect.generation)
 
     async def _provision(self, session_id: str, generation: int) -> None:
-        state = await self._sessions.state(session_id)
-        if state.status is SessionStatus.ARCHIVED or state.sandbox.generation != generation:
+        if await self._is_over(session_id, generation):
             return
         began_ms = self._sessions.now_ms()
         await self._report(
@@ -60,6 +59,9 @@ class Effects:
             if found
             else await self._host.create(self._runner.template, metadata, SANDBOX_TIMEOUT_S)
         )
+        if await self._is_over(session_id, generation):
+            await self._host.kill(sandbox_id)
+            return
         await self._report(
             session_id,
             generation,
@@ -70,6 +72,15 @@ class Effects:
             facts.SandboxStepStarted(generation=generation, step="runner"),
         )
         await self._start_runner(session_id, generation, sandbox_id)
+
+    async def _is_over(self, session_id: str, generation: int) -> bool:
+        """Whether nobody waits for this generation any more: its KillSandbox may have come before there was anything to kill."""
+        state = await self._sessions.state(session_id)
+        return (
+            state.status is SessionStatus.ARCHIVED
+            or state.sandbox.generation != generation
+            or state.sandbox.status not in ("creating", "ready")
+        )
 
     async def _start_runner(self, session_id: str, generation: int, sandbox_id: str) -> None:
         if await self._host.running(sandbox_id, RUNNER):

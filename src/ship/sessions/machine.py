@@ -27,6 +27,9 @@ from ship.sessions.state import Request, SessionState, Task, evolve
 PROVISION_DEADLINE_MS = 180_000
 CANCEL_DEADLINE_MS = 45_000
 SANDBOX_CHECK_MS = 60_000
+DEADLINES = ("provision_deadline", "cancel_deadline")
+OPEN_REQUESTS = 50
+ARTIFACTS = 1_000
 
 REPORTABLE: tuple[type[Fact], ...] = (
     facts.SandboxStepStarted,
@@ -202,12 +205,15 @@ def _(command: commands.ArchiveSession, draft: _Draft) -> None:
             _end(draft, facts.TaskCancelled(task_id=task.id))
     draft.add(facts.SessionArchived())
     draft.effects.append(KillSandbox(generation=state.sandbox.generation))
-    for name in ("provision_deadline", "cancel_deadline", "sandbox_check"):
+    for name in (*DEADLINES, "sandbox_check"):
         draft.alarms.append(Alarm(name=name, after_ms=None))
 
 
 @_apply.register
 def _(command: commands.StoreArtifact, draft: _Draft) -> None:
+    names = {artifact.name for artifact in draft.state.artifacts}
+    if len(names) >= ARTIFACTS and command.name not in names:
+        raise Conflict(f"a session has at most {ARTIFACTS} artifacts", code="too_many_artifacts")
     draft.add(
         facts.ArtifactStored(
             name=command.name,
@@ -305,6 +311,9 @@ def _(fact: facts.RequestAsked, draft: _Draft, frame: Cursor | None) -> None:
     running = draft.state.running
     if running is None or running.id != fact.task_id:
         _lose(draft, "its runner asked something for a task that does not run")
+        return
+    if len(draft.state.requests) >= OPEN_REQUESTS:
+        _lose(draft, f"its agent asked more than {OPEN_REQUESTS} things at once")
         return
     draft.add(fact, actor=AGENT, frame=frame)
 

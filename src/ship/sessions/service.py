@@ -1,5 +1,6 @@
 """The session service: load, decide, commit, publish. Any node may serve any session."""
 
+import asyncio
 import sqlite3
 import time
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ship.bus import LocalBus, Notice, Partials
-from ship.errors import Conflict, NotFound
+from ship.errors import Conflict, InvalidInput, NotFound
 from ship.events import Fact, Record, decode, encode, facts
 from ship.events.frames import Delta
 from ship.model import SYSTEM, Actor, SessionStatus
@@ -31,7 +32,10 @@ HEARTBEAT_S = 10.0
 SUMMARIES = "sessions"
 
 _END_OF_TEXT = (facts.TextFinished, facts.ReasoningFinished, facts.ToolFinished)
-_END_OF_TASK = (facts.TaskCompleted, facts.TaskFailed, facts.TaskCancelled)
+_END_OF_GROWTH = (
+    *(facts.TaskCompleted, facts.TaskFailed, facts.TaskCancelled),
+    *(facts.SandboxRequested, facts.SandboxFailed, facts.SandboxLost, facts.SessionArchived),
+)
 
 
 class IdempotencyKey(NamedTuple):
@@ -116,22 +120,38 @@ class Sessions:
                 return Outcome(session_id, answer(decision), decision.state)
             chain = self._chains.setdefault(session_id, _Chain())
             chain.state = decision.state
-            bodies = [encode(record) for record in decision.records]
             told = answer(decision)
-            began = time.perf_counter()
-            try:
-                await self._db.write(partial(self._commit, session_id, state, decision, bodies, key, told))
-            except (log.HeadMoved, sqlite3.IntegrityError):
-                self._break(session_id, chain)
-                continue
-            except BaseException:
-                self._break(session_id, chain)
-                raise
-            metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
-            self._settle(session_id, chain, decision.state)
-            self._publish(session_id, decision, bodies)
-            return Outcome(session_id, told, decision.state)
+            landing = asyncio.ensure_future(self._land(session_id, state, decision, chain, key, told))
+            # Who asked may leave; what is on its way to the disk is still published when it is there.
+            landing.add_done_callback(lambda done: done.cancelled() or done.exception())
+            if await asyncio.shield(landing):
+                return Outcome(session_id, told, decision.state)
         raise Conflict("this session is too busy", code="session_busy", hint="Try again.")
+
+    async def _land(
+        self,
+        session_id: str,
+        before: SessionState | None,
+        decision: Decision,
+        chain: _Chain,
+        key: IdempotencyKey | None,
+        answer: dict[str, Any],
+    ) -> bool:
+        """Commit and publish; False when somebody else was first."""
+        bodies = [encode(record) for record in decision.records]
+        began = time.perf_counter()
+        try:
+            await self._db.write(partial(self._commit, session_id, before, decision, bodies, key, answer))
+        except (log.HeadMoved, sqlite3.IntegrityError):
+            self._break(session_id, chain)
+            return False
+        except BaseException:
+            self._break(session_id, chain)
+            raise
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
+        self._settle(session_id, chain, decision.state)
+        self._publish(session_id, decision, bodies)
+        return True
 
     async def state(self, session_id: str) -> SessionState:
         """The folded state of what is on disk.
@@ -179,10 +199,11 @@ class Sessions:
         """(created_at_ms, id, encoded summary), newest first."""
         return await self._db.read(lambda c: log.summaries(c, status, before, limit))
 
-    def grow(self, session_id: str, delta: Delta) -> None:
-        """Fan out text that is still growing."""
-        self.partials.grow(session_id, delta)
-        self.bus.publish(session_id, [Notice(0, "delta", msgspec.json.encode(delta))])
+    async def grow(self, session_id: str, delta: Delta) -> None:
+        """Fan out text of the running task that is still growing; what does not fit is dropped."""
+        running = (await self.state(session_id)).running
+        if running and running.id == delta.task_id and self.partials.grow(session_id, delta):
+            self.bus.publish(session_id, [Notice(0, "delta", msgspec.json.encode(delta))])
 
     async def check_soon(self, session_id: str, after_ms: int) -> None:
         """See after the session's sandbox before its next turn: its runner fell silent."""
@@ -199,13 +220,15 @@ class Sessions:
 
         Raises:
             NotFound: ``session_not_found``.
+            InvalidInput: ``after_past_head``: a seq that this log does not have yet.
         """
         with self.bus.listen(session_id) as listener, metrics.FOLLOWERS.track_inprogress():
             seen = after
             head = await self.head(session_id)
+            check_after(after, head)
             async for item in self._replay(session_id, seen, head, types):
                 yield item
-            seen = max(seen, head)
+            seen = head
             for delta in self.partials.of(session_id) if not types else ():
                 yield 0, "delta", msgspec.json.encode(delta)
             yield 0, "live", _head_frame("live", seen)
@@ -303,8 +326,8 @@ class Sessions:
             body = msgspec.json.encode(state)
             log.save_snapshot(connection, session_id, state.head_seq, STATE_SHAPE, body)
         effects = [
-            (f"{session_id}:{state.head_seq}:{number}", msgspec.json.encode(effect))
-            for number, effect in enumerate(decision.effects)
+            (_effect_id(session_id, state.head_seq, effect), msgspec.json.encode(effect))
+            for effect in decision.effects
         ]
         outbox.add(connection, session_id, now_ms, effects)
         for alarm in decision.alarms:
@@ -321,7 +344,7 @@ class Sessions:
                 _count(record.fact)
             if isinstance(record.fact, _END_OF_TEXT):
                 self.partials.finish(session_id, record.fact.part_id)
-            elif isinstance(record.fact, _END_OF_TASK):
+            elif isinstance(record.fact, _END_OF_GROWTH):
                 self.partials.clear(session_id)
         notices = [
             Notice(record.seq, record.fact.TYPE, body)
@@ -348,6 +371,20 @@ def _load(connection: sqlite3.Connection, session_id: str) -> SessionState | Non
             record: Record = decode(body)
             state = evolve(state, record)
     return state
+
+
+def _effect_id(session_id: str, head_seq: int, effect: commands.AnyEffect) -> str:
+    return f"{session_id}:{head_seq}:{effect.__struct_config__.tag}:{effect.generation}"
+
+
+def check_after(after: int, head: int) -> None:
+    """Raises InvalidInput (``after_past_head``) for a seq that the log does not have yet."""
+    if after > head:
+        raise InvalidInput(
+            f"this log ends at {head}, before {after}",
+            code="after_past_head",
+            hint="Start again from 0: the log may have been restored from a backup.",
+        )
 
 
 def _count(call: facts.ModelCalled) -> None:

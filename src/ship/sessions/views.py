@@ -39,6 +39,7 @@ def summary(session_id: str, state: SessionState) -> View:
         "created_at_ms": state.created_at_ms,
         "updated_at_ms": state.updated_at_ms,
         "head_seq": state.head_seq,
+        "last_task_status": _last_task_status(state),
         "open_requests": len(state.requests),
         "running_task": running.id if running else None,
         "queued_tasks": sum(task.status is TaskStatus.QUEUED for task in state.tasks),
@@ -46,6 +47,12 @@ def summary(session_id: str, state: SessionState) -> View:
         "additions": sum(file.additions for file in files),
         "deletions": sum(file.deletions for file in files),
     }
+
+
+def _last_task_status(state: SessionState) -> TaskStatus | None:
+    """Of the task that was begun last, or of the only one that waits."""
+    begun = [task for task in state.tasks if task.started_at_ms] or list(state.tasks)
+    return begun[-1].status if begun else None
 
 
 def message(record: Record) -> View | None:

@@ -6,11 +6,12 @@ import sqlite3
 
 import msgspec
 
-from ship.errors import ConfigurationError, Conflict, ShipError
+from ship.errors import ConfigurationError, Conflict, ShipError, Unavailable
 from ship.events import facts
 from ship.model import SYSTEM, Failure
 from ship.sessions import commands, metrics
 from ship.sessions.effects import Effects
+from ship.sessions.machine import DEADLINES
 from ship.sessions.service import Sessions
 from ship.store import idempotency, outbox
 from ship.store.sqlite import Database
@@ -21,6 +22,9 @@ BACKOFF_MS = (500, 2_000, 6_000)
 AT_ONCE = 16
 KEY_LIFE_MS = 3 * 24 * 3_600_000
 IDLE_S = 60.0
+STORE_RETRY_S = 1.0
+GRACE_MS = 60_000
+"""How long after a start no deadline fires: what it waits for may have happened while nobody listened."""
 
 _log = logging.getLogger("ship.worker")
 _decoder = msgspec.json.Decoder(commands.AnyEffect)
@@ -39,15 +43,28 @@ class Worker:
 
     async def run(self) -> None:
         """Work until cancelled. What an earlier process had claimed is due at once."""
-        await self._db.write(lambda c: outbox.release_all(c, self._sessions.now_ms()))
+        await self._begin()
         try:
             while True:
                 self._wake.clear()
-                await self._claim()
-                await self._pause()
+                try:
+                    await self._claim()
+                    await self._pause()
+                except Unavailable as error:
+                    _log.error("the store does not work; trying again: %s", error)
+                    await asyncio.sleep(STORE_RETRY_S)
         finally:
             for task in self._running:
                 task.cancel()
+
+    async def _begin(self) -> None:
+        now_ms = self._sessions.now_ms()
+
+        def begin(connection: sqlite3.Connection) -> None:
+            outbox.release_all(connection, now_ms)
+            outbox.postpone_alarms(connection, DEADLINES, now_ms + GRACE_MS)
+
+        await self._db.write(begin)
 
     async def _claim(self) -> None:
         now_ms = self._sessions.now_ms()
@@ -116,6 +133,8 @@ class Worker:
     async def _fire(self, alarm: outbox.DueAlarm) -> None:
         try:
             await self._sessions.execute(alarm.session_id, commands.FireAlarm(name=alarm.name), SYSTEM)
+        except Unavailable:
+            raise  # its lease brings it back
         except ShipError as error:
             _log.info("alarm %s of %s had nothing to do: %s", alarm.name, alarm.session_id, error)
         await self._db.write(lambda c: outbox.finish_alarm(c, alarm))

@@ -61,6 +61,14 @@ def release_all(connection: sqlite3.Connection, now_ms: int) -> None:
     connection.execute("UPDATE outbox SET due_at_ms = ? WHERE due_at_ms > ?", (now_ms, now_ms))
 
 
+def postpone_alarms(connection: sqlite3.Connection, names: Sequence[str], due_at_ms: int) -> None:
+    """Let no alarm of these names fire before that time."""
+    connection.executemany(
+        "UPDATE alarms SET due_at_ms = ? WHERE due_at_ms < ? AND name = ?",
+        [(due_at_ms, due_at_ms, name) for name in names],
+    )
+
+
 def next_due_ms(connection: sqlite3.Connection) -> int | None:
     """When the next effect or alarm is due."""
     due: int | None

@@ -33,9 +33,14 @@ def remove(connection: sqlite3.Connection, digest: str) -> bool:
     return connection.execute("DELETE FROM tokens WHERE digest = ?", (digest,)).rowcount > 0
 
 
-def remove_named(connection: sqlite3.Connection, kind: str, name: str) -> int:
-    """Revoke all of that kind and name; returns how many."""
-    return connection.execute("DELETE FROM tokens WHERE kind = ? AND name = ?", (kind, name)).rowcount
+def remove_named(connection: sqlite3.Connection, name: str) -> int:
+    """Revoke all of that name; returns how many."""
+    return connection.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount
+
+
+def remove_expired(connection: sqlite3.Connection, now_ms: int) -> None:
+    """Drop those whose time is over."""
+    connection.execute("DELETE FROM tokens WHERE expires_at_ms <= ?", (now_ms,))
 
 
 def listed(connection: sqlite3.Connection, kind: str) -> list[StoredToken]:

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 import websockets
 from tests.ship.api.conftest import Served
 from tests.ship.api.runner_double import HandRunner
@@ -149,6 +150,49 @@ async def test_a_runner_that_breaks_the_protocol_loses_its_sandbox(served: Serve
     state = (await served.client.get(f"/api/v1/sessions/{session['id']}")).json()
     assert (state["status"], state["failure"]["code"]) == ("failed", "sandbox_lost")
     assert "made.up" in state["failure"]["reason"]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"binary",
+        '{"t":"event","n":-5,"at_ms":1,"type":"text.finished","v":1,"data":{}}',
+        '{"t":"event","n":1,"at_ms":1,"type":"tool.started","v":1,"data":'
+        + "[" * 30_000
+        + "]" * 30_000
+        + "}",
+        '{"t":"event","n":1,"at_ms":1,"type":"text.finished","v":1,"data":"' + "x" * 1_100_000 + '"}',
+    ],
+)
+async def test_a_frame_that_nobody_should_send_costs_the_sandbox_and_nothing_else(
+    served: Served, frame: str | bytes
+) -> None:
+    session = await sandboxed(served)
+    async with HandRunner(served, session["id"]) as runner:
+        await runner._socket.send(frame)
+        async with asyncio.timeout(10):
+            while served.host.sandboxes:
+                await asyncio.sleep(0.01)
+    assert (await served.client.get(f"/api/v1/sessions/{session['id']}")).json()["status"] == "failed"
+
+
+async def test_a_flood_of_deltas_does_not_starve_the_others(served: Served) -> None:
+    session = await sandboxed(served, prompt="do it")
+    async with HandRunner(served, session["id"]) as runner:
+        await runner.report("sandbox.ready", **READY)
+        prompt = await runner.until("prompt")
+        part = {"t": "delta", "task_id": prompt["task_id"], "message_id": "m", "part_id": "p", "kind": "text"}
+
+        async def flood() -> None:
+            for n in range(20_000):
+                await runner.send({**part, "offset": n, "text": "x"})
+
+        flooding = asyncio.create_task(flood())
+        while not flooding.done():
+            async with asyncio.timeout(5):
+                assert (await served.client.get("/api/v1/me")).status_code == 200
+        flooding.result()
+    assert len(served.services.sessions.partials.of(session["id"])[0].text) < 20_000
 
 
 async def test_files_of_the_workspace_are_served_while_the_sandbox_runs(served: Served) -> None:

@@ -1,6 +1,8 @@
 """The HTTP interface as a client sees it."""
 
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -64,6 +66,22 @@ async def test_answers_fit_their_documented_shapes(served: Served) -> None:
         ("GET", "/api/v1/sessions?cursor=%00", None, 400, "cursor_invalid"),
         ("GET", "/api/v1/sessions?limit=0", None, 400, "invalid_input"),
         ("GET", "/api/v1/sessions/ses_none", None, 404, "session_not_found"),
+        (
+            "GET",
+            "/api/v1/sessions?cursor=WzEwMDAwMDAwMDAwMDAwMDAwMDAwMDAwLCJhIl0=",
+            None,
+            400,
+            "cursor_invalid",
+        ),
+        ("GET", f"/api/v1/sessions/ses_none/messages?before={10**30}", None, 400, "invalid_input"),
+        ("GET", f"/api/v1/sessions/ses_none/events?after={10**30}", None, 400, "invalid_input"),
+        (
+            "POST",
+            "/api/v1/sessions",
+            {"repository": {**REPOSITORY, "branch": "a\x00b"}},
+            400,
+            "invalid_input",
+        ),
         ("GET", "/api/v1/sessions/ses_none/events", None, 404, "session_not_found"),
         ("GET", "/api/v1/sessions/ses_none/messages", None, 404, "session_not_found"),
         ("POST", "/api/v1/sessions/ses_none/archive", None, 404, "session_not_found"),
@@ -146,6 +164,21 @@ async def test_files_need_a_running_sandbox_and_stay_inside(served: Served) -> N
     assert (await served.client.get(path)).json()["code"] == "sandbox_not_running"
     diff = await served.client.get(f"/api/v1/sessions/{session['id']}/diff")
     assert (diff.status_code, diff.content) == (200, b"")
+
+
+async def test_a_body_is_counted_before_anybody_reads_it(served: Served) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(1_000):
+            yield b"x" * 100_000
+
+    async with httpx.AsyncClient(base_url=served.url) as stranger:
+        with contextlib.suppress(httpx.WriteError, httpx.ReadError):
+            answer = await stranger.post("/api/v1/sessions", content=endless())
+            assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    lone = await served.client.post(
+        "/api/v1/sessions", content=b'{"repository":{"source":"/r"},"prompt":"\\ud800"}'
+    )
+    assert lone.status_code == 400
 
 
 async def test_who_is_not_signed_in_is_told_how(served: Served) -> None:

@@ -53,6 +53,9 @@ async def test_a_socket_replays_goes_live_and_ends_with_the_session(served: Serv
     [
         ("ses_none", "", True, 4404),
         ("ses_none", "", False, 4401),
+        (None, "after=x", True, 4400),
+        (None, "after=-1", True, 4400),
+        (None, "after=99999", True, 4400),
         (None, "types=no.such", True, 4400),
     ],
 )

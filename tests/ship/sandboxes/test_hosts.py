@@ -32,12 +32,23 @@ async def test_our_own_host_keeps_the_contract_by_the_official_sdk(tmp_path: Pat
     try:
         url = json.loads(await process.stdout.readline())["url"]
         await check_sandbox_host(E2BHost(KEY, url), "base")
+        await check_bounded_output(E2BHost(KEY, url))
         with pytest.raises(SandboxFailed) as refused:
             await E2BHost("e2b_" + "1" * 40, url).find({})
         assert refused.value.code == "sandbox_key_refused"
     finally:
         process.terminate()
         await process.wait()
+
+
+async def check_bounded_output(host: E2BHost) -> None:
+    sandbox_id = await host.create("base", {}, 60)
+    assert len((await host.run(sandbox_id, "head -c 1000000 /dev/zero | tr '\\0' x", 20)).stdout) == 1_000_000
+    with pytest.raises(SandboxFailed) as refused:
+        await host.run(sandbox_id, "yes", 20)
+    assert refused.value.code == "output_too_large"
+    assert not await host.running(sandbox_id, "yes")
+    await host.kill(sandbox_id)
 
 
 async def test_a_host_that_is_not_there_is_an_error_with_a_name() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ship.bus import LocalBus
-from ship.errors import Conflict, NotFound
+from ship.errors import Conflict, InvalidInput, NotFound
+from ship.events import Cursor, facts
 from ship.events.frames import Delta
 from ship.model import Actor, ActorKind, Repository
 from ship.sessions import commands, service
@@ -132,19 +133,62 @@ async def test_an_append_by_another_node_is_seen_at_the_next_heartbeat(
     await stream.aclose()
 
 
+async def running(sessions: Sessions) -> str:
+    """A session with the running task ``tsk_1``."""
+    command = commands.CreateSession(
+        title="t", repository=Repository(source="/r"), model="p/m", prompt="go", task_id="tsk_1"
+    )
+    session_id = (await sessions.create(command, ME)).session_id
+    ready = facts.SandboxReady(generation=1, base_commit="c", work_branch="b")
+    frame = commands.ReportFrame(at=Cursor(generation=1, n=1), fact=ready)
+    await sessions.execute(session_id, frame, ME)
+    return session_id
+
+
+def delta(offset: int, text: str, task_id: str = "tsk_1") -> Delta:
+    return Delta(task_id=task_id, message_id="m", part_id="p", kind="text", offset=offset, text=text)
+
+
 async def test_who_joins_in_mid_stream_gets_the_text_so_far(sessions: Sessions) -> None:
-    session_id = await begun(sessions)
-    for offset, text in ((0, "Hel"), (3, "lo"), (3, "lo"), (99, "lost")):
-        sessions.grow(
-            session_id,
-            Delta(task_id="t", message_id="m", part_id="p", kind="text", offset=offset, text=text),
-        )
+    session_id = await running(sessions)
+    for grown in (delta(0, "Hel"), delta(3, "lo"), delta(3, "lo"), delta(99, "lost"), delta(5, "!", "tsk_2")):
+        await sessions.grow(session_id, grown)
     stream = sessions.follow(session_id, 0)
     async for _, kind, body in stream:
         if kind == "delta":
             assert json.loads(body)["text"] == "Hello"
             assert json.loads(body)["offset"] == 0
             break
+    await stream.aclose()
+
+
+async def test_nothing_grows_when_no_task_runs(sessions: Sessions) -> None:
+    session_id = await running(sessions)
+    await sessions.grow(session_id, delta(0, "Hello"))
+    await sessions.execute(session_id, commands.ArchiveSession(), ME)
+    await sessions.grow(session_id, delta(5, "again"))
+    assert sessions.partials.of(session_id) == []
+
+
+async def test_a_place_past_the_end_of_the_log_is_refused(sessions: Sessions) -> None:
+    session_id = await begun(sessions)
+    with pytest.raises(InvalidInput) as refused:
+        await anext(sessions.follow(session_id, 99))
+    assert refused.value.code == "after_past_head"
+
+
+async def test_who_leaves_while_a_command_is_on_its_way_leaves_it_whole(sessions: Sessions) -> None:
+    session_id = await begun(sessions)
+    stream = sessions.follow(session_id, await sessions.head(session_id))
+    assert (await anext(stream))[1] == "live"
+    asking = asyncio.create_task(sessions.execute(session_id, note("still said"), ME))
+    async with asyncio.timeout(10):
+        while not sessions._chains:
+            await asyncio.sleep(0)
+        asking.cancel()
+        seq, kind, _ = await anext(stream)
+    assert asking.cancelled() or asking.cancelling()
+    assert (kind, seq) == ("message.posted", await sessions.head(session_id))
     await stream.aclose()
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ship.bus import LocalBus
+from ship.errors import Unavailable
 from ship.events import Cursor, facts
 from ship.model import SYSTEM, Actor, ActorKind, Repository, SessionStatus
 from ship.sessions import commands, worker
@@ -164,3 +166,64 @@ async def test_an_archived_session_has_no_sandbox(database: Database, sessions: 
         await sessions.execute(session_id, commands.ArchiveSession(), ME)
         await settled(database)
     assert not host.sandboxes
+
+
+class SlowSandboxHost(PretendSandboxHost):
+    """Takes its time to make a sandbox; ``begun`` says that it is at it, ``go_on`` lets it finish."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def create(self, template: str, metadata: Mapping[str, str], timeout_s: int) -> str:
+        self.begun.set()
+        await self.go_on.wait()
+        return await super().create(template, metadata, timeout_s)
+
+
+async def test_a_session_archived_while_its_sandbox_is_made_leaves_none(
+    database: Database, sessions: Sessions
+) -> None:
+    host = SlowSandboxHost()
+    async with Working(database, sessions, host), asyncio.timeout(10):
+        session_id = await begun(sessions)
+        await host.begun.wait()
+        await sessions.execute(session_id, commands.ArchiveSession(), ME)
+        host.go_on.set()
+        await settled(database)
+    assert not host.sandboxes
+
+
+async def test_a_store_that_fails_for_a_while_does_not_end_the_worker(
+    database: Database, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "STORE_RETRY_S", 0.01)
+    failures = iter([Unavailable("full", code="disk_full")] * 3)
+    write = database.write
+
+    async def failing(job: Any) -> Any:
+        if error := next(failures, None):
+            raise error
+        return await write(job)
+
+    host = PretendSandboxHost()
+    async with Working(database, sessions, host):
+        await settled(database)
+        monkeypatch.setattr(database, "write", failing)
+        sessions._on_work()
+        async with asyncio.timeout(10):
+            while next(failures, None):
+                await asyncio.sleep(0.01)
+        await begun(sessions)
+        await settled(database)
+    assert len(host.sandboxes) == 1
+
+
+async def test_deadlines_wait_for_those_who_come_back_after_a_restart(
+    database: Database, sessions: Sessions
+) -> None:
+    session_id = await begun(sessions)
+    await database.write(lambda c: outbox.set_alarm(c, session_id, "provision_deadline", 1))
+    async with Working(database, sessions, PretendSandboxHost()):
+        await settled(database)
+    assert (await sessions.state(session_id)).status is SessionStatus.PROVISIONING
