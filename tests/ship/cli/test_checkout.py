@@ -165,19 +165,15 @@ def test_a_conflict_is_refused_by_name_and_nothing_changes(checkout: Path, chang
     assert (checkout / "gone.txt").exists()
 
 
-def test_a_reason_is_what_git_calls_an_error_and_not_its_progress(checkout: Path) -> None:
-    unknown = b"""diff --git a/README b/README
-index 1111111111111111111111111111111111111111..2222222222222222222222222222222222222222 100644
---- a/README
-+++ b/README
-@@ -1 +1 @@
--something else
-+changed
-"""
+def test_a_change_that_is_there_already_is_refused_with_gits_error_and_not_its_progress(
+    checkout: Path, change: bytes
+) -> None:
+    Checkout.at(checkout).apply(change)
     with pytest.raises(errors.Conflict) as caught:
-        Checkout.at(checkout).apply(unknown)
-    assert "README" in caught.value.message or "blob" in caught.value.message
-    assert "three-way merge" not in caught.value.message
+        Checkout.at(checkout).apply(change)
+    assert caught.value.message == (
+        "the change does not apply: gone.txt: does not exist in index; nothing was changed"
+    )
 
 
 def test_a_change_that_leaves_the_checkout_is_refused(checkout: Path, tmp_path: Path) -> None:
