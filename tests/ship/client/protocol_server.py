@@ -342,6 +342,8 @@ class ProtocolServer:
         position = sent = 0
         live = False
         while True:
+            # Asked first: what is added before the end must still be sent.
+            ended = log.ended
             while position < len(log.frames):
                 seq, frame = log.frames[position]
                 position += 1
@@ -356,7 +358,7 @@ class ProtocolServer:
                 live = True
                 await socket.send_json({"t": "live", "head_seq": len(log.records)})
                 await socket.send_json({"t": "head", "head_seq": len(log.records)})
-            if log.ended:
+            if ended:
                 return await socket.close(4409)
             await asyncio.sleep(POLL_S)
 

@@ -133,7 +133,7 @@ async def test_a_token_that_was_renewed_meanwhile_is_taken_up(server: ProtocolSe
     log = filled(server, 4)
     log.ended = True
     server.cut_after = 2
-    tokens = iter([TOKEN, "of the server before its restart", TOKEN, TOKEN, TOKEN])
+    tokens = iter([TOKEN, "tok_of_before_the_restart", TOKEN, TOKEN, TOKEN])
     async with Client(server.url, lambda: next(tokens, TOKEN)) as client:
         seqs = [item.seq async for item in client.events("ses_1") if isinstance(item, Record)]
     assert seqs == [1, 2, 3, 4]
