@@ -14,6 +14,10 @@ STATES = {
     **ENDED, "sandbox.requested": "provisioning", "sandbox.ready": "ready", "task.started": "running",
     "session.failed": "failed", "session.archived": "archived",
 }  # fmt: skip
+LAST_TASK = {
+    "task.queued": "queued", "task.started": "running", "task.completed": "completed", "task.failed": "failed",
+    "task.cancelled": "cancelled",
+}  # fmt: skip
 
 
 class Scene:
@@ -178,6 +182,7 @@ class Scene:
             "repository": self.repository, "model": "anthropic/claude-sonnet-5", "created_by": "mara",
             "created_at_ms": self.records[0]["at_ms"], "updated_at_ms": self.records[-1]["at_ms"], "head_seq": len(self.records),
             "open_requests": kinds.count("request.asked") - kinds.count("request.answered"),
+            "last_task_status": next((LAST_TASK[kind] for kind in reversed(kinds) if kind in LAST_TASK), None),
             "running_task": "t1" if status == "running" else None, "queued_tasks": 0, "files_changed": len(files),
             "additions": sum(file["additions"] for file in files), "deletions": sum(file["deletions"] for file in files),
         }  # fmt: skip
@@ -185,7 +190,9 @@ class Scene:
 
 def scenes() -> list[Scene]:
     """Every state once."""
-    return [running(), asking(), questioning(), done(), starting(), failed(), lost(), long(), archived()]
+    return [
+        running(), asking(), questioning(), done(), task_failed(), stopped(), starting(), failed(), lost(), long(), archived(),
+    ]  # fmt: skip
 
 
 def _work(scene: Scene) -> None:
@@ -376,6 +383,31 @@ def failed() -> Scene:
     }
     scene.add("sandbox.failed", generation=1, failure=failure)
     scene.add("session.failed", failure=failure)
+    return scene
+
+
+def task_failed() -> Scene:
+    scene = Scene("ses_taskfailed", "Explain the error messages better", "https://github.com/acme/parser", 75)
+    scene.queue("Say in each error message what to do about it")
+    scene.provision()
+    scene.add("task.started", task_id="t1")
+    failure = {
+        "code": "model_key_refused",
+        "reason": "the key was refused",
+        "hint": "Check the key of the provider in Ship's settings.",
+    }
+    scene.add("task.failed", task_id="t1", failure=failure)
+    return scene
+
+
+def stopped() -> Scene:
+    scene = Scene("ses_stopped", "Rename the packages", "https://github.com/acme/parser", 90)
+    scene.queue("Rename every package to its singular")
+    scene.provision()
+    scene.add("task.started", task_id="t1")
+    scene.say("I'll list the packages first.")
+    scene.checkpoint()
+    scene.add("task.cancelled", task_id="t1")
     return scene
 
 

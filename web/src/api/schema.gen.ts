@@ -1634,6 +1634,7 @@ export interface components {
             head_seq: number;
             /** Id */
             id: string;
+            last_task_status: components["schemas"]["TaskStatus"] | null;
             /** Model */
             model: string;
             /** Open Requests */

@@ -5,6 +5,7 @@ import type { components } from "./schema.gen";
 type Schemas = components["schemas"];
 
 export type SessionStatus = Schemas["SessionStatus"];
+export type TaskStatus = Schemas["TaskStatus"];
 export type AgentMode = Schemas["AgentMode"];
 export type Approval = Schemas["Approval"];
 

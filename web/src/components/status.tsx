@@ -1,5 +1,6 @@
 import { cva } from "class-variance-authority";
-import type { SessionStatus } from "@/api/types";
+import { CircleSlash, CircleX } from "lucide-react";
+import type { SessionStatus, TaskStatus } from "@/api/types";
 import { cn } from "@/lib/cn";
 
 const pill = cva("inline-flex h-5.5 shrink-0 items-center gap-1.5 rounded-full px-2 text-xs font-medium whitespace-nowrap", {
@@ -34,6 +35,19 @@ export function StatusPill(props: { status: SessionStatus; openRequests: number;
     <span className={cn(pill({ tone: look.tone }), className)}>
       <span aria-hidden className={cn("size-1.5 rounded-full bg-current", look.breathes && "animate-breathe")} />
       {look.text}
+    </span>
+  );
+}
+
+/** How a session's last task ended, where that is not as it was meant to. */
+export function TaskMark({ status }: { status: TaskStatus | null }) {
+  if (status !== "failed" && status !== "cancelled") return null;
+  const isFailed = status === "failed";
+  const Icon = isFailed ? CircleX : CircleSlash;
+  return (
+    <span className={cn("inline-flex items-center gap-1 text-xs whitespace-nowrap", isFailed ? "text-bad" : "text-ink-faint")}>
+      <Icon aria-hidden className="size-3.5" />
+      {isFailed ? "Task failed" : "Stopped"}
     </span>
   );
 }

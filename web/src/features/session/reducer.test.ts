@@ -115,6 +115,18 @@ describe("a task", () => {
     expect([state.status, kinds(state)]).toEqual(["created", ["prompt", "outcome"]]);
   });
 
+  it("drops the words that were being said when the agent calls its model again, and no others", () => {
+    const said = log(created, queued, started, ["text.finished", { ...part, part_id: "p1", text: "Done." }]);
+    const deltas = [delta("p2", "reasoning", 0, "Hm"), delta("p3", "text", 0, "I am")];
+    const talking = deltas.reduce(grow, fold(said));
+    expect(kinds(talking)).toEqual(["prompt", "text", "reasoning", "text"]);
+    const retried = { task_id: "t1", attempt: 1, reason: "429", next_at_ms: 0 };
+    const again = reduce(talking, { ...log(["agent.retried", retried])[0], seq: 5 } as LogRecord);
+    expect(kinds(again)).toEqual(["prompt", "text", "line"]);
+    expect(again.partials).toEqual({});
+    expect(grow(again, delta("p4", "text", 0, "I am")).entries.at(-1)).toMatchObject({ kind: "text", key: "p4" });
+  });
+
   it("interrupts what still runs when it ends", () => {
     const records = log(created, queued, started, ["tool.started", { ...tool, input: { command: "sleep 9" } }]);
     const running = grow(fold(records), delta("p2", "tool", 0, "half"));

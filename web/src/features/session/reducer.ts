@@ -272,7 +272,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
 
   "agent.retried": (state, data, record) =>
     add(
-      state,
+      settle(state, (task_id) => task_id === data.task_id),
       line(record, "warning", `The agent calls its model again (attempt ${String(data.attempt)})`, data.reason),
     ),
   "agent.restarted": (state, data, record) =>

@@ -3,7 +3,7 @@ import { FolderGit2 } from "lucide-react";
 import type { SessionSummary } from "@/api/types";
 import { Ago } from "@/components/ago";
 import { DiffCounts } from "@/components/diff-counts";
-import { StatusPill } from "@/components/status";
+import { StatusPill, TaskMark } from "@/components/status";
 import { modelName, plural, repositoryName } from "@/lib/format";
 
 export function SessionRow({ session }: { session: SessionSummary }) {
@@ -35,7 +35,10 @@ export function SessionRow({ session }: { session: SessionSummary }) {
           <DiffCounts additions={session.additions} deletions={session.deletions} />
         </span>
       )}
-      <StatusPill status={status} openRequests={session.open_requests} />
+      <span className="flex shrink-0 flex-col items-end gap-1 sm:flex-row-reverse sm:items-center sm:gap-3">
+        <StatusPill status={status} openRequests={session.open_requests} />
+        {status === "ready" && <TaskMark status={session.last_task_status} />}
+      </span>
     </Link>
   );
 }
