@@ -132,8 +132,10 @@ class SessionSummary(View, frozen=True, kw_only=True):
     created_at_ms: int
     updated_at_ms: int
     head_seq: int
+    last_task_status: TaskStatus | None = None
     open_requests: int = 0
     running_task: str | None = None
+    queued_tasks: int = 0
     files_changed: int = 0
     additions: int = 0
     deletions: int = 0
