@@ -238,5 +238,5 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    for noisy in ("httpx", "httpcore", "e2b"):
+    for noisy in ("httpx", "httpcore", "e2b", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
