@@ -1,6 +1,6 @@
 """The port to a coding agent: what the runner needs of one, whichever it is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -102,8 +102,12 @@ class Agent(Protocol):
     def growing(self) -> list[Delta]:
         """The texts that grow at this moment, each from its beginning: for a listener that missed some."""
 
-    async def steer(self, message: str, text: str) -> None:
-        """Say more to the agent while it runs, unless that message is there already; nothing when it does not run."""
+    async def steer(self, text: str, earlier: str, note: Callable[[str], None]) -> bool:
+        """Say more to the agent while it runs; False when the run ends or has ended: say it in a run of its own then.
+
+        ``earlier`` is the message of an attempt whose outcome is not known, or empty; nothing is said twice. ``note``
+        is told the message's id before it is said. Raises RunnerFailure ``agent_unreachable``.
+        """
 
     async def abort(self) -> None:
         """Have the run end: it answers ``aborted`` within seconds, whatever the agent does."""

@@ -39,7 +39,10 @@ class Tasks:
     """Takes instructions, at least once each, and runs tasks one at a time.
 
     Notes: ``task`` (the running one: prompt, ids, counts), ``ended`` (ids of tasks), ``conversation``, ``open`` (requests that wait for
-    a person), ``steers`` (steer id to message id), ``answers`` (request ids), ``plan``.
+    a person), ``steers`` (by steer id ``{task_id, text, message, said}``), ``answers`` (request ids), ``plan``.
+
+    A steer is noted when it comes and said to the agent while it runs. What no run took in starts a run of its own, before
+    the task may end.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Tasks:
         self._arrived = asyncio.Event()
         self._cancelled: set[str] = set()
         self._cancelling = asyncio.Event()
+        self._steered = asyncio.Event()
         self._disk_full = False
         self._errands: set[asyncio.Task[None]] = set()
         if task := spool.notes.get("task"):
@@ -82,7 +86,7 @@ class Tasks:
             case Cancel():
                 self._cancel(instruction.task_id)
             case Steer():
-                self._errand(self._steer(instruction))
+                self._steer(instruction)
             case Reply():
                 self._errand(self._answer(instruction))
 
@@ -104,12 +108,13 @@ class Tasks:
             self._queue.popleft()
 
     def _knows(self, task_id: str) -> bool:
-        return task_id in self._spool.notes.get("ended", ()) or any(
-            task_id == known.task_id for known in self._queue
-        )
+        return self._has_ended(task_id) or any(task_id == known.task_id for known in self._queue)
+
+    def _has_ended(self, task_id: str) -> bool:
+        return task_id in self._spool.notes.get("ended", ())
 
     def _cancel(self, task_id: str) -> None:
-        if task_id in self._spool.notes.get("ended", ()):
+        if self._has_ended(task_id):
             return
         if self._queue and self._queue[0].task_id == task_id:
             if task_id not in self._cancelled:
@@ -120,19 +125,69 @@ class Tasks:
         self._queue = deque(prompt for prompt in self._queue if prompt.task_id != task_id)
         self._end(task_id, facts.task_cancelled(task_id))
 
-    async def _steer(self, steer: Steer) -> None:
-        task = self._spool.notes.get("task")
-        if not task or task["task_id"] != steer.task_id:
+    def _steer(self, steer: Steer) -> None:
+        if steer.steer_id in self._spool.notes.get("steers", {}):
+            return
+        if not any(steer.task_id == prompt.task_id for prompt in self._queue) or self._has_ended(
+            steer.task_id
+        ):
             log.info("a word for a task that does not run: %s", steer.steer_id)
             return
-        steers = dict(self._spool.notes.get("steers", {}))
-        if steer.steer_id not in steers:
-            steers[steer.steer_id] = self._agent.new_message()
-            self._spool.note(steers=steers)
-        try:
-            await self._agent.steer(steers[steer.steer_id], steer.text)
-        except RunnerFailure as error:
-            log.warning("the agent did not take %s: %s", steer.steer_id, error)
+        self._note_steer(steer.steer_id, task_id=steer.task_id, text=steer.text, message="", said=False)
+        self._steered.set()
+
+    def _note_steer(self, steer_id: str, **changes: Any) -> None:
+        self._spool.note(steers=self._steers_with(steer_id, **changes))
+
+    def _steers_with(self, steer_id: str, **changes: Any) -> dict[str, dict[str, Any]]:
+        steers = self._spool.notes.get("steers", {})
+        return {**steers, steer_id: {**steers.get(steer_id, {}), **changes}}
+
+    def _unsaid(self, task_id: str) -> list[str]:
+        """The steers of a task that the agent has not taken in, in the order in which they came."""
+        steers = self._spool.notes.get("steers", {})
+        return [name for name, steer in steers.items() if steer["task_id"] == task_id and not steer["said"]]
+
+    async def _say_steers(self, task_id: str) -> None:
+        """Say steers to the running agent, as they come; returns when it takes in no more."""
+        while True:
+            self._steered.clear()
+            for steer_id in self._unsaid(task_id):
+                try:
+                    if not await self._say(steer_id):
+                        return
+                except RunnerFailure as error:
+                    log.warning("the agent did not take %s: %s", steer_id, error)
+                    break
+            await self._steered.wait()
+
+    async def _say(self, steer_id: str) -> bool:
+        def note(message: str) -> None:
+            self._note_steer(steer_id, message=message)
+
+        steer = self._spool.notes["steers"][steer_id]
+        taken = await self._agent.steer(steer["text"], steer["message"], note)
+        if taken:
+            self._note_steer(steer_id, said=True)
+        return taken
+
+    def _must_go_on(self, task_id: str, outcome: Outcome) -> bool:
+        """Whether a steer is left that no run took in, and a run of its own may follow."""
+        may = outcome.kind == "completed" and task_id not in self._cancelled
+        return may and bool(self._unsaid(task_id))
+
+    def _take_up_steer(self, task_id: str, outcome: Outcome) -> bool:
+        """Make ready for a run with the first steer that no run took in; False when the task may end."""
+        if not self._must_go_on(task_id, outcome):
+            return False
+        steer_id = self._unsaid(task_id)[0]
+        steer = self._spool.notes["steers"][steer_id]
+        message = steer["message"] or self._agent.new_message()
+        self._spool.note(
+            task={**self._spool.notes["task"], "message": message, "steer": steer["text"]},
+            steers=self._steers_with(steer_id, message=message, said=True),
+        )
+        return True
 
     async def _answer(self, reply: Reply) -> None:
         answered = self._spool.notes.get("answers", [])
@@ -158,9 +213,15 @@ class Tasks:
                     "continued": {"connection": 0, "restart": 0},
                 }
             )
-        outcome = await self._work(prompt)
-        self._sink.withdraw()
-        outcome = await self._checkpoint(prompt.task_id, outcome)
+        while True:
+            outcome = await self._work(prompt)
+            self._sink.withdraw()
+            outcome, checkpoint = await self._checkpoint(prompt.task_id, outcome)
+            # From here to the end nothing is awaited: no steer can come in between and be lost.
+            if not self._take_up_steer(prompt.task_id, outcome):
+                break
+        if checkpoint is not None:
+            self._spool.report(checkpoint, key=self._checkpoint_key())
         self._end(prompt.task_id, self._end_fact(prompt.task_id, outcome))
 
     async def _work(self, prompt: Prompt) -> Outcome:
@@ -178,12 +239,23 @@ class Tasks:
             if self._spool.full:
                 return Outcome("aborted") if self._disk_full else _disk_outcome()
             self._sink.task_id = prompt.task_id
-            outcome = await self._agent.run(self._next_run(), self._sink)
+            outcome = await self._run_agent(self._next_run())
+            if self._take_up_steer(prompt.task_id, outcome):
+                continue
             if outcome.kind != "interrupted" or prompt.task_id in self._cancelled:
                 return outcome
             self._sink.withdraw()
             if given_up := await self._may_continue(prompt.task_id, outcome):
                 return given_up
+
+    async def _run_agent(self, run: Run) -> Outcome:
+        saying = asyncio.create_task(self._say_steers(run.task_id))
+        saying.add_done_callback(self._errand_done)
+        try:
+            return await self._agent.run(run, self._sink)
+        finally:
+            saying.cancel()
+            await asyncio.gather(saying, return_exceptions=True)
 
     def _next_run(self) -> Run:
         task = self._spool.notes["task"]
@@ -193,7 +265,7 @@ class Tasks:
             conversation=self._spool.notes["conversation"],
             first_message=task["first_message"],
             message=task["message"],
-            text=task["text"] if first else CONTINUE,
+            text=task["text"] if first else task.get("steer") or CONTINUE,
             model=task["model"] or self._default_model(),
             mode=task["agent"],
         )
@@ -216,7 +288,14 @@ class Tasks:
             return Outcome(
                 "failed", "agent_crashed", reason, "Send the task again, in smaller steps if need be."
             )
-        self._spool.note(task={**task, "continued": continued, "message": self._agent.new_message()})
+        message = self._agent.new_message()
+        # What was said last may not have arrived: it is said again, unless the agent finds it in its record.
+        steers = {
+            name: {**steer, "said": False} for name, steer in self._spool.notes.get("steers", {}).items()
+        }
+        self._spool.note(
+            task={**task, "continued": continued, "message": message, "steer": ""}, steers=steers or None
+        )
         if cause == "restart":
             self._restarted(Restart(outcome.code, outcome.reason))
             return None
@@ -231,32 +310,36 @@ class Tasks:
     def _restarted(self, restart: Restart) -> None:
         self._spool.report(facts.agent_restarted(restart.code, restart.reason))
 
-    async def _checkpoint(self, task_id: str, outcome: Outcome) -> Outcome:
-        """Keep the workspace as the task left it. What cannot be kept would be lost unseen, so that fails the task."""
-        if self._spool.reported(f"checkpoint:{task_id}"):
-            return outcome
+    def _checkpoint_key(self) -> str:
+        """Of the run that it keeps: a steer that came between a checkpoint and the runner's death starts another run."""
+        return f"checkpoint:{self._spool.notes['task']['message']}"
+
+    async def _checkpoint(self, task_id: str, outcome: Outcome) -> tuple[Outcome, Fact | None]:
+        """Keep the workspace as the run left it; the fact to report, None when it was reported or could not be kept.
+
+        What cannot be kept would be lost unseen, so that fails the task.
+        """
+        if self._spool.reported(self._checkpoint_key()):
+            return outcome, None
         checkpoint = None
         try:
             checkpoint = await self._workspace.checkpoint(self._diff_bytes)
-            await self._store(task_id, checkpoint)
+            if self._must_go_on(task_id, outcome):
+                return outcome, None
+            return outcome, await self._store(task_id, checkpoint)
         except (GitFailed, TimeoutError, OSError, httpx.HTTPError) as error:
             log.error("no checkpoint: %s", error)
             if self._full_disk() or getattr(error, "disk_full", False):
-                return _disk_outcome()
+                return _disk_outcome(), None
             reason = f"The work could not be kept: {error}"
-            return Outcome(
-                "failed",
-                "checkpoint_failed",
-                reason,
-                "The files are still in the sandbox; send another task.",
-            )
+            hint = "The files are still in the sandbox; send another task."
+            return Outcome("failed", "checkpoint_failed", reason, hint), None
         finally:
             if checkpoint is not None:
                 checkpoint.diff.unlink(missing_ok=True)
                 checkpoint.bundle.unlink(missing_ok=True)
-        return outcome
 
-    async def _store(self, task_id: str, checkpoint: Checkpoint) -> None:
+    async def _store(self, task_id: str, checkpoint: Checkpoint) -> Fact:
         diff, bundle = checkpoint.diff.name, checkpoint.bundle.name
         await _persistently(
             lambda: self._control.store_artifact(diff, checkpoint.diff, "text/x-diff"), give_up_after_s=None
@@ -269,10 +352,9 @@ class Tasks:
         except httpx.HTTPError as error:
             log.error("the checkpoint's bundle was not stored: %s", error)
             bundle = ""
-        fact = facts.checkpoint_created(
+        return facts.checkpoint_created(
             checkpoint.id, task_id, checkpoint.commit, checkpoint.base_commit, checkpoint.files, diff, bundle
         )
-        self._spool.report(fact, key=f"checkpoint:{task_id}")
 
     def _end_fact(self, task_id: str, outcome: Outcome) -> Fact:
         if outcome.kind == "completed":
@@ -287,7 +369,11 @@ class Tasks:
         ended = [*self._spool.notes.get("ended", []), task_id][-_REMEMBERED:]
         notes: dict[str, Any] = {"ended": ended}
         if self._spool.notes.get("task", {}).get("task_id") == task_id:
-            notes.update(task=None, steers=None, open=None)
+            notes.update(task=None, open=None)
+        steers = self._spool.notes.get("steers", {})
+        notes["steers"] = {
+            name: steer for name, steer in steers.items() if steer["task_id"] != task_id
+        } or None
         self._spool.report(fact, key=f"end:{task_id}", notes=notes)
         if "task" in notes:
             self._spool.forget_keys()

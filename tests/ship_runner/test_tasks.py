@@ -35,6 +35,11 @@ class ScriptedAgent:
         self.outcomes = list(outcomes)
         self.runs: list[Run] = []
         self.steers: list[tuple[str, str]] = []
+        self.started = asyncio.Event()
+        self.may_start = asyncio.Event()
+        self.may_start.set()
+        self.listens = True
+        self.working = False
         self.answers: list[tuple[str, Mapping[str, Any]]] = []
         self.running = asyncio.Event()
         self.during: Callable[[Run, Sink], None] = lambda run, sink: None
@@ -45,6 +50,8 @@ class ScriptedAgent:
     async def start(self) -> Restart | None:
         if self.broken:
             raise self.broken
+        self.started.set()
+        await self.may_start.wait()
         restart, self.restart = self.restart, None
         return restart
 
@@ -62,14 +69,21 @@ class ScriptedAgent:
         outcome = self.outcomes.pop(0)
         if outcome is not None:
             return outcome
+        self.working = True
         await self._aborted.wait()
+        self.working = False
         return Outcome("aborted")
 
     def growing(self) -> list[Delta]:
         return []
 
-    async def steer(self, message: str, text: str) -> None:
-        self.steers.append((message, text))
+    async def steer(self, text: str, earlier: str, note: Callable[[str], None]) -> bool:
+        if not self.working or not self.listens:
+            return False
+        if earlier not in [message for message, _ in self.steers]:
+            self.steers.append((self.new_message(), text))
+            note(self.steers[-1][0])
+        return True
 
     async def abort(self) -> None:
         self._aborted.set()
@@ -89,6 +103,7 @@ class Bench:
         self.workspace = workspace
         self.stored: dict[str, bytes] = {}
         self.refusals = 0
+        self.while_storing: list[Instruction] = []
         self.control = ControlPlane("http://control", "token")
         self.control._http = httpx.AsyncClient(
             transport=httpx.MockTransport(self._store), base_url="http://control/runner/v1/"
@@ -125,6 +140,11 @@ class Bench:
         documents = [json.loads(frame.text) for frame in self.spool.pending(0)]
         return [decode_fact(d["type"], VERSION, json.dumps(d["data"]).encode()) for d in documents]
 
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.005)
+
     async def end(self, task_id: str) -> Any:
         """The fact that ends a task."""
         async with asyncio.timeout(20):
@@ -141,7 +161,9 @@ class Bench:
     def types(self) -> list[str]:
         return [fact.TYPE for fact in self.reported()]
 
-    def _store(self, request: httpx.Request) -> httpx.Response:
+    async def _store(self, request: httpx.Request) -> httpx.Response:
+        came, self.while_storing = self.while_storing, []
+        await self.instruct(*came)
         if self.refusals:
             self.refusals -= 1
             return httpx.Response(503)
@@ -285,10 +307,83 @@ async def test_a_steer_is_known_by_its_id(bench: Bench) -> None:
     await bench.instruct(
         Steer("tsk_1", "str_1", "more"), Steer("tsk_1", "str_1", "more"), Steer("tsk_0", "str_2", "late")
     )
-    await bench.instruct(Cancel("tsk_1"))
+    await bench.until(lambda: bench.agent.steers)
+    await bench.instruct(Steer("tsk_1", "str_1", "more"), Cancel("tsk_1"))
     await bench.end("tsk_1")
-    assert {text for _, text in bench.agent.steers} == {"more"}
-    assert len({message for message, _ in bench.agent.steers}) == 1
+    assert [text for _, text in bench.agent.steers] == ["more"]
+    assert len(bench.agent.runs) == 1
+
+
+async def test_a_steer_that_comes_after_the_last_answer_is_followed_before_the_task_ends(
+    bench: Bench,
+) -> None:
+    bench.agent.outcomes = [COMPLETED, COMPLETED]
+    bench.while_storing = [Steer("tsk_1", "str_1", "more"), Steer("tsk_1", "str_1", "more")]
+    await bench.instruct(prompt("tsk_1"))
+    await bench.end("tsk_1")
+    assert [run.text for run in bench.agent.runs] == ["work", "more"]
+    assert len({run.conversation for run in bench.agent.runs}) == 1
+    assert len({run.first_message for run in bench.agent.runs}) == 1
+    assert bench.types() == ["checkpoint.created", "task.completed"]
+    assert bench.reported()[0].bundle_artifact in bench.stored
+
+
+async def test_a_steer_is_kept_while_the_agent_starts(bench: Bench) -> None:
+    bench.agent.outcomes = [None]
+    bench.agent.may_start.clear()
+    await bench.instruct(prompt("tsk_1"), Steer("tsk_1", "str_1", "first"))
+    await bench.agent.started.wait()
+    await bench.instruct(Steer("tsk_1", "str_2", "second"))
+    bench.agent.may_start.set()
+    await bench.until(lambda: len(bench.agent.steers) == 2)
+    assert [text for _, text in bench.agent.steers] == ["first", "second"]
+
+
+async def test_a_steer_is_kept_during_the_pause_before_a_continuation(bench: Bench) -> None:
+    bench.agent.outcomes = [BROKEN, None]
+    bench.agent.during = lambda run, sink: bench.agent.running.clear()
+    await bench.instruct(prompt("tsk_1"))
+    await bench.until(lambda: "agent.retried" in bench.types())
+    await bench.instruct(Steer("tsk_1", "str_1", "more"))
+    await bench.until(lambda: bench.agent.steers)
+    assert [run.text for run in bench.agent.runs] == ["work", CONTINUE]
+
+
+async def test_a_steer_that_the_agent_did_not_hear_becomes_a_run_in_the_next_runner(bench: Bench) -> None:
+    bench.agent.outcomes = [None]
+    bench.agent.listens = False
+    await bench.instruct(prompt("tsk_1"))
+    await bench.agent.running.wait()
+    await bench.instruct(Steer("tsk_1", "str_1", "more"))
+    await bench.close()
+    bench.open([COMPLETED, COMPLETED])
+    await bench.instruct(prompt("tsk_1"), Steer("tsk_1", "str_1", "more"))
+    await bench.end("tsk_1")
+    assert [run.text for run in bench.agent.runs] == ["work", "more"]
+    await bench.instruct(Steer("tsk_1", "str_2", "late"))
+    assert "steers" not in bench.spool.notes
+    assert bench.types() == ["checkpoint.created", "task.completed"]
+
+
+async def test_a_steer_that_was_heard_is_not_said_again_by_the_next_runner(bench: Bench) -> None:
+    bench.agent.outcomes = [None]
+    await bench.instruct(prompt("tsk_1"), Steer("tsk_1", "str_1", "more"))
+    await bench.until(lambda: any(steer["said"] for steer in bench.spool.notes.get("steers", {}).values()))
+    await bench.close()
+    bench.open([COMPLETED])
+    await bench.instruct(Steer("tsk_1", "str_1", "more"))
+    await bench.end("tsk_1")
+    assert [run.text for run in bench.agent.runs] == ["work"]
+    assert bench.agent.steers == []
+
+
+async def test_a_cancelled_task_does_not_go_on_with_a_steer(bench: Bench) -> None:
+    bench.agent.outcomes = [COMPLETED]
+    bench.while_storing = [Steer("tsk_1", "str_1", "more"), Cancel("tsk_1")]
+    await bench.instruct(prompt("tsk_1"))
+    assert (await bench.end("tsk_1")).TYPE == "task.completed"
+    assert [run.text for run in bench.agent.runs] == ["work"]
+    assert bench.types() == ["checkpoint.created", "task.completed"]
 
 
 async def test_the_plan_is_told_when_it_changes(bench: Bench) -> None:

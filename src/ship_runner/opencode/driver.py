@@ -123,12 +123,13 @@ class OpenCode:
         except RunnerFailure as error:
             return Outcome("failed", error.code, error.reason, error.hint)
         finally:
+            turn.closed = True
             self._turn = None
 
     async def _follow(self, turn: Turn) -> Outcome:
         """Prompt, then look whenever something stirs."""
         try:
-            if turn.abort_by is None and not await self._has_message(turn.run.message):
+            if turn.abort_by is None and not await self._has_message(turn.run.conversation, turn.run.message):
                 await self._prompt(turn.run, turn.run.message, turn.run.text)
             turn.reread = True
             turn.stirred.set()
@@ -184,6 +185,7 @@ class OpenCode:
         if outcome is None and time.monotonic() - turn.prompted_at > BEGIN_S:
             outcome = Outcome("interrupted", "connection", "The agent did not take up its work.")
         if outcome is not None:
+            turn.closed = True
             await turn.sink.room()
             turn.read(messages, over=True)
             turn.sink.plan(mapping.todos(await self._get(f"/session/{turn.run.conversation}/todo")))
@@ -212,7 +214,7 @@ class OpenCode:
 
     async def _revive(self, turn: Turn, why: Restart) -> Outcome:
         """Kill what is left, start anew, and report what the run had done."""
-        turn.following = False
+        turn.following, turn.closed = False, True
         await self._process.end()
         async with self._starting:
             await self._launch()
@@ -231,15 +233,30 @@ class OpenCode:
     def growing(self) -> list[Delta]:
         return self._turn.growing() if self._turn is not None else []
 
-    async def steer(self, message: str, text: str) -> None:
+    async def steer(self, text: str, earlier: str, note: Callable[[str], None]) -> bool:
         turn = self._turn
         if turn is None:
-            return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(turn.begun.wait(), BEGIN_S)
-        if self._turn is turn and not await self._has_message(message):
-            turn.last_message, turn.prompted_at = message, time.monotonic()
+            return False
+        await turn.begun.wait()
+        try:
+            there = bool(earlier) and await self._has_message(turn.run.conversation, earlier)
+        except httpx.HTTPError as error:
+            raise RunnerFailure("agent_unreachable", f"The agent does not answer: {error!r}") from error
+        if turn.closed:
+            return False
+        # Named at the last moment: OpenCode passes over a message that is older than the answer it works on.
+        message = earlier if there else self.new_message()
+        before, turn.last_message = turn.last_message, max(turn.last_message, message, key=mapping.order)
+        if there:
+            return True
+        note(message)
+        turn.prompted_at = time.monotonic()
+        try:
             await self._prompt(turn.run, message, text)
+        except RunnerFailure:
+            turn.last_message = before
+            raise
+        return True
 
     async def abort(self) -> None:
         turn = self._turn
@@ -311,9 +328,8 @@ class OpenCode:
             # The parts of a run are read again at its end, so an event that we cannot read costs no more than time.
             log.warning("could not read an event of the agent: %r", error)
 
-    async def _has_message(self, message: str) -> bool:
-        assert self._turn is not None
-        path = f"/session/{self._turn.run.conversation}/message/{message}"
+    async def _has_message(self, conversation: str, message: str) -> bool:
+        path = f"/session/{conversation}/message/{message}"
         answer = await self._request("GET", path)
         return answer.status_code == 200
 

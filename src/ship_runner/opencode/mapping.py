@@ -196,12 +196,17 @@ def _broken_connection(data: Json, message: str) -> bool:
     return code in _CONNECTION_CODES or any(words in lowered for words in _CONNECTION_WORDS)
 
 
+def _takes_up(answer: Json, message_id: str) -> bool:
+    """Whether an answer was begun in the knowledge of a message; ``parentID`` is the last message that it knew."""
+    return order(answer.get("parentID") or answer["id"]) >= order(message_id)
+
+
 def idle_outcome(messages: list[Json], message_id: str, session_error: Json | None) -> Outcome | None:
     """How the run that ``message_id`` started has ended, given that the agent stands idle; None when it has not begun."""
     answers = [
         message["info"]
         for message in messages
-        if message["info"]["role"] == "assistant" and order(message["info"]["id"]) >= order(message_id)
+        if message["info"]["role"] == "assistant" and _takes_up(message["info"], message_id)
     ]
     if session_error is not None and (not answers or not answers[-1].get("finish")):
         return error_outcome(session_error)

@@ -20,7 +20,8 @@ class Turn:
     """Takes events in, reports facts, and knows what the run waits for.
 
     ``stirred`` is set when somebody should look whether the run has ended. ``verdict`` is what the run ends with
-    whatever the agent says. ``quiet_since`` is when the last event came, on the monotonic clock.
+    whatever the agent says. ``quiet_since`` is when the last event came, on the monotonic clock. Nothing more may be
+    said to a turn that is ``closed``: how it ended has been decided.
     """
 
     def __init__(self, run: Run, sink: Sink) -> None:
@@ -29,6 +30,7 @@ class Turn:
         self.stirred = asyncio.Event()
         self.begun = asyncio.Event()
         self.following = False
+        self.closed = False
         self.reread = False
         self.verdict: Outcome | None = None
         self.abort_by: float | None = None
