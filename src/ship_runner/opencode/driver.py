@@ -30,6 +30,8 @@ LOOK_S = 5.0
 """How often a run is looked at when nothing stirs: memory, CPU, and whether it has ended unnoticed."""
 ABORT_S = 10.0
 BEGIN_S = 30.0
+SETTLE_S = 2.0
+"""OpenCode calls itself idle for a moment while it takes up a message that came just when it was done."""
 SILENCE_S = 35.0
 """OpenCode's stream has a heartbeat each 10 s; one that is silent for longer is dead."""
 
@@ -180,10 +182,12 @@ class OpenCode:
             turn.stirred.set()
             return None
         outcome = mapping.idle_outcome(messages, turn.last_message, turn.error)
-        if outcome is None and turn.abort_by is not None:
+        if outcome in (None, mapping.STOPPED) and turn.abort_by is not None:
             outcome = Outcome("aborted")
         if outcome is None and time.monotonic() - turn.prompted_at > BEGIN_S:
             outcome = Outcome("interrupted", "connection", "The agent did not take up its work.")
+        if outcome is mapping.STOPPED and time.monotonic() - turn.quiet_since < SETTLE_S:
+            outcome = None
         if outcome is not None:
             turn.closed = True
             await turn.sink.room()

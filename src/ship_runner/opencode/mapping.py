@@ -14,6 +14,7 @@ Json = Mapping[str, Any]
 Keyed = tuple[str, Fact]
 """A fact and the key under which it may be reported once."""
 
+STOPPED = Outcome("interrupted", "connection", "The agent stopped in the middle of its work.")
 INTERRUPTED = "The agent was interrupted while this ran."
 _CONNECTION_CODES = frozenset(
     {"ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "EPIPE", "ETIMEDOUT", "ENOTFOUND"}
@@ -216,5 +217,5 @@ def idle_outcome(messages: list[Json], message_id: str, session_error: Json | No
     if last.get("error"):
         return error_outcome(last["error"])
     if not (last.get("time") or {}).get("completed") or last.get("finish") in {"tool-calls", "unknown", None}:
-        return Outcome("interrupted", "connection", "The agent stopped in the middle of its work.")
+        return STOPPED
     return Outcome("completed")
