@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ship_runner.agent import Outcome
 from ship_runner.control import Model, Provider
 from ship_runner.opencode import mapping
 from ship_runner.opencode.configuration import configuration
@@ -145,3 +146,12 @@ def test_editing_is_never_allowed_at_the_top(approval: str) -> None:
     document = configuration(providers(), "", approval)
     assert "edit" not in document["permission"]
     assert ("agent" in document) == (approval == "ask")
+
+
+def test_an_answer_that_was_begun_before_a_message_is_no_answer_to_it() -> None:
+    first, second = "msg_000000000001aa", "msg_000000000002aa"
+    info = {"id": "msg_000000000003aa", "role": "assistant", "time": {"completed": 1}, "finish": "stop"}
+    assert mapping.idle_outcome([{"info": {**info, "parentID": first}}], second, None) is None
+    assert mapping.idle_outcome([{"info": {**info, "parentID": second}}], second, None) == Outcome(
+        "completed"
+    )
