@@ -30,16 +30,19 @@ describe("the list's stream", () => {
   let queries: QueryClient;
   const isStale = (): boolean => queries.getQueryState(["sessions", ""])?.isInvalidated ?? false;
 
+  const fetched = (): void => {
+    queries.setQueryData(["sessions", ""], { pages: [], pageParams: [] });
+  };
+
   beforeEach(() => {
     vi.useFakeTimers();
     vi.stubGlobal("EventSource", Stream);
     Stream.opened.length = 0;
     queries = new QueryClient();
-    queries.setQueryData(["sessions", ""], { pages: [], pageParams: [] });
+    fetched();
     const wrapper = ({ children }: { children: ReactNode }) =>
       createElement(QueryClientProvider, { client: queries }, children);
     renderHook(useLiveSessions, { wrapper });
-    Stream.opened[0]?.onopen?.();
   });
 
   afterEach(() => {
@@ -48,7 +51,15 @@ describe("the list's stream", () => {
     vi.unstubAllGlobals();
   });
 
+  it("has the list fetched again when it opens: what is in the cache may be from an earlier visit", () => {
+    expect(isStale()).toBe(false);
+    Stream.opened[0]?.onopen?.();
+    expect(isStale()).toBe(true);
+  });
+
   it("has the list fetched again when the browser has come back to it", () => {
+    Stream.opened[0]?.onopen?.();
+    fetched();
     expect(isStale()).toBe(false);
     Stream.opened[0]?.lose(0);
     Stream.opened[0]?.onopen?.();
@@ -56,6 +67,8 @@ describe("the list's stream", () => {
   });
 
   it("is opened anew when the browser gave it up, and the list is fetched again", () => {
+    Stream.opened[0]?.onopen?.();
+    fetched();
     Stream.opened[0]?.lose(Stream.CLOSED);
     vi.advanceTimersByTime(6000);
     expect(Stream.opened).toHaveLength(2);

@@ -42,18 +42,16 @@ export function useLiveSessions(): void {
   useEffect(() => {
     let stream: EventSource;
     let again: ReturnType<typeof setTimeout> | undefined;
-    let wasLost = false;
     const connect = (): void => {
       stream = new EventSource(sessionListStream);
+      // What changed while nobody listened is only in the list itself, also when the page was left and comes back.
       stream.onopen = () => {
-        if (wasLost) void queries.invalidateQueries({ queryKey: [KEY] });
-        wasLost = false;
+        void queries.invalidateQueries({ queryKey: [KEY] });
       };
       stream.onmessage = (event: MessageEvent<string>) => {
         apply(queries, JSON.parse(event.data) as SessionSummary);
       };
       stream.onerror = () => {
-        wasLost = true;
         // The browser comes back by itself, except after an answer that was no stream.
         if (stream.readyState === EventSource.CLOSED) again = setTimeout(connect, 3000 + Math.random() * 3000);
       };
