@@ -18,7 +18,7 @@ from ship.events import Cursor, decode_fact, facts, frames
 from ship.model import AGENT, SYSTEM
 from ship.sessions import commands
 from ship.sessions.instructions import instructions
-from ship.sessions.service import HEARTBEAT_S, progress
+from ship.sessions.service import HEARTBEAT_S
 
 router = APIRouter(prefix="/runner/v1", tags=["runner"])
 
@@ -168,7 +168,8 @@ class _Link:
         if step is not None:
             took_ms = self._sessions.now_ms() - step.started_at_ms
             finished = facts.SandboxStepFinished(generation=self._generation, step="runner", took_ms=took_ms)
-            await self._sessions.execute(self._session_id, progress(self._generation, finished), SYSTEM)
+            report = commands.ReportProgress(generation=self._generation, fact=finished)
+            await self._sessions.execute(self._session_id, report, SYSTEM)
         return True
 
     async def _hear(self) -> None:

@@ -8,7 +8,7 @@ from ship.events import facts
 from ship.model import SYSTEM, SessionStatus
 from ship.ports.sandboxes import SandboxHost
 from ship.sessions import commands
-from ship.sessions.service import Sessions, progress
+from ship.sessions.service import Sessions
 
 RUNNER = "ship-runner"
 SANDBOX_TIMEOUT_S = 3_600
@@ -106,4 +106,6 @@ class Effects:
 
     async def _report(self, session_id: str, generation: int, *reported: facts.Fact) -> None:
         for fact in reported:
-            await self._sessions.execute(session_id, progress(generation, fact), SYSTEM)
+            await self._sessions.execute(
+                session_id, commands.ReportProgress(generation=generation, fact=fact), SYSTEM
+            )

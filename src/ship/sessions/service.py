@@ -12,9 +12,9 @@ import msgspec
 
 from ship.bus import LocalBus, Notice, Partials
 from ship.errors import Conflict, InvalidInput, NotFound
-from ship.events import Fact, Record, decode, encode, facts
+from ship.events import Record, decode, encode, facts
 from ship.events.frames import Delta
-from ship.model import SYSTEM, Actor, SessionStatus
+from ship.model import Actor, SessionStatus
 from ship.sessions import commands, metrics, views
 from ship.sessions.ids import new_id
 from ship.sessions.machine import Decision, decide
@@ -139,9 +139,12 @@ class Sessions:
     ) -> bool:
         """Commit and publish; False when somebody else was first."""
         bodies = [encode(record) for record in decision.records]
+        summary = msgspec.json.encode(views.summary(session_id, decision.state))
         began = time.perf_counter()
         try:
-            await self._db.write(partial(self._commit, session_id, before, decision, bodies, key, answer))
+            await self._db.write(
+                partial(self._commit, session_id, before, decision, bodies, summary, key, answer)
+            )
         except (log.HeadMoved, sqlite3.IntegrityError):
             self._break(session_id, chain)
             return False
@@ -150,7 +153,7 @@ class Sessions:
             raise
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
         self._settle(session_id, chain, decision.state)
-        self._publish(session_id, decision, bodies)
+        self._publish(session_id, decision, bodies, summary)
         return True
 
     async def state(self, session_id: str) -> SessionState:
@@ -307,6 +310,7 @@ class Sessions:
         before: SessionState | None,
         decision: Decision,
         bodies: list[bytes],
+        summary: bytes,
         key: IdempotencyKey | None,
         answer: dict[str, Any],
         connection: sqlite3.Connection,
@@ -320,7 +324,6 @@ class Sessions:
         if said:
             log.add_messages(connection, session_id, [(seq, msgspec.json.encode(view)) for seq, view in said])
         if events:
-            summary = msgspec.json.encode(views.summary(session_id, state))
             log.save_summary(connection, session_id, state.status, state.created_at_ms, summary)
         if head // SNAPSHOT_EVERY != state.head_seq // SNAPSHOT_EVERY:
             body = msgspec.json.encode(state)
@@ -337,7 +340,7 @@ class Sessions:
             first = msgspec.json.encode((session_id, answer))
             idempotency.keep(connection, key.scope, key.key, key.fingerprint, first, now_ms)
 
-    def _publish(self, session_id: str, decision: Decision, bodies: list[bytes]) -> None:
+    def _publish(self, session_id: str, decision: Decision, bodies: list[bytes], summary: bytes) -> None:
         for record in decision.records:
             metrics.EVENTS.labels(record.fact.TYPE).inc()
             if isinstance(record.fact, facts.ModelCalled):
@@ -352,15 +355,9 @@ class Sessions:
         ]
         self.bus.publish(session_id, notices)
         if notices:
-            summary = msgspec.json.encode(views.summary(session_id, decision.state))
             self.bus.publish(SUMMARIES, [Notice(decision.state.head_seq, "summary", summary)])
         if decision.effects or decision.alarms:
             self._on_work()
-
-
-def progress(generation: int, fact: Fact) -> commands.ReportProgress:
-    """The command by which Ship's own side reports on a sandbox."""
-    return commands.ReportProgress(generation=generation, fact=fact)
 
 
 def _load(connection: sqlite3.Connection, session_id: str) -> SessionState | None:
@@ -396,6 +393,3 @@ def _count(call: facts.ModelCalled) -> None:
 
 def _head_frame(name: str, seq: int) -> bytes:
     return msgspec.json.encode({"t": name, "head_seq": seq})
-
-
-__all__ = ["SUMMARIES", "SYSTEM", "IdempotencyKey", "Outcome", "Sessions", "progress"]

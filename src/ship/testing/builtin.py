@@ -1,6 +1,6 @@
 """The scenarios that the scripted model comes with. Tool names and arguments are those of OpenCode 1.18."""
 
-from ship.testing.scenario import Fault, JSONObject, Scenario, Script, ToolCall, Turn
+from ship.testing.scenario import JSONObject, Scenario, Script, ToolCall, Turn
 
 _TESTS = "python3 -m unittest"
 
@@ -245,6 +245,3 @@ ECHO = Scenario(name="echo", summary="says back what it was told", scripts=(_ECH
 
 SCENARIOS: tuple[Scenario, ...] = (DEMO, ECHO, THIRTY_TOOLS, PERMISSION, QUESTION, LONG, LONG_COMMAND)
 """Every built-in scenario. Each name may be followed by ``+fault`` and ``*times``, as in ``demo+cut_stream*2``."""
-
-FAULTS: tuple[str, ...] = tuple(Fault)
-"""A fault's name alone is the ``echo`` scenario with that fault."""
