@@ -244,4 +244,5 @@ LONG_COMMAND = Scenario(
 ECHO = Scenario(name="echo", summary="says back what it was told", scripts=(_ECHO,))
 
 SCENARIOS: tuple[Scenario, ...] = (DEMO, ECHO, THIRTY_TOOLS, PERMISSION, QUESTION, LONG, LONG_COMMAND)
-"""Every built-in scenario. Each name may be followed by ``+fault`` and ``*times``, as in ``demo+cut_stream*2``."""
+"""Every built-in scenario. Each name may be followed by ``+fault`` and ``*times``, as in ``demo+cut_stream*2``. A
+fault's name alone is the ``echo`` scenario with that fault."""
