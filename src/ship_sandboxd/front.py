@@ -11,7 +11,7 @@ import json
 import re
 from hmac import compare_digest
 
-from .api import Api
+from .api.router import Api
 from .envd.http1 import (
     BrokenStreamError,
     Connection,

@@ -9,12 +9,13 @@ from typing import Any
 from .pids import ProcessIdentity
 
 CREATING, RUNNING = "creating", "running"
+DEFAULT_TENANT = "default"
 FILE_NAME = "sandbox.json"
 
 
 @dataclass
 class SandboxRecord:
-    """`init` is the sandbox's process 1 as the host sees it; times are seconds since 1970."""
+    """`tenant` is whose sandbox it is; `init` is its process 1 as the host sees it; times are seconds since 1970."""
 
     id: str
     template: str
@@ -26,6 +27,7 @@ class SandboxRecord:
     memory_mb: int
     disk_mb: int
     uid: int | None
+    tenant: str = DEFAULT_TENANT
     metadata: dict[str, str] = field(default_factory=dict)
     allow_internet: bool = True
     allow_public_traffic: bool = True

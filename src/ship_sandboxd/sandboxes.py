@@ -24,7 +24,7 @@ from .egress import PORT as EGRESS_PORT
 from .egress import Egress, Rules, proxy_variables
 from .envd.daemon import LISTENER_PATH
 from .errors import LaunchFailed, NotFound
-from .records import RUNNING, SandboxRecord
+from .records import DEFAULT_TENANT, RUNNING, SandboxRecord
 from .settings import Upstream
 
 DEFAULT_TIMEOUT_S = 300
@@ -40,6 +40,7 @@ class NewSandbox:
     """What a caller asks for; see `POST /v2/sandboxes` of E2B's API."""
 
     template: str = templates.BASE
+    tenant: str = DEFAULT_TENANT
     timeout_s: int = DEFAULT_TIMEOUT_S
     envs: tuple[tuple[str, str], ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
@@ -96,10 +97,15 @@ class Sandboxes:
         for folder in (self._folder, self._trash, self._templates):
             folder.mkdir(mode=0o700, exist_ok=True)
 
-    def get(self, sandbox_id: str) -> Sandbox:
-        """A running sandbox. Raises NotFound."""
+    def get(self, sandbox_id: str, tenant: str | None = None) -> Sandbox:
+        """A running sandbox; one of `tenant` only, when that is given. Raises NotFound."""
         sandbox = self._sandboxes.get(sandbox_id)
-        if sandbox is None or sandbox.record.state != RUNNING or sandbox.ending is not None:
+        if (
+            sandbox is None
+            or sandbox.record.state != RUNNING
+            or sandbox.ending is not None
+            or tenant not in (None, sandbox.record.tenant)
+        ):
             raise NotFound(f"sandbox '{sandbox_id}' not found", "sandbox_not_found")
         return sandbox
 
@@ -136,6 +142,7 @@ class Sandboxes:
             memory_mb=template.memory_mb,
             disk_mb=template.disk_mb,
             uid=self._take_uid() if self._per_uid else None,
+            tenant=wanted.tenant,
             metadata=dict(wanted.metadata),
             allow_internet=wanted.allow_internet,
             allow_public_traffic=wanted.allow_public_traffic,

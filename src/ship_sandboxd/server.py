@@ -13,7 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import bubblewrap, cgroups, layout, seccomp
-from .api import Api
+from .api.operations import OperationRoutes
+from .api.router import Api
+from .api.sandboxes import SandboxRoutes
+from .api.snapshots import SnapshotRoutes
+from .api.templates import TemplateRoutes
 from .bubblewrap import Bubblewrap
 from .cgroups import Cgroups
 from .errors import SetupError
@@ -87,7 +91,13 @@ async def serve(settings: Settings, machine: Machine) -> None:
         settings.data, machine.launcher, machine.groups, settings.upstreams, machine.is_root
     )
     await sandboxes.recover()
-    api = Api(sandboxes, settings.api_key, domain, machine.about())
+    routes = [
+        *OperationRoutes(machine.about()).table(),
+        *SandboxRoutes(sandboxes, domain).table(),
+        *SnapshotRoutes().table(),
+        *TemplateRoutes().table(),
+    ]
+    api = Api(routes, settings.api_key)
     front = Front(sandboxes, api, domain)
     server = await asyncio.start_server(front.serve_connection, sock=listener)
     shown = f"[{host}]" if ":" in host else host

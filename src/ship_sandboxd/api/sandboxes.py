@@ -1,0 +1,234 @@
+"""Make, list, change and end sandboxes."""
+
+import base64
+import binascii
+import hashlib
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..errors import BadRequest, Unsupported
+from ..idempotency import Idempotency
+from ..sandboxes import DEFAULT_TIMEOUT_S, NewSandbox, Sandbox, Sandboxes
+from .call import Answer, Call, Route, parse_number, parse_strings, parse_time, parse_timeout, timestamp
+from .router import unsupported
+
+ENVD_VERSION = "0.6.4"
+MAX_PAGE = 1000
+_NOT_OFFERED = {
+    "autoPause": "pausing",
+    "mcp": "MCP servers",
+    "iam": "workload identity",
+    "volumeMounts": "volumes",
+}
+_CREATE_KEYS = frozenset(
+    [
+        "allow_internet_access",
+        "autoPause",
+        "autoPauseMemory",
+        "autoResume",
+        "envVars",
+        "iam",
+        "mcp",
+        "metadata",
+        "network",
+        "secure",
+        "templateID",
+        "timeout",
+        "volumeMounts",
+    ]
+)
+
+
+class SandboxRoutes:
+    """`domain` is what clients are told to find sandboxes at."""
+
+    def __init__(self, sandboxes: Sandboxes, domain: str) -> None:
+        self._sandboxes = sandboxes
+        self._domain = domain
+        self._created: Idempotency[Sandbox] = Idempotency()
+        for sandbox in sandboxes.all():
+            record = sandbox.record
+            if record.idempotency_key:
+                key = _scoped(record.tenant, record.idempotency_key)
+                self._created.remember(key, record.request_digest, sandbox)
+
+    def table(self) -> list[Route]:
+        one = "/sandboxes/{sandboxID}"
+        return [
+            Route("POST", "/sandboxes", self._create),
+            Route("POST", "/v2/sandboxes", self._create),
+            Route("GET", "/sandboxes", self._list),
+            Route("GET", "/v2/sandboxes", self._list),
+            Route("GET", one, self._get),
+            Route("DELETE", one, self._kill),
+            Route("POST", f"{one}/connect", self._connect),
+            Route("POST", f"/v2{one}/connect", self._connect),
+            Route("POST", f"{one}/timeout", self._set_timeout),
+            Route("POST", f"{one}/pause", unsupported),
+            Route("POST", f"{one}/resume", unsupported),
+            Route("POST", f"{one}/refreshes", unsupported),
+            Route("PUT", f"{one}/network", unsupported),
+            Route("GET", f"{one}/metrics", unsupported),
+            Route("GET", "/sandboxes/metrics", unsupported),
+            Route("GET", f"{one}/logs", unsupported),
+            Route("GET", f"/v2{one}/logs", unsupported),
+        ]
+
+    async def _create(self, call: Call) -> Answer:
+        digest = hashlib.sha256(json.dumps(call.body, sort_keys=True).encode()).hexdigest()
+        key = call.header("idempotency-key")
+        wanted = _new_sandbox(call.body, call.tenant, key, digest)
+        if not key:
+            sandbox = await self._sandboxes.create(wanted)
+        else:
+            sandbox = await self._created.once(
+                _scoped(call.tenant, key), digest, lambda: self._sandboxes.create(wanted)
+            )
+        return Answer(201, self._handle_of(sandbox))
+
+    async def _get(self, call: Call) -> Answer:
+        sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
+        record = sandbox.record
+        detail = {
+            **_listed(sandbox),
+            "envdAccessToken": record.token,
+            "domain": self._domain,
+            "allowInternetAccess": record.allow_internet,
+            "network": {"allowPublicTraffic": record.allow_public_traffic},
+            "lifecycle": {"autoResume": False, "onTimeout": "kill"},
+        }
+        return Answer(200, detail)
+
+    async def _list(self, call: Call) -> Answer:
+        """A page of sandboxes by start, newest first; the header X-Next-Token leads to the next one."""
+        query = call.query
+        states = [state for state in query.get("state", "running,paused").split(",") if state]
+        metadata = dict(parse_qsl(query.get("metadata", ""), keep_blank_values=True))
+        started_after = (
+            parse_time(query["startedAfter"], "startedAfter") if query.get("startedAfter") else 0.0
+        )
+        found = [
+            sandbox
+            for sandbox in self._sandboxes.all()
+            if sandbox.record.tenant == call.tenant
+            and "running" in states
+            and metadata.items() <= sandbox.record.metadata.items()
+            and sandbox.record.started_at >= started_after
+            and query.get("template", sandbox.record.template) == sandbox.record.template
+        ]
+        descending = query.get("order", "desc") != "asc"
+        found.sort(key=_position, reverse=descending)
+        if query.get("nextToken"):
+            last = _decode_token(query["nextToken"])
+            found = [
+                sandbox
+                for sandbox in found
+                if (_position(sandbox) < last if descending else _position(sandbox) > last)
+            ]
+        limit = min(max(parse_number(query.get("limit", "100"), "limit"), 1), MAX_PAGE)
+        page = found[:limit]
+        fields = [("X-Next-Token", _encode_token(page[-1]))] if len(found) > limit else []
+        return Answer(200, [_listed(sandbox) for sandbox in page], fields)
+
+    async def _connect(self, call: Call) -> Answer:
+        timeout_s = parse_timeout(call.body.get("timeout", DEFAULT_TIMEOUT_S))
+        sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
+        self._sandboxes.set_timeout(sandbox.id, timeout_s, only_extend=True)
+        return Answer(200, self._handle_of(sandbox))
+
+    async def _set_timeout(self, call: Call) -> Answer:
+        timeout_s = parse_timeout(call.body.get("timeout"))
+        sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
+        self._sandboxes.set_timeout(sandbox.id, timeout_s)
+        return Answer(204)
+
+    async def _kill(self, call: Call) -> Answer:
+        await self._sandboxes.kill(self._sandboxes.get(call.sandbox_id, call.tenant).id)
+        return Answer(204)
+
+    def _handle_of(self, sandbox: Sandbox) -> dict[str, Any]:
+        record = sandbox.record
+        handle = {
+            "templateID": record.template,
+            "sandboxID": record.id,
+            "clientID": "ship",
+            "alias": record.template,
+            "envdVersion": ENVD_VERSION,
+            "envdAccessToken": record.token,
+            "domain": self._domain,
+        }
+        return (
+            handle if record.allow_public_traffic else {**handle, "trafficAccessToken": record.traffic_token}
+        )
+
+
+def _listed(sandbox: Sandbox) -> dict[str, Any]:
+    record = sandbox.record
+    return {
+        "templateID": record.template,
+        "alias": record.template,
+        "sandboxID": record.id,
+        "clientID": "ship",
+        "startedAt": timestamp(record.started_at),
+        "endAt": timestamp(record.end_at),
+        "cpuCount": record.cpu_count,
+        "memoryMB": record.memory_mb,
+        "diskSizeMB": record.disk_mb,
+        "metadata": record.metadata,
+        "state": "running",
+        "envdVersion": ENVD_VERSION,
+    }
+
+
+def _new_sandbox(body: dict[str, Any], tenant: str, idempotency_key: str, digest: str) -> NewSandbox:
+    """The request's wishes, checked. What this host cannot do is refused, not left out in silence."""
+    for key, feature in _NOT_OFFERED.items():
+        if body.get(key):
+            raise Unsupported(f"{feature} ({key}) is not offered by this sandbox host")
+    if (body.get("autoResume") or {}).get("enabled"):
+        raise Unsupported("resuming (autoResume) is not offered by this sandbox host")
+    unknown = set(body) - _CREATE_KEYS
+    if unknown:
+        raise BadRequest(f"unknown fields: {', '.join(sorted(unknown))}")
+    network = {
+        key: value for key, value in (body.get("network") or {}).items() if value not in (None, [], {})
+    }
+    if set(network) - {"allowPublicTraffic"}:
+        raise Unsupported(
+            "network rules (network) are not offered by this sandbox host; see allow_internet_access"
+        )
+    if not isinstance(body.get("templateID"), str):
+        raise BadRequest("templateID is missing")
+    return NewSandbox(
+        template=body["templateID"],
+        tenant=tenant,
+        timeout_s=parse_timeout(body.get("timeout", DEFAULT_TIMEOUT_S)),
+        envs=parse_strings(body, "envVars"),
+        metadata=parse_strings(body, "metadata"),
+        allow_internet=body.get("allow_internet_access") is not False,
+        allow_public_traffic=network.get("allowPublicTraffic") is not False,
+        idempotency_key=idempotency_key,
+        request_digest=digest,
+    )
+
+
+def _scoped(tenant: str, key: str) -> str:
+    """An idempotency key means something to its own tenant only."""
+    return f"{tenant} {key}"
+
+
+def _position(sandbox: Sandbox) -> tuple[float, str]:
+    return sandbox.record.started_at, sandbox.id
+
+
+def _encode_token(sandbox: Sandbox) -> str:
+    return base64.urlsafe_b64encode(f"{sandbox.record.started_at!r} {sandbox.id}".encode()).decode()
+
+
+def _decode_token(token: str) -> tuple[float, str]:
+    try:
+        started_at, _, sandbox_id = base64.urlsafe_b64decode(token).decode().partition(" ")
+        return float(started_at), sandbox_id
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest("nextToken is not one that this host gave", "next_token_invalid") from error
