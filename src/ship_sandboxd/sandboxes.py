@@ -116,9 +116,10 @@ class Sandboxes:
             if sandbox.record.state == RUNNING and not sandbox.ending
         ]
 
-    async def create(self, wanted: NewSandbox) -> Sandbox:
-        """Start a sandbox and wait until it answers. Raises NotFound for the template, LaunchFailed."""
-        template = templates.read(self._templates, wanted.template)
+    async def create(self, wanted: NewSandbox, template: templates.Template | None = None) -> Sandbox:
+        """Start a sandbox and wait until it answers; of `template`, where that is not one that `wanted` could name.
+        Raises NotFound for the template, LaunchFailed."""
+        template = template or templates.read(self._templates, wanted.template)
         sandbox = self._register(wanted, template)
         try:
             _make_folders(sandbox)

@@ -1,18 +1,20 @@
-"""Templates: what a sandbox finds besides the operating system, and how much of the machine it may use.
+"""Templates: what a sandbox finds when it starts, and how much of the machine it may use.
 
-`base` always exists. Every other template is a folder `templates/<name>` of the data folder with a `template.json`.
+`base` always exists. The operator's templates are folders `templates/<name>` of the data folder with a
+`template.json`; those that callers build are known to `catalogue.py`.
 """
 
 import json
 import posixpath
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import ApiError, NotFound
 
 BASE = "base"
+_NUMBERS = ("memory_mb", "cpu_count", "pids", "disk_mb")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _RESERVED = (
     "/",
@@ -48,6 +50,13 @@ class Mount:
 
 @dataclass(frozen=True)
 class Template:
+    """`name` is what clients are told as its id, `alias` what people call it. `layers` are the digests of what its
+    root is laid of, lowest first; none is the machine's own `/usr`.
+
+    Commands start in `workdir` as `user`. `start_command` runs from the sandbox's first moment on, in the same way, and
+    the sandbox is ready once `ready_command` has ended with status 0.
+    """
+
     name: str
     mounts: tuple[Mount, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
@@ -55,6 +64,12 @@ class Template:
     cpu_count: int = 2
     pids: int = 2048
     disk_mb: int = 10240
+    layers: tuple[str, ...] = ()
+    workdir: str = "/home/user"
+    user: str = "user"
+    start_command: str = ""
+    ready_command: str = ""
+    alias: str = ""
 
 
 def read(folder: Path, name: str) -> Template:
@@ -74,18 +89,17 @@ def parse(name: str, values: Any) -> Template:
     """A template of its JSON value; ValueError says what is wrong with it."""
     if not isinstance(values, dict):
         raise ValueError("a template is a JSON object")
-    numbers = ("memory_mb", "cpu_count", "pids", "disk_mb")
-    unknown = set(values) - {known.name for known in fields(Template)} | {"name"} & set(values)
+    unknown = set(values) - {"mounts", "env", *_NUMBERS}
     if unknown:
         raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
-    for key in numbers:
+    for key in _NUMBERS:
         if key in values and (not isinstance(values[key], int) or values[key] < 1):
             raise ValueError(f"{key} must be a positive whole number")
     env = values.get("env", {})
     if not isinstance(env, dict) or not all(isinstance(item, str) for pair in env.items() for item in pair):
         raise ValueError("env must be an object of strings")
     mounts = tuple(_mount(mount) for mount in values.get("mounts", []))
-    return Template(name, mounts, env, **{key: values[key] for key in numbers if key in values})
+    return Template(name, mounts, env, **{key: values[key] for key in _NUMBERS if key in values})
 
 
 def _mount(values: Any) -> Mount:
