@@ -5,46 +5,25 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from . import cgroups, layout
+from .backend import Launched, LaunchSpec
+from .cgroups import freeze, thaw
 from .errors import LaunchFailed, SetupError
 from .pids import ProcessIdentity, find_by_argument, readable
 from .staging import Stage
-from .templates import Mount
 
 INSIDE_ID = 1000
 _READY_TIMEOUT_S = 20.0
 _MONITOR_TIMEOUT_S = 2.0
 _DAEMON = "import sys; sys.path.insert(0, '/run/envd/lib'); from envd.daemon import main; main()"
 _NEEDED_OPTIONS = ("--disable-userns", "--as-pid-1", "--block-fd", "--info-fd", "--seccomp")
-
-
-@dataclass(frozen=True)
-class LaunchSpec:
-    """One sandbox to start. `folder` holds its home, workspace and tmp; `config` goes to the daemon."""
-
-    id: str
-    folder: Path
-    uid: int | None
-    mounts: tuple[Mount, ...]
-    config: dict[str, Any]
-    cgroups: list[str]
-
-
-@dataclass(frozen=True)
-class Launched:
-    """`init` is the sandbox's process 1, `monitor` bubblewrap's own; `egress` listens where its programs find a proxy."""
-
-    init: ProcessIdentity
-    monitor: ProcessIdentity
-    egress: socket.socket
 
 
 def find() -> str:
@@ -87,9 +66,14 @@ def check(program: str, uid: int | None) -> None:
 
 
 class Bubblewrap:
-    """Starts sandboxes; knows what they all have in common."""
+    """The backend of namespaces, see `Backend`; knows what its sandboxes all have in common."""
 
-    def __init__(self, program: str, stage: Stage, daemon: Path, etc: Path, seccomp: bytes) -> None:
+    name = "bubblewrap"
+
+    def __init__(
+        self, program: str, stage: Stage, daemon: Path, etc: Path, seccomp: bytes, freezes: bool
+    ) -> None:
+        self.keeps_memory = freezes
         self._program = program
         self._stage = stage
         self._daemon = daemon
@@ -111,11 +95,15 @@ class Bubblewrap:
                     f"the sandbox did not start: {error}; {_last_words(spec.folder)}"
                 ) from error
 
-    async def end(self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None) -> None:
-        """End a sandbox: its first process, whose end is the end of all others in it, and bubblewrap's own. Where
-        they were never written down they are found by the sandbox's name."""
+    async def end(
+        self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
+    ) -> None:
+        """The end of the first process is the end of all others; bubblewrap's own has then nothing to wait for."""
         if init is not None:
-            await init.kill()
+            # The signal first: so nothing of a frozen sandbox runs before it ends.
+            init.signal(signal.SIGKILL)
+            await thaw(cgroups)
+            await init.wait()
         if monitor is not None:
             # It ends by itself, having reaped the first process; only one that is stuck is killed.
             with contextlib.suppress(TimeoutError):
@@ -125,6 +113,12 @@ class Bubblewrap:
             while found := find_by_argument(("bwrap", "python3"), name):
                 for process in found:
                     await self._end_process(process)
+
+    async def freeze(self, cgroups: list[str]) -> None:
+        await freeze(cgroups)
+
+    async def thaw(self, cgroups: list[str]) -> None:
+        await thaw(cgroups)
 
     async def _end_process(self, process: ProcessIdentity) -> None:
         await process.kill()

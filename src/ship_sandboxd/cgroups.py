@@ -1,4 +1,5 @@
-"""Limits of memory, processes and processor time by cgroup, version 1 or 2, where this process may make them.
+"""Limits of memory, processes and processor time by cgroup, version 1 or 2, where this process may make them; and
+halting all processes of a group.
 
 Sandboxes' groups are made below the group that the host itself runs in, so a limit on the host bounds them too.
 """
@@ -11,10 +12,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import FreezeFailed
+
 _PARENT = "ship-sandboxd"
 _PERIOD_US = 100_000
 _CONTROLLERS = ("memory", "pids", "cpu")
+_FREEZER_1 = "freezer"
 _REMOVE_TIMEOUT_S = 2.0
+_FREEZE_TIMEOUT_S = 2.0
+_FREEZE_POLL_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Limits:
             return {"memory.max": str(memory), "memory.swap.max": "0"}
         if controller == "pids":
             return {"pids.max": str(self.pids)}
+        if controller == _FREEZER_1:
+            return {}
         if version == 1:
             return {"cpu.cfs_period_us": str(_PERIOD_US), "cpu.cfs_quota_us": str(quota)}
         return {"cpu.max": f"{quota} {_PERIOD_US}"}
@@ -58,7 +66,16 @@ class Cgroups:
 
     @property
     def controllers(self) -> set[str]:
-        return {name for hierarchy in self._hierarchies for name in hierarchy.controllers}
+        """Those that limit something."""
+        return {
+            name for hierarchy in self._hierarchies for name in hierarchy.controllers if name in _CONTROLLERS
+        }
+
+    @property
+    def can_freeze(self) -> bool:
+        return any(
+            hierarchy.version == 2 or _FREEZER_1 in hierarchy.controllers for hierarchy in self._hierarchies
+        )
 
     def folders(self, name: str) -> list[str]:
         """Where a sandbox's groups will be; to be written down before they are made."""
@@ -82,6 +99,59 @@ class Cgroups:
 def join(folders: list[str], pid: int) -> None:
     for folder in folders:
         _write(Path(folder) / "cgroup.procs", str(pid))
+
+
+async def freeze(folders: list[str]) -> None:
+    """Halt every process of a sandbox's groups; returns when they stand still. Raises FreezeFailed."""
+    switch = _freezer(folders)
+    if switch is None:
+        raise FreezeFailed("this machine offers no cgroup that can halt processes")
+    try:
+        await switch.set(frozen=True)
+    except (OSError, TimeoutError) as error:
+        with contextlib.suppress(OSError):
+            await switch.set(frozen=False)
+        raise FreezeFailed(f"the sandbox's processes do not stand still: {error}") from error
+
+
+async def thaw(folders: list[str]) -> None:
+    """Let the processes of a sandbox's groups run on."""
+    switch = _freezer(folders)
+    if switch is not None:
+        with contextlib.suppress(FileNotFoundError):
+            await switch.set(frozen=False)
+
+
+@dataclass(frozen=True)
+class _Freezer:
+    """The file that halts a group, the one that tells whether it stands still, and the words for both."""
+
+    control: Path
+    words: tuple[str, str]
+    state: Path
+    frozen: str
+
+    async def set(self, *, frozen: bool) -> None:
+        """Raises OSError, or TimeoutError when a process does not stand still."""
+        _write(self.control, self.words[frozen])
+        deadline = time.monotonic() + _FREEZE_TIMEOUT_S
+        while frozen and self.frozen not in self.state.read_text():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.state} does not say {self.frozen}")
+            await asyncio.sleep(_FREEZE_POLL_S)
+
+
+def _freezer(folders: list[str]) -> _Freezer | None:
+    """Version 2's where there is one: its processes can be ended while they are halted."""
+    for folder in map(Path, folders):
+        if (folder / "cgroup.freeze").exists():
+            return _Freezer(folder / "cgroup.freeze", ("0", "1"), folder / "cgroup.events", "frozen 1")
+    for folder in map(Path, folders):
+        if (folder / "freezer.state").exists():
+            return _Freezer(
+                folder / "freezer.state", ("THAWED", "FROZEN"), folder / "freezer.state", "FROZEN"
+            )
+    return None
 
 
 async def remove(folders: list[str]) -> None:
@@ -112,7 +182,8 @@ def detect(membership: str, mounts: str) -> Cgroups:
     for line in mounts.splitlines():
         _, point, kind, options = line.split(" ")[:4]
         if kind == "cgroup":
-            controllers = tuple(name for name in _CONTROLLERS if name in options.split(",") and name in own)
+            known = (*_CONTROLLERS, _FREEZER_1)
+            controllers = tuple(name for name in known if name in options.split(",") and name in own)
             if controllers:
                 hierarchies.append(Hierarchy(1, Path(point + own[controllers[0]]), controllers))
         elif kind == "cgroup2" and "" in own:
@@ -122,7 +193,8 @@ def detect(membership: str, mounts: str) -> Cgroups:
 
 def _version_2(root: Path, own: Path) -> list[Hierarchy]:
     """A group with processes cannot hand controllers on, unless it is the root; so ours is below the host's own group
-    where that hands them on already, and else below the root, where root alone may write."""
+    where that hands them on already, and else below the root, where root alone may write. Where version 1 has the
+    controllers, a group of version 2 can still halt its processes."""
     for folder in (own, root):
         try:
             offered = (folder / "cgroup.controllers").read_text().split()
@@ -136,7 +208,7 @@ def _version_2(root: Path, own: Path) -> list[Hierarchy]:
             continue
         if wanted:
             return [Hierarchy(2, folder, tuple(wanted))]
-    return []
+    return [Hierarchy(2, own, ())]
 
 
 def _prepare(hierarchy: Hierarchy) -> Hierarchy | None:
@@ -144,7 +216,7 @@ def _prepare(hierarchy: Hierarchy) -> Hierarchy | None:
     folder = hierarchy.folder / _PARENT
     try:
         folder.mkdir(exist_ok=True)
-        if hierarchy.version == 2:
+        if hierarchy.version == 2 and hierarchy.controllers:
             _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in hierarchy.controllers))
         probe = folder / "probe"
         probe.mkdir(exist_ok=True)

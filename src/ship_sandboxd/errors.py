@@ -8,7 +8,8 @@ HostError                 code, message
     ├── NotFound          404
     ├── Conflict          409
     ├── Unsupported       501, part of E2B's protocol that this host does not offer
-    └── LaunchFailed      500, a sandbox that did not come up
+    ├── LaunchFailed      500, a sandbox that did not come up
+    └── FreezeFailed      500, a sandbox that did not stand still
 """
 
 
@@ -76,3 +77,10 @@ class LaunchFailed(ApiError):
 
     status = 500
     code = "sandbox_create_failed"
+
+
+class FreezeFailed(ApiError):
+    """The sandbox's processes did not stand still, or this machine cannot halt them."""
+
+    status = 500
+    code = "sandbox_freeze_failed"

@@ -39,6 +39,12 @@ class ProcessIdentity:
         finally:
             os.close(fd)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it lives."""
+        with self.opened() as fd:
+            if fd is not None:
+                signal.pidfd_send_signal(fd, number)
+
     async def kill(self) -> None:
         """End it for sure, and return when it has ended."""
         with self.opened() as fd:

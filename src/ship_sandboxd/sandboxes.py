@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import bubblewrap, cgroups, records, templates
-from .bubblewrap import Bubblewrap, LaunchSpec
+from .backend import Backend, LaunchSpec, Root
 from .cgroups import Cgroups, Limits
 from .egress import PORT as EGRESS_PORT
 from .egress import Egress, Rules, proxy_variables
@@ -77,7 +77,7 @@ class Sandboxes:
     def __init__(
         self,
         data: Path,
-        launcher: Bubblewrap,
+        backend: Backend,
         groups: Cgroups,
         upstreams: tuple[Upstream, ...],
         per_uid: bool,
@@ -85,7 +85,7 @@ class Sandboxes:
         self._folder = data / "sandboxes"
         self._trash = data / "trash"
         self._templates = data / "templates"
-        self._launcher = launcher
+        self._backend = backend
         self._groups = groups
         self._upstreams = upstreams
         self._per_uid = per_uid
@@ -158,11 +158,12 @@ class Sandboxes:
     async def _launch(self, sandbox: Sandbox, wanted: NewSandbox, template: templates.Template) -> None:
         record = sandbox.record
         self._groups.create(record.id, Limits(template.memory_mb, template.pids, template.cpu_count))
-        launched = await self._launcher.launch(
+        launched = await self._backend.launch(
             LaunchSpec(
                 id=record.id,
                 folder=sandbox.folder,
                 uid=record.uid,
+                root=Root(),
                 mounts=template.mounts,
                 config={
                     "token": record.token,
@@ -173,6 +174,7 @@ class Sandboxes:
                     "max_processes": None if "pids" in self._groups.controllers else template.pids,
                 },
                 cgroups=record.cgroups,
+                disk_mb=record.disk_mb,
             )
         )
         record.init, record.monitor, record.state = launched.init, launched.monitor, RUNNING
@@ -248,7 +250,7 @@ class Sandboxes:
             sandbox.watch.cancel()
         if sandbox.egress is not None:
             await sandbox.egress.close()
-        await self._launcher.end(record.id, record.init, record.monitor)
+        await self._backend.end(record.id, record.init, record.monitor, record.cgroups)
         try:
             await cgroups.remove(record.cgroups)
         except OSError as error:

@@ -1,0 +1,81 @@
+"""The port behind which sandboxes are started, halted and ended; an adapter for each way to isolate them."""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from .pids import ProcessIdentity
+from .templates import Mount
+
+
+@dataclass(frozen=True)
+class Root:
+    """What a sandbox's own files lie on. Without layers the machine's `/usr`, read-only; else the unpacked layers,
+    lowest first, each a folder that belongs to `STORAGE_UID`."""
+
+    layers: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """One sandbox to start.
+
+    `folder` is its own: record, control socket, logs, disk. A launch on a folder that was launched on before goes on
+    with the same files. `uid` is the Unix user outside, None where all share the host's. `config` goes to the daemon;
+    `cgroups` are folders that exist. `disk_mb` bounds what it may write, where the machine can bound it.
+    """
+
+    id: str
+    folder: Path
+    uid: int | None
+    root: Root
+    mounts: tuple[Mount, ...]
+    config: dict[str, Any]
+    cgroups: list[str]
+    disk_mb: int
+
+
+@dataclass(frozen=True)
+class Launched:
+    """`init` is the sandbox's process 1, whose end is the end of the sandbox; `monitor` the backend's own process
+    beside it; `egress` listens where its programs find a proxy."""
+
+    init: ProcessIdentity
+    monitor: ProcessIdentity
+    egress: socket.socket
+
+
+class Backend(Protocol):
+    """Starts sandboxes and ends them. It remembers nothing: what it must find again is in `Launched` and on disk, so a
+    new host process can end, freeze and thaw what an earlier one launched.
+
+        (nothing) ── launch ──► running ⇄ frozen            freeze, thaw: no process of it runs meanwhile
+                                   └── end, from either ──► (nothing)
+    """
+
+    @property
+    def name(self) -> str:
+        """One word, told by `GET /health`."""
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether `freeze` works here. Where it does not, a pause can only end the processes and keep the disk."""
+
+    async def launch(self, spec: LaunchSpec) -> Launched:
+        """Start a sandbox and wait until its daemon listens on `folder/envd.sock`.
+
+        Raises LaunchFailed with what was said last; nothing of it runs then.
+        """
+
+    async def end(
+        self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
+    ) -> None:
+        """End it and everything in it, frozen or not, and return when it has ended. `name` is its id: where the
+        processes were never written down they are found by it. Of one that has ended already: nothing happens."""
+
+    async def freeze(self, cgroups: list[str]) -> None:
+        """Halt every process in it; returns when they stand still. Raises FreezeFailed, and then they run."""
+
+    async def thaw(self, cgroups: list[str]) -> None:
+        """Let it run on. Of one that is not frozen: nothing happens."""

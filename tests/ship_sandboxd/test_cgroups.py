@@ -1,0 +1,71 @@
+"""Processes that are halted and run on, in real control groups of both versions where this machine has them."""
+
+import os
+import select
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from conftest import eventually
+
+from ship_sandboxd import cgroups
+from ship_sandboxd.errors import FreezeFailed
+
+pytestmark = pytest.mark.system
+
+# Version 1 has a hierarchy of its own for it; version 2 may be the whole tree or stand beside version 1.
+_PLACES = {
+    "version 1": ("/sys/fs/cgroup/freezer",),
+    "version 2": ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"),
+}
+
+
+@pytest.fixture(params=_PLACES)
+def group(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty group that can be frozen."""
+    switches = {"version 1": "freezer.state", "version 2": "cgroup.freeze"}
+    for place in _PLACES[request.param]:
+        folder = Path(place, f"ship-test-{os.getpid()}")
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        with ExitStack() as stack:
+            stack.callback(folder.rmdir)
+            if (folder / switches[request.param]).exists():
+                yield str(folder)
+                return
+    pytest.skip(f"this machine does not let us freeze by cgroups of {request.param}")
+
+
+async def test_a_frozen_group_stands_still_until_it_is_thawed(group: str) -> None:
+    process = _talker()
+    assert process.stdout is not None
+    try:
+        cgroups.join([group], process.pid)
+        await cgroups.freeze([group])
+        os.set_blocking(process.stdout.fileno(), False)
+        while process.stdout.read():
+            pass
+        assert select.select([process.stdout], [], [], 0.1)[0] == []
+        await cgroups.thaw([group])
+        assert eventually(process.stdout.read).startswith(b"x")
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+        process.stdout.close()
+        eventually(lambda: not (Path(group) / "cgroup.procs").read_text())
+
+
+def _talker() -> subprocess.Popen[bytes]:
+    """Something that never stops to write a line each millisecond."""
+    script = "while :; do echo x; sleep 0.001; done"
+    return subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, process_group=0)
+
+
+async def test_where_nothing_can_freeze_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FreezeFailed):
+        await cgroups.freeze([str(tmp_path)])
+    await cgroups.thaw([str(tmp_path)])
