@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         "--api-key", default="", help="shows in the list of processes: better use the variable"
     )
     parser.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help='the keys of tenants, {"tenant": ["sha256:…"]}; read again when it changes',
+    )
+    parser.add_argument(
         "--upstream",
         action="append",
         default=[],
@@ -75,13 +81,16 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     if not host or not port.isdigit() or int(port) > 65535:
         raise SetupError(f"--listen {arguments.listen} is not HOST:PORT", "option_invalid", 2)
     api_key = arguments.api_key or os.environ.get(API_KEY_VARIABLE, "")
-    if not api_key and not arguments.stop_all:
-        raise SetupError(f"no API key: set {API_KEY_VARIABLE} to a long random text", "api_key_missing", 2)
+    if not (api_key or arguments.keys or arguments.stop_all):
+        raise SetupError(
+            f"no API key: set {API_KEY_VARIABLE} to a long random text, or give --keys", "api_key_missing", 2
+        )
     return Settings(
         listen_host=host.strip("[]"),
         listen_port=int(port),
         data=arguments.data.resolve(),
         api_key=api_key,
+        keys=arguments.keys.resolve() if arguments.keys else None,
         domain=arguments.domain,
         upstreams=tuple(_upstream(text) for text in arguments.upstream),
     )

@@ -26,6 +26,7 @@ from .front import Front
 from .sandboxes import Sandboxes
 from .settings import Settings
 from .staging import Stage
+from .tenants import Tenants
 
 STAGE = Path("/run/ship-sandboxd")
 PROBE_UID = 199_999
@@ -89,6 +90,8 @@ async def serve(settings: Settings, machine: Machine) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    tenants = Tenants(settings.api_key, settings.keys)
+    loop.add_signal_handler(signal.SIGHUP, tenants.reload)
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
     domain = settings.domain or f"localhost:{port}"
@@ -100,7 +103,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
         *SnapshotRoutes().table(),
         *TemplateRoutes().table(),
     ]
-    api = Api(routes, settings.api_key)
+    api = Api(routes, tenants)
     front = Front(sandboxes, api, domain)
     server = await asyncio.start_server(front.serve_connection, sock=listener)
     shown = f"[{host}]" if ":" in host else host

@@ -16,11 +16,13 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Settings:
-    """`domain` is the suffix of `{port}-{sandbox id}.{domain}` host names."""
+    """`api_key` is that of the tenant `default`, `keys` the file of all tenants' keys; one of them is given. `domain` is the
+    suffix of `{port}-{sandbox id}.{domain}` host names."""
 
     listen_host: str
     listen_port: int
     data: Path
     api_key: str
+    keys: Path | None = None
     domain: str = ""
     upstreams: tuple[Upstream, ...] = ()

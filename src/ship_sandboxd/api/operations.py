@@ -3,7 +3,35 @@
 from typing import Any
 
 from .call import Answer, Call, Route
-from .router import unsupported
+from .router import not_offered, presented_key
+
+_VOLUMES = "files that several sandboxes share belong into a template's mounts or into a snapshot"
+_SECRETS = "pass what a sandbox must know in envVars, and keep the rest outside of it"
+_KEYS = "keys are in the file of the option --keys"
+_USERS = "there are no users here, only tenants and their keys"
+_CLUSTER = "one host is one machine; see GET /health and GET /metrics"
+_NOT_OFFERED = (
+    ("GET", "/volumes", _VOLUMES),
+    ("POST", "/volumes", _VOLUMES),
+    ("GET", "/volumes/{volumeID}", _VOLUMES),
+    ("DELETE", "/volumes/{volumeID}", _VOLUMES),
+    ("GET", "/secrets", _SECRETS),
+    ("POST", "/secrets", _SECRETS),
+    ("GET", "/secrets/{secretID}", _SECRETS),
+    ("POST", "/secrets/{secretID}", _SECRETS),
+    ("DELETE", "/secrets/{secretID}", _SECRETS),
+    ("GET", "/api-keys", _KEYS),
+    ("POST", "/api-keys", _KEYS),
+    ("PATCH", "/api-keys/{apiKeyID}", _KEYS),
+    ("DELETE", "/api-keys/{apiKeyID}", _KEYS),
+    ("POST", "/access-tokens", _USERS),
+    ("DELETE", "/access-tokens/{accessTokenID}", _USERS),
+    ("GET", "/teams/{teamID}/metrics", _CLUSTER),
+    ("GET", "/teams/{teamID}/metrics/max", _CLUSTER),
+    ("GET", "/nodes", _CLUSTER),
+    ("GET", "/nodes/{nodeID}", _CLUSTER),
+    ("POST", "/nodes/{nodeID}", _CLUSTER),
+)
 
 
 class OperationRoutes:
@@ -15,18 +43,19 @@ class OperationRoutes:
     def table(self) -> list[Route]:
         return [
             Route("GET", "/health", self._health, open=True),
-            *(
-                Route(method, path, unsupported)
-                for resource, variable in (("volumes", "{volumeID}"), ("secrets", "{secretID}"))
-                for method, path in (
-                    ("GET", f"/{resource}"),
-                    ("POST", f"/{resource}"),
-                    ("GET", f"/{resource}/{variable}"),
-                    ("POST", f"/{resource}/{variable}"),
-                    ("DELETE", f"/{resource}/{variable}"),
-                )
-            ),
+            Route("GET", "/teams", self._teams),
+            *(Route(method, path, not_offered(why)) for method, path, why in _NOT_OFFERED),
         ]
+
+    async def _teams(self, call: Call) -> Answer:
+        """A key belongs to one tenant, which is the one team that its holder sees."""
+        team = {
+            "teamID": call.tenant,
+            "name": call.tenant,
+            "apiKey": presented_key(call.exchange.request),
+            "isDefault": True,
+        }
+        return Answer(200, [team])
 
     async def _health(self, call: Call) -> Answer:
         return Answer(200, self._about)

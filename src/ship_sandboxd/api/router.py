@@ -3,12 +3,13 @@
 import json
 import logging
 from collections.abc import Iterable
-from hmac import compare_digest
 from urllib.parse import parse_qsl, urlsplit
 
-from ..envd.http1 import Exchange
+from ..envd.http1 import Exchange, Request
 from ..errors import ApiError, BadRequest, NotFound, Unauthorized, Unsupported
-from .call import Answer, Call, Route, parse_json
+from ..records import DEFAULT_TENANT
+from ..tenants import Tenants
+from .call import Answer, Call, Handler, Route, parse_json
 
 MAX_BODY_BYTES = 1024 * 1024
 _log = logging.getLogger("ship_sandboxd.api")
@@ -17,9 +18,9 @@ _log = logging.getLogger("ship_sandboxd.api")
 class Api:
     """The routes of the host. Where two fit a path, the one with fewer variables is taken."""
 
-    def __init__(self, routes: Iterable[Route], api_key: str) -> None:
+    def __init__(self, routes: Iterable[Route], tenants: Tenants) -> None:
         self.routes = sorted(routes, key=lambda route: route.path.count("{"))
-        self._api_key = api_key.encode()
+        self._tenants = tenants
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request; every error becomes E2B's error body."""
@@ -47,12 +48,11 @@ class Api:
         except ValueError as error:
             raise BadRequest(f"the address is malformed: {error}") from error
         route, variables = self._find(request.method, url.path)
-        if route is None or not route.open:
-            self._authenticate(exchange)
+        tenant = DEFAULT_TENANT if route is not None and route.open else self._authenticate(exchange)
         if route is None:
             raise NotFound(f"{request.method} {url.path} does not exist")
         body = {} if route.streamed else parse_json(await exchange.read_all(MAX_BODY_BYTES))
-        return await route.handle(Call(exchange, variables, query, body))
+        return await route.handle(Call(exchange, variables, query, body, tenant))
 
     def _find(self, method: str, path: str) -> tuple[Route | None, dict[str, str]]:
         segments = path.split("/")
@@ -61,15 +61,34 @@ class Api:
                 return route, variables
         return None, {}
 
-    def _authenticate(self, exchange: Exchange) -> None:
-        given = exchange.request.headers.get("x-api-key").encode()
-        if not compare_digest(given, self._api_key):
-            raise Unauthorized("the header X-API-KEY is missing or wrong")
+    def _authenticate(self, exchange: Exchange) -> str:
+        """The tenant of the key that the request shows. Raises Unauthorized."""
+        key = presented_key(exchange.request)
+        tenant = self._tenants.owner(key) if key else None
+        if tenant is None:
+            raise Unauthorized("the API key (X-API-KEY, or Authorization: Bearer) is missing or wrong")
+        return tenant
 
 
-async def unsupported(call: Call) -> Answer:
+def presented_key(request: Request) -> str:
+    """The API key of a request, or an empty string. The command line of E2B sends access tokens on some routes: a key
+    of the tenant serves as one."""
+    key = request.headers.get("x-api-key")
+    if key:
+        return key
+    scheme, _, token = request.headers.get("authorization").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def not_offered(why: str = "") -> Handler:
     """The handler of what E2B's protocol has and this host does not."""
-    request = call.exchange.request
-    raise Unsupported(
-        f"{request.method} {request.target.partition('?')[0]} is not offered by this sandbox host"
-    )
+
+    async def refuse(call: Call) -> Answer:
+        request = call.exchange.request
+        what = f"{request.method} {request.target.partition('?')[0]} is not offered by this sandbox host"
+        raise Unsupported(f"{what}: {why}" if why else what)
+
+    return refuse
+
+
+unsupported = not_offered()
