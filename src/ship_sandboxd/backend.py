@@ -1,12 +1,16 @@
 """The port behind which sandboxes are started, halted and ended; an adapter for each way to isolate them."""
 
+import asyncio
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from .errors import BadRequest
 from .pids import ProcessIdentity
 from .templates import Mount
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,18 @@ class Backend(Protocol):
         """Whether `freeze` works here. Where it does not, a pause can only end the processes and keep the disk."""
 
     async def launch(self, spec: LaunchSpec) -> Launched:
-        """Start a sandbox and wait until its daemon listens on `folder/envd.sock`.
+        """Start a sandbox and wait until its daemon answers.
 
         Raises LaunchFailed with what was said last; nothing of it runs then.
         """
+
+    async def connect(self, folder: Path) -> Streams:
+        """A connection to the daemon of the sandbox that was launched on this folder. Raises OSError when it does not
+        answer."""
+
+    async def egress(self, folder: Path, token: str) -> socket.socket:
+        """`Launched.egress` again, for a host that was started anew. `token` is the daemon's. Raises OSError, or
+        LaunchFailed when something else came than a listener."""
 
     async def end(
         self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
@@ -79,3 +91,23 @@ class Backend(Protocol):
 
     async def thaw(self, cgroups: list[str]) -> None:
         """Let it run on. Of one that is not frozen: nothing happens."""
+
+
+class Backends:
+    """The backends that this machine has, by name, and the one for sandboxes whose template names none."""
+
+    def __init__(self, default: Backend, *others: Backend) -> None:
+        self.default = default
+        self._by_name = {backend.name: backend for backend in (default, *others)}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._by_name)
+
+    def named(self, name: str) -> Backend:
+        """The one of this name; the default for an empty one. Raises BadRequest `backend_missing`."""
+        if name and name not in self._by_name:
+            raise BadRequest(
+                f"this host has no backend {name}: it offers {', '.join(self.names)}", "backend_missing"
+            )
+        return self._by_name[name] if name else self.default

@@ -13,8 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from . import cgroups, layout
-from .backend import Launched, LaunchSpec
+from .backend import Launched, LaunchSpec, Streams
 from .cgroups import freeze, thaw
+from .envd.daemon import LISTENER_PATH
 from .errors import LaunchFailed, SetupError
 from .pids import ProcessIdentity, find_by_argument, readable
 from .staging import Stage
@@ -22,6 +23,7 @@ from .staging import Stage
 INSIDE_ID = 1000
 _READY_TIMEOUT_S = 20.0
 _MONITOR_TIMEOUT_S = 2.0
+_HANDOVER_TIMEOUT_S = 5.0
 _DAEMON = "import sys; sys.path.insert(0, '/run/envd/lib'); from envd.daemon import main; main()"
 _NEEDED_OPTIONS = ("--disable-userns", "--as-pid-1", "--block-fd", "--info-fd", "--seccomp")
 
@@ -94,6 +96,13 @@ class Bubblewrap:
                 raise LaunchFailed(
                     f"the sandbox did not start: {error}; {_last_words(spec.folder)}"
                 ) from error
+
+    async def connect(self, folder: Path) -> Streams:
+        with short_path(folder, "envd.sock") as path:
+            return await asyncio.open_unix_connection(path)
+
+    async def egress(self, folder: Path, token: str) -> socket.socket:
+        return await asyncio.to_thread(_fetch_listener, folder, token)
 
     async def end(
         self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
@@ -296,6 +305,20 @@ def _system_links() -> list[str]:
         elif path.is_dir():
             words += ["--ro-bind", str(path), str(path)]
     return words
+
+
+def _fetch_listener(folder: Path, token: str) -> socket.socket:
+    """Ask a running sandbox's daemon for the listener of its proxy. What answers is not trusted."""
+    with short_path(folder, "envd.sock") as path, socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_HANDOVER_TIMEOUT_S)
+        connection.connect(path)
+        connection.sendall(
+            f"GET {LISTENER_PATH} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {token}\r\n\r\n".encode()
+        )
+        _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
+    if not descriptors:
+        raise LaunchFailed("the daemon did not hand over its listener")
+    return checked_listener(descriptors[0])
 
 
 def checked_listener(descriptor: int) -> socket.socket:

@@ -15,7 +15,7 @@ FILE_NAME = "sandbox.json"
 
 @dataclass
 class SandboxRecord:
-    """`tenant` is whose sandbox it is; `init` is its process 1 as the host sees it; times are seconds since 1970."""
+    """`tenant` is whose sandbox it is; `backend` names what isolates it; `init` is its process 1 as the host sees it; times are seconds since 1970."""
 
     id: str
     template: str
@@ -27,6 +27,7 @@ class SandboxRecord:
     memory_mb: int
     disk_mb: int
     uid: int | None
+    backend: str = "bubblewrap"
     tenant: str = DEFAULT_TENANT
     metadata: dict[str, str] = field(default_factory=dict)
     allow_internet: bool = True

@@ -17,12 +17,11 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bubblewrap, cgroups, records, templates
-from .backend import Backend, LaunchSpec, Root
+from . import cgroups, records, templates
+from .backend import Backend, Backends, LaunchSpec, Root, Streams
 from .cgroups import Cgroups, Limits
 from .egress import PORT as EGRESS_PORT
 from .egress import Egress, Rules, proxy_variables
-from .envd.daemon import LISTENER_PATH
 from .errors import LaunchFailed, NotFound
 from .records import DEFAULT_TENANT, RUNNING, SandboxRecord
 from .settings import Upstream
@@ -30,7 +29,6 @@ from .settings import Upstream
 DEFAULT_TIMEOUT_S = 300
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _UIDS = range(200_000, 265_536)
-_HANDOVER_TIMEOUT_S = 5.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _log = logging.getLogger("ship_sandboxd.sandboxes")
 
@@ -53,8 +51,9 @@ class NewSandbox:
 class Sandbox:
     """One sandbox of this host and what belongs to it in this process."""
 
-    def __init__(self, record: SandboxRecord, folder: Path) -> None:
+    def __init__(self, record: SandboxRecord, folder: Path, backend: Backend) -> None:
         self.record = record
+        self.backend = backend
         self.folder = folder
         self.egress: Egress | None = None
         self.expiry: asyncio.TimerHandle | None = None
@@ -65,10 +64,9 @@ class Sandbox:
     def id(self) -> str:
         return self.record.id
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to its daemon. Raises OSError when that does not listen."""
-        with bubblewrap.short_path(self.folder, "envd.sock") as path:
-            return await asyncio.open_unix_connection(path)
+    async def connect(self) -> Streams:
+        """A connection to its daemon. Raises OSError when that does not answer."""
+        return await self.backend.connect(self.folder)
 
 
 class Sandboxes:
@@ -77,7 +75,7 @@ class Sandboxes:
     def __init__(
         self,
         data: Path,
-        backend: Backend,
+        backends: Backends,
         groups: Cgroups,
         upstreams: tuple[Upstream, ...],
         per_uid: bool,
@@ -85,7 +83,7 @@ class Sandboxes:
         self._folder = data / "sandboxes"
         self._trash = data / "trash"
         self._templates = data / "templates"
-        self._backend = backend
+        self._backends = backends
         self._groups = groups
         self._upstreams = upstreams
         self._per_uid = per_uid
@@ -132,6 +130,7 @@ class Sandboxes:
 
     def _register(self, wanted: NewSandbox, template: templates.Template) -> Sandbox:
         now = time.time()
+        backend = self._backends.named(template.backend)
         record = SandboxRecord(
             id="".join(secrets.choice(_ALPHABET) for _ in range(20)),
             template=template.name,
@@ -143,6 +142,7 @@ class Sandboxes:
             memory_mb=template.memory_mb,
             disk_mb=template.disk_mb,
             uid=self._take_uid() if self._per_uid else None,
+            backend=backend.name,
             tenant=wanted.tenant,
             metadata=dict(wanted.metadata),
             allow_internet=wanted.allow_internet,
@@ -151,14 +151,14 @@ class Sandboxes:
             request_digest=wanted.request_digest,
         )
         record.cgroups = self._groups.folders(record.id)
-        sandbox = Sandbox(record, self._folder / record.id)
+        sandbox = Sandbox(record, self._folder / record.id, backend)
         self._sandboxes[record.id] = sandbox
         return sandbox
 
     async def _launch(self, sandbox: Sandbox, wanted: NewSandbox, template: templates.Template) -> None:
         record = sandbox.record
         self._groups.create(record.id, Limits(template.memory_mb, template.pids, template.cpu_count))
-        launched = await self._backend.launch(
+        launched = await sandbox.backend.launch(
             LaunchSpec(
                 id=record.id,
                 folder=sandbox.folder,
@@ -250,7 +250,7 @@ class Sandboxes:
             sandbox.watch.cancel()
         if sandbox.egress is not None:
             await sandbox.egress.close()
-        await self._backend.end(record.id, record.init, record.monitor, record.cgroups)
+        await sandbox.backend.end(record.id, record.init, record.monitor, record.cgroups)
         try:
             await cgroups.remove(record.cgroups)
         except OSError as error:
@@ -285,12 +285,20 @@ class Sandboxes:
                     "a sandbox's record cannot be read: its folder is removed", extra={"sandbox": folder.name}
                 )
                 record = _unreadable(folder.name)
-            sandbox = Sandbox(record, folder)
+            sandbox = Sandbox(record, folder, self._backend_of(record))
             self._sandboxes[record.id] = sandbox
             if record.uid is not None:
                 self._uids_in_use.add(record.uid)
             found.append(sandbox)
         await asyncio.gather(*(self._recover(sandbox) for sandbox in found))
+
+    def _backend_of(self, record: SandboxRecord) -> Backend:
+        """Its own; where the machine no longer has that, another one can at least end it."""
+        return (
+            self._backends.named(record.backend)
+            if record.backend in self._backends.names
+            else self._backends.default
+        )
 
     async def _recover(self, sandbox: Sandbox) -> None:
         record = sandbox.record
@@ -304,7 +312,7 @@ class Sandboxes:
             return
         self._attend(sandbox)
         try:
-            listener = await asyncio.to_thread(_fetch_listener, sandbox.folder, record.token)
+            listener = await sandbox.backend.egress(sandbox.folder, record.token)
             await self._open_egress(sandbox, listener)
         except (OSError, LaunchFailed) as error:
             _log.error("no way out for this sandbox", extra={"sandbox": record.id, "reason": str(error)})
@@ -354,20 +362,6 @@ def _environment(record: SandboxRecord, template: templates.Template, wanted: Ne
 
 def _unreadable(sandbox_id: str) -> SandboxRecord:
     return SandboxRecord(sandbox_id, "", "", "", 0, 0, 1, 1, 1, None)
-
-
-def _fetch_listener(folder: Path, token: str) -> socket.socket:
-    """Ask a running sandbox's daemon for the listener of its proxy. What answers is not trusted."""
-    with bubblewrap.short_path(folder, "envd.sock") as path, socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_HANDOVER_TIMEOUT_S)
-        connection.connect(path)
-        connection.sendall(
-            f"GET {LISTENER_PATH} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {token}\r\n\r\n".encode()
-        )
-        _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
-    if not descriptors:
-        raise LaunchFailed("the daemon did not hand over its listener")
-    return bubblewrap.checked_listener(descriptors[0])
 
 
 async def _remove_tree(folder: Path) -> None:

@@ -18,7 +18,7 @@ from .api.router import Api
 from .api.sandboxes import SandboxRoutes
 from .api.snapshots import SnapshotRoutes
 from .api.templates import TemplateRoutes
-from .backend import Backend
+from .backend import Backends
 from .bubblewrap import Bubblewrap
 from .cgroups import Cgroups
 from .errors import SetupError
@@ -60,8 +60,8 @@ class Machine:
         daemon = layout.install_daemon(data)
         etc = layout.write_etc(data)
         stage = Stage.enter(STAGE) if self.is_root else Stage.none()
-        self.backend: Backend = Bubblewrap(
-            program, stage, daemon, etc, filter_program, self.groups.can_freeze
+        self.backends = Backends(
+            Bubblewrap(program, stage, daemon, etc, filter_program, self.groups.can_freeze)
         )
 
     def about(self) -> dict[str, object]:
@@ -70,8 +70,9 @@ class Machine:
         return {
             "status": "ok",
             "isolation": "a uid for each sandbox" if self.is_root else "one uid for all sandboxes",
-            "backend": self.backend.name,
-            "keeps_memory": self.backend.keeps_memory,
+            "backend": self.backends.default.name,
+            "backends": self.backends.names,
+            "keeps_memory": self.backends.default.keeps_memory,
             "limits": {name: name in controllers for name in ("memory", "pids", "cpu")},
         }
 
@@ -95,7 +96,9 @@ async def serve(settings: Settings, machine: Machine) -> None:
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
     domain = settings.domain or f"localhost:{port}"
-    sandboxes = Sandboxes(settings.data, machine.backend, machine.groups, settings.upstreams, machine.is_root)
+    sandboxes = Sandboxes(
+        settings.data, machine.backends, machine.groups, settings.upstreams, machine.is_root
+    )
     await sandboxes.recover()
     routes = [
         *OperationRoutes(machine.about()).table(),
@@ -117,7 +120,9 @@ async def serve(settings: Settings, machine: Machine) -> None:
 
 async def stop_all(settings: Settings, machine: Machine) -> int:
     """End every sandbox of the data folder; answers how many there were."""
-    sandboxes = Sandboxes(settings.data, machine.backend, machine.groups, settings.upstreams, machine.is_root)
+    sandboxes = Sandboxes(
+        settings.data, machine.backends, machine.groups, settings.upstreams, machine.is_root
+    )
     await sandboxes.recover()
     count = len(sandboxes.all())
     await sandboxes.kill_all()

@@ -54,7 +54,8 @@ class Template:
     root is laid of, lowest first; none is the machine's own `/usr`.
 
     Commands start in `workdir` as `user`. `start_command` runs from the sandbox's first moment on, in the same way, and
-    the sandbox is ready once `ready_command` has ended with status 0.
+    the sandbox is ready once `ready_command` has ended with status 0. `backend` says how it is isolated; empty: as the host
+    does by default.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Template:
     start_command: str = ""
     ready_command: str = ""
     alias: str = ""
+    backend: str = ""
 
 
 def read(folder: Path, name: str) -> Template:
@@ -89,7 +91,7 @@ def parse(name: str, values: Any) -> Template:
     """A template of its JSON value; ValueError says what is wrong with it."""
     if not isinstance(values, dict):
         raise ValueError("a template is a JSON object")
-    unknown = set(values) - {"mounts", "env", *_NUMBERS}
+    unknown = set(values) - {"mounts", "env", "backend", *_NUMBERS}
     if unknown:
         raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
     for key in _NUMBERS:
@@ -98,8 +100,12 @@ def parse(name: str, values: Any) -> Template:
     env = values.get("env", {})
     if not isinstance(env, dict) or not all(isinstance(item, str) for pair in env.items() for item in pair):
         raise ValueError("env must be an object of strings")
+    backend = values.get("backend", "")
+    if not isinstance(backend, str):
+        raise ValueError("backend must be a name")
     mounts = tuple(_mount(mount) for mount in values.get("mounts", []))
-    return Template(name, mounts, env, **{key: values[key] for key in _NUMBERS if key in values})
+    numbers = {key: values[key] for key in _NUMBERS if key in values}
+    return Template(name, mounts, env, backend=backend, **numbers)
 
 
 def _mount(values: Any) -> Mount:
