@@ -20,6 +20,7 @@ from ship.app.folder import DataFolder
 from ship.errors import ConfigurationError
 
 FILE = "sandboxd.json"
+KEY_FILE = "sandboxd.key"
 LOG = "sandboxd.log"
 START_TIMEOUT_S = 30
 RESTART_DELAY_S = (0.0, 0.5, 2.0, 10.0)
@@ -34,7 +35,7 @@ class SandboxHostProcess:
     def __init__(self, folder: DataFolder, upstream: str) -> None:
         self._folder = folder
         self._upstream = f"ship.internal:80={upstream}"
-        self.api_key = f"e2b_{folder.secret('sandboxd.key')[:40]}"
+        self.api_key = _api_key(folder.secret(KEY_FILE))
         self.url = ""
         self._pid = 0
 
@@ -135,6 +136,21 @@ class SandboxHostProcess:
             code="sandbox_host_failed",
             hint="`ship doctor` checks what it needs.",
         )
+
+
+def running_host(data: Path) -> tuple[str, str] | None:
+    """(URL, API key) of the sandbox host that runs on this data folder of Ship, if one does; nothing is made or started."""
+    try:
+        known = json.loads((data / FILE).read_text())
+        secret = (data / KEY_FILE).read_text().strip()
+    except (OSError, json.JSONDecodeError):
+        return None
+    return (known["url"], _api_key(secret)) if is_running(known["pid"], "ship_sandboxd") else None
+
+
+def _api_key(secret: str) -> str:
+    # E2B's clients expect a key to look like this.
+    return f"e2b_{secret[:40]}"
 
 
 async def end_process(pid: int) -> None:

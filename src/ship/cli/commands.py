@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ship.cli import sandbox_commands
 from ship.model import AgentMode
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 token_app = typer.Typer(help="Make, list and revoke API tokens.", no_args_is_help=True)
 app.add_typer(token_app, name="token", rich_help_panel="Run the server")
+app.add_typer(sandbox_commands.app, name="sandbox", rich_help_panel="Run the server")
 
 WORK, SERVER = "Work with agents", "Run the server"
 

@@ -30,7 +30,7 @@ class E2BHost:
         """As the port says."""
         from e2b import AsyncSandbox
 
-        sandbox = await _translated(
+        sandbox = await translated(
             AsyncSandbox.create(
                 template=template, metadata=dict(metadata), timeout=timeout_s, **self._options
             )
@@ -45,7 +45,7 @@ class E2BHost:
         pages = AsyncSandbox.list(query=SandboxQuery(metadata=dict(metadata)), **self._options)
         found: list[tuple[str, Mapping[str, str]]] = []
         while pages.has_next:
-            found += [(info.sandbox_id, info.metadata) for info in await _translated(pages.next_items())]
+            found += [(info.sandbox_id, info.metadata) for info in await translated(pages.next_items())]
         return found
 
     async def extend(self, sandbox_id: str, timeout_s: int) -> None:
@@ -125,20 +125,20 @@ class E2BHost:
         from e2b import AsyncSandbox
 
         self._open.pop(sandbox_id, None)
-        await _translated(AsyncSandbox.kill(sandbox_id, **self._options))
+        await translated(AsyncSandbox.kill(sandbox_id, **self._options))
 
     async def _sandbox(self, sandbox_id: str) -> "AsyncSandbox":
         from e2b import AsyncSandbox
 
         if sandbox_id not in self._open:
-            self._open[sandbox_id] = await _translated(
+            self._open[sandbox_id] = await translated(
                 AsyncSandbox.connect(sandbox_id, timeout=3_600, **self._options)
             )
         return self._open[sandbox_id]
 
     async def _gone_is_forgotten(self, sandbox_id: str, call: Awaitable[T], path: str = "") -> T:
         try:
-            return await _translated(call, path)
+            return await translated(call, path)
         except NotFound as error:
             if error.code == "sandbox_not_found":
                 self._open.pop(sandbox_id, None)
@@ -158,7 +158,7 @@ class _Bounded:
             self.exceeded.set_result(None)
 
 
-async def _translated(call: Awaitable[T], path: str = "") -> T:
+async def translated(call: Awaitable[T], path: str = "") -> T:
     """The call's answer, with the SDK's and the network's errors turned into ours."""
     import httpcore
     import httpx
@@ -191,7 +191,7 @@ async def _translated(call: Awaitable[T], path: str = "") -> T:
             hint="Set SHIP_SANDBOX_API_KEY to a key of that host.",
         ) from error
     except TimeoutException as error:
-        gone = "was not found" in str(error)
+        gone = "was not found" in str(error) or "end of life" in str(error)
         failure: ShipError = (
             NotFound("the sandbox is gone", code="sandbox_not_found")
             if gone

@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import json
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from ..errors import BadRequest, Unsupported
 from ..idempotency import Idempotency
@@ -104,7 +104,9 @@ class SandboxRoutes:
         """A page of sandboxes by start, newest first; the header X-Next-Token leads to the next one."""
         query = call.query
         states = [state for state in query.get("state", "running,paused").split(",") if state]
-        metadata = dict(parse_qsl(query.get("metadata", ""), keep_blank_values=True))
+        # The SDKs encode each name and value once more than the query string does.
+        pairs = parse_qsl(query.get("metadata", ""), keep_blank_values=True)
+        metadata = {unquote(name): unquote(value) for name, value in pairs}
         started_after = (
             parse_time(query["startedAfter"], "startedAfter") if query.get("startedAfter") else 0.0
         )

@@ -29,7 +29,7 @@ def server(running: ProtocolServer) -> ProtocolServer:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own, and nothing of the machine's settings."""
     for name in list(os.environ):
-        if name.startswith(("SHIP_", "XDG_", "OPENAI_", "ANTHROPIC_", "GIT_")):
+        if name.startswith(("SHIP_", "XDG_", "OPENAI_", "ANTHROPIC_", "GIT_", "E2B_")):
             monkeypatch.delenv(name)
     folder = tmp_path / "home"
     folder.mkdir()
@@ -76,8 +76,12 @@ def commit(folder: Path, message: str) -> None:
     git(folder, "commit", "--quiet", "--message", message)
 
 
-def subprocess_ship(*arguments: str, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+def subprocess_ship(
+    *arguments: str, env: dict[str, str] | None = None, stdin: str = ""
+) -> "subprocess.CompletedProcess[str]":
     """`ship` as a process of its own."""
     command = [sys.executable, "-m", "ship.cli", *arguments]
     environment = {**os.environ, **(env or {})}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=False)
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, env=environment, timeout=30, check=False
+    )
