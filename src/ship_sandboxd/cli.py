@@ -90,6 +90,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         listen_port=int(port),
         data=arguments.data.resolve(),
         api_key=api_key,
+        api_key_variable="" if arguments.api_key else API_KEY_VARIABLE,
         keys=arguments.keys.resolve() if arguments.keys else None,
         domain=arguments.domain,
         upstreams=tuple(_upstream(text) for text in arguments.upstream),

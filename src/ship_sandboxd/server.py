@@ -3,16 +3,14 @@
 import asyncio
 import errno
 import fcntl
-import json
 import os
 import resource
 import signal
 import socket
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import bubblewrap, cgroups, layout, seccomp
+from . import bubblewrap, cgroups, greeting, layout, seccomp
 from .api.operations import OperationRoutes
 from .api.router import Api
 from .api.sandboxes import SandboxRoutes
@@ -110,8 +108,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
     front = Front(sandboxes, api, domain)
     server = await asyncio.start_server(front.serve_connection, sock=listener)
     shown = f"[{host}]" if ":" in host else host
-    sys.stdout.write(json.dumps({"url": f"http://{shown}:{port}", "pid": os.getpid()}) + "\n")
-    sys.stdout.flush()
+    greeting.announce({"url": f"http://{shown}:{port}", "pid": os.getpid()}, settings)
     await stop.wait()
     server.close()
     await front.close()

@@ -17,12 +17,13 @@ class Upstream:
 @dataclass(frozen=True)
 class Settings:
     """`api_key` is that of the tenant `default`, `keys` the file of all tenants' keys; one of them is given. `domain` is the
-    suffix of `{port}-{sandbox id}.{domain}` host names."""
+    suffix of `{port}-{sandbox id}.{domain}` host names, `api_key_variable` the environment's variable that `api_key` is from, if any."""
 
     listen_host: str
     listen_port: int
     data: Path
     api_key: str
+    api_key_variable: str = ""
     keys: Path | None = None
     domain: str = ""
     upstreams: tuple[Upstream, ...] = ()
