@@ -11,9 +11,10 @@ from pathlib import Path
 
 from . import logs, server
 from .errors import SetupError
-from .settings import Settings, Upstream
+from .settings import Settings, Tls, Upstream
 
 API_KEY_VARIABLE = "SHIP_SANDBOXD_API_KEY"
+_DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:\d{1,5})?")
 _UPSTREAM = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9.-]*):(?P<port>\d{1,5})=(?P<host>[^=\s]+):(?P<host_port>\d{1,5})"
 )
@@ -53,7 +54,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", required=True, type=Path, metavar="DIR", help="state and files of the sandboxes"
     )
-    parser.add_argument("--domain", default="", help="suffix of {port}-{sandbox id}.DOMAIN host names")
+    parser.add_argument(
+        "--domain",
+        default="",
+        metavar="DOMAIN[:PORT]",
+        help="suffix of {port}-{sandbox id}.DOMAIN host names, with the port at which clients reach it",
+    )
+    parser.add_argument("--tls-listen", default="", metavar="HOST:PORT", help="HTTPS on this address as well")
+    parser.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="certificate for DOMAIN and *.DOMAIN, with its chain"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, where that is another file")
+    parser.add_argument(
+        "--tls-local", action="store_true", help="a certificate by a local authority, made once in DIR/tls"
+    )
     parser.add_argument(
         "--api-key", default="", help="shows in the list of processes: better use the variable"
     )
@@ -77,24 +91,47 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    host, _, port = arguments.listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SetupError(f"--listen {arguments.listen} is not HOST:PORT", "option_invalid", 2)
+    host, port = _address("--listen", arguments.listen)
+    domain = arguments.domain.lower().strip(".")
+    if domain and not _DOMAIN.fullmatch(domain):
+        raise SetupError(f"--domain {arguments.domain} is not DOMAIN or DOMAIN:PORT", "option_invalid", 2)
     api_key = arguments.api_key or os.environ.get(API_KEY_VARIABLE, "")
     if not (api_key or arguments.keys or arguments.stop_all):
         raise SetupError(
             f"no API key: set {API_KEY_VARIABLE} to a long random text, or give --keys", "api_key_missing", 2
         )
     return Settings(
-        listen_host=host.strip("[]"),
-        listen_port=int(port),
+        listen_host=host,
+        listen_port=port,
         data=arguments.data.resolve(),
         api_key=api_key,
         api_key_variable="" if arguments.api_key else API_KEY_VARIABLE,
         keys=arguments.keys.resolve() if arguments.keys else None,
-        domain=arguments.domain,
+        domain=domain,
+        tls=_tls(arguments, domain),
         upstreams=tuple(_upstream(text) for text in arguments.upstream),
     )
+
+
+def _address(option: str, text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SetupError(f"{option} {text} is not HOST:PORT", "option_invalid", 2)
+    return host.strip("[]"), int(port)
+
+
+def _tls(arguments: argparse.Namespace, domain: str) -> Tls | None:
+    certificate, key = arguments.tls_cert, arguments.tls_key
+    if not arguments.tls_listen:
+        if certificate or key or arguments.tls_local:
+            raise SetupError("--tls-cert, --tls-key and --tls-local need --tls-listen", "option_invalid", 2)
+        return None
+    if bool(certificate) == arguments.tls_local or (key and not certificate):
+        raise SetupError("--tls-listen needs either --tls-cert or --tls-local", "option_invalid", 2)
+    if certificate and not domain:
+        raise SetupError("--tls-cert needs --domain, the name that it is for", "option_invalid", 2)
+    host, port = _address("--tls-listen", arguments.tls_listen)
+    return Tls(host, port, certificate, key)
 
 
 def _upstream(text: str) -> Upstream:

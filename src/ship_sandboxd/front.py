@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import json
 import re
+from dataclasses import dataclass
 from hmac import compare_digest
 
+from . import pages
 from .api.router import Api
 from .envd.http1 import (
     BrokenStreamError,
@@ -26,13 +28,30 @@ from .forward import forward, onward
 from .sandboxes import Sandbox, Sandboxes
 
 ENVD_PORT = 49983
-_HOST = re.compile(r"(?P<port>\d{1,5})-(?P<id>[a-z0-9]+)\.(?P<domain>[^:]+)(:\d+)?")
+_HOST = re.compile(r"(?P<port>\d{1,5})-(?P<id>[a-z0-9]+)(-[a-z0-9]+)?\.(?P<domain>[^:]+?)\.?(:\d+)?")
 # What belongs to the host and its callers, and is none of a sandbox's business.
 _OURS = ("x-api-key", "e2b-sandbox-id", "e2b-sandbox-port", "e2b-traffic-access-token")
 
+_NOT_FOUND = "It has ended, or the address is wrong."
+_NOT_OPEN = "Nothing listens on this port of the sandbox yet. Start a server there and load this page again."
+_NO_ANSWER = "Load this page again in a moment; if that does not help, look into the log of the sandbox."
+_PRIVATE = "Ports of this sandbox are shown only to who sends its token in E2b-Traffic-Access-Token."
+
 
 class Unreachable(Exception):
-    """The sandbox, or the port in it, does not answer."""
+    """The sandbox, or the port in it, does not answer; `hint` says what to do about it."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Target:
+    """A port of a sandbox."""
+
+    sandbox_id: str
+    port: int
 
 
 class Front:
@@ -60,20 +79,19 @@ class Front:
         if target is None:
             await self._api.handle(exchange)
             return
-        sandbox_id, port = target
         try:
-            sandbox = self._sandboxes.get(sandbox_id)
-            if port != ENVD_PORT and not _may_visit(sandbox, exchange.request):
-                await _respond(exchange, 403, "the traffic access token is missing or wrong")
+            sandbox = self._sandboxes.get(target.sandbox_id)
+            if target.port != ENVD_PORT and not _may_visit(sandbox, exchange.request):
+                await _refuse(exchange, target, 403, "the traffic access token is missing or wrong", _PRIVATE)
                 return
-            await self._forward(exchange, sandbox, port)
+            await self._forward(exchange, sandbox, target.port)
         except NotFound:
-            await _respond(exchange, 502, "The sandbox was not found")
+            await _refuse(exchange, target, 502, "The sandbox was not found", _NOT_FOUND)
         except Unreachable as error:
-            await _respond(exchange, 502, str(error))
+            await _refuse(exchange, target, 502, str(error), error.hint)
 
-    def _target(self, request: Request) -> tuple[str, int] | None:
-        """The (sandbox id, port) that a request is for; None when it is for the host itself."""
+    def _target(self, request: Request) -> Target | None:
+        """What a request is for; None when it is for the host itself."""
         sandbox_id, port = request.headers.get("e2b-sandbox-id"), request.headers.get("e2b-sandbox-port")
         if not sandbox_id:
             match = _HOST.fullmatch(request.headers.get("host").lower())
@@ -83,17 +101,17 @@ class Front:
         port = port or str(ENVD_PORT)
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ProtocolError("E2b-Sandbox-Port is not a port")
-        return sandbox_id.partition("-")[0], int(port)
+        return Target(sandbox_id.partition("-")[0], int(port))
 
     async def _forward(self, exchange: Exchange, sandbox: Sandbox, port: int) -> None:
         server = await _open(sandbox, port)
         try:
-            without = _OURS if port == ENVD_PORT else (*_OURS, "x-access-token")
-            await forward(exchange, server, onward(exchange.request, exchange.request.target, without))
+            await forward(exchange, server, _inward(exchange, port))
         except (OSError, BrokenStreamError, ProtocolError) as error:
             if not exchange.responded:
                 self._sandboxes.get(sandbox.id)
-                raise Unreachable(f"The sandbox does not answer on port {port}: {error}") from error
+                message = f"The sandbox does not answer on port {port}: {error}"
+                raise Unreachable(message, _NO_ANSWER) from error
             exchange.reusable = False
             exchange.connection.abort()
         finally:
@@ -105,14 +123,28 @@ def _may_visit(sandbox: Sandbox, request: Request) -> bool:
     return sandbox.record.allow_public_traffic or compare_digest(given, sandbox.record.traffic_token.encode())
 
 
+def _inward(exchange: Exchange, port: int) -> Request:
+    """The request that the sandbox sees. A server in it learns how it was called, which a proxy in front of this host
+    knows better; the daemon has no use for that."""
+    request = exchange.request
+    if port == ENVD_PORT:
+        return onward(request, request.target, _OURS)
+    sent = onward(request, request.target, (*_OURS, "x-access-token"))
+    called = {
+        "X-Forwarded-Host": request.headers.get("host"),
+        "X-Forwarded-Proto": "https" if exchange.connection.secure else "http",
+    }
+    sent.headers.fields += [item for item in called.items() if not sent.headers.get(item[0])]
+    return sent
+
+
 async def _open(sandbox: Sandbox, port: int) -> Connection:
     """A connection to the daemon, or through it to a port of the sandbox's loopback."""
     try:
         connection = Connection(*await sandbox.connect())
     except OSError as error:
-        raise Unreachable(
-            "The sandbox is running but port is not open: its daemon does not listen"
-        ) from error
+        message = "The sandbox is running but port is not open: its daemon does not listen"
+        raise Unreachable(message, _NO_ANSWER) from error
     if port == ENVD_PORT:
         return connection
     fields = Headers([("Host", "envd"), ("X-Access-Token", sandbox.record.token)])
@@ -121,10 +153,10 @@ async def _open(sandbox: Sandbox, port: int) -> Connection:
         answer = await connection.read_response()
     except (OSError, BrokenStreamError, ProtocolError) as error:
         await connection.close()
-        raise Unreachable("The sandbox does not answer") from error
+        raise Unreachable("The sandbox does not answer", _NO_ANSWER) from error
     if answer.status != 200:
         await connection.close()
-        raise Unreachable(f"The sandbox is running but port is not open: {port}")
+        raise Unreachable(f"The sandbox is running but port is not open: {port}", _NOT_OPEN)
     return connection
 
 
@@ -132,6 +164,10 @@ def error_body(status: int, message: str) -> tuple[bytes, str]:
     return json.dumps({"code": status, "message": message}).encode(), "application/json"
 
 
-async def _respond(exchange: Exchange, status: int, message: str) -> None:
-    body, content_type = error_body(status, message)
-    await exchange.respond(status, body, content_type)
+async def _refuse(exchange: Exchange, target: Target, status: int, message: str, hint: str) -> None:
+    if pages.wanted(exchange.request):
+        page = pages.error(message, hint, f"sandbox {target.sandbox_id}, port {target.port}")
+        await exchange.respond(status, page, pages.HTML, pages.ERROR_FIELDS)
+        return
+    value = {"code": status, "message": message, "sandboxId": target.sandbox_id, "port": target.port}
+    await exchange.respond(status, json.dumps(value).encode(), "application/json")

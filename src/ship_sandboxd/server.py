@@ -1,12 +1,10 @@
 """The host process: claims its data folder, finds what an earlier process left, serves until it is told to stop."""
 
 import asyncio
-import errno
 import fcntl
 import os
 import resource
 import signal
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,10 +19,12 @@ from .bubblewrap import Bubblewrap
 from .cgroups import Cgroups
 from .errors import SetupError
 from .front import Front
+from .listeners import Listeners
 from .sandboxes import Sandboxes
 from .settings import Settings
 from .staging import Stage
 from .tenants import Tenants
+from .tls import HANDSHAKE_TIMEOUT_S
 
 STAGE = Path("/run/ship-sandboxd")
 PROBE_UID = 199_999
@@ -90,27 +90,30 @@ async def serve(settings: Settings, machine: Machine) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     tenants = Tenants(settings.api_key, settings.keys)
-    loop.add_signal_handler(signal.SIGHUP, tenants.reload)
-    listener = _listen(settings)
-    host, port = listener.getsockname()[:2]
-    domain = settings.domain or f"localhost:{port}"
+    listeners = Listeners.open(settings)
+
+    def reload() -> None:
+        tenants.reload()
+        listeners.reload()
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     sandboxes = Sandboxes(
         settings.data, machine.backends, machine.groups, settings.upstreams, machine.is_root
     )
     await sandboxes.recover()
     routes = [
-        *OperationRoutes(machine.about()).table(),
-        *SandboxRoutes(sandboxes, domain).table(),
+        *OperationRoutes({**machine.about(), **listeners.told()}).table(),
+        *SandboxRoutes(sandboxes, listeners.domain).table(),
         *SnapshotRoutes().table(),
         *TemplateRoutes().table(),
     ]
     api = Api(routes, tenants)
-    front = Front(sandboxes, api, domain)
-    server = await asyncio.start_server(front.serve_connection, sock=listener)
-    shown = f"[{host}]" if ":" in host else host
-    greeting.announce({"url": f"http://{shown}:{port}", "pid": os.getpid()}, settings)
+    front = Front(sandboxes, api, listeners.domain)
+    servers = await _serve(front, listeners)
+    greeting.announce({**listeners.told(), "pid": os.getpid()}, settings)
     await stop.wait()
-    server.close()
+    for server in servers:
+        server.close()
     await front.close()
     await sandboxes.leave()
 
@@ -127,11 +130,15 @@ async def stop_all(settings: Settings, machine: Machine) -> int:
     return count
 
 
-def _listen(settings: Settings) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
-        return socket.create_server((settings.listen_host, settings.listen_port), family=family, backlog=512)
-    except OSError as error:
-        code = "port_in_use" if error.errno == errno.EADDRINUSE else "listen_failed"
-        address = f"{settings.listen_host}:{settings.listen_port}"
-        raise SetupError(f"cannot listen on {address}: {error.strerror or error}", code, 2) from error
+async def _serve(front: Front, listeners: Listeners) -> list[asyncio.Server]:
+    servers = [await asyncio.start_server(front.serve_connection, sock=listeners.http)]
+    if listeners.https is not None:
+        servers.append(
+            await asyncio.start_server(
+                front.serve_connection,
+                sock=listeners.https.socket,
+                ssl=listeners.https.certificate.context,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+            )
+        )
+    return servers

@@ -15,6 +15,17 @@ class Upstream:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """The HTTPS listener. Without a certificate, a local authority of the data folder makes one; `key` is None when it
+    is in the certificate's file."""
+
+    host: str
+    port: int
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """`api_key` is that of the tenant `default`, `keys` the file of all tenants' keys; one of them is given. `domain` is the
     suffix of `{port}-{sandbox id}.{domain}` host names, `api_key_variable` the environment's variable that `api_key` is from, if any."""
@@ -26,4 +37,5 @@ class Settings:
     api_key_variable: str = ""
     keys: Path | None = None
     domain: str = ""
+    tls: Tls | None = None
     upstreams: tuple[Upstream, ...] = ()

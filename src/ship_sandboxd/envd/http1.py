@@ -229,10 +229,19 @@ class Connection:
         self._writer.write(data)
         await self._writer.drain()
 
+    @property
+    def secure(self) -> bool:
+        """Whether it came over TLS."""
+        return self._writer.get_extra_info("ssl_object") is not None
+
     def write_eof(self) -> None:
         """Tell the peer that nothing more will come; what it sends is still read."""
-        if not self._writer.transport.is_closing():
+        if self._writer.transport.is_closing():
+            return
+        if self._writer.can_write_eof():
             self._writer.write_eof()
+        else:
+            self._writer.close()  # TLS knows no half that ends by itself
 
     async def peer_closed(self) -> None:
         """Return when the peer has closed its side; what it sends meanwhile is kept, up to a bound."""
