@@ -17,9 +17,9 @@ from .api.templates import TemplateRoutes
 from .backend import Backends
 from .bubblewrap import Bubblewrap
 from .cgroups import Cgroups
+from .endpoints import Endpoints
 from .errors import SetupError
 from .front import Front
-from .listeners import Listeners
 from .sandboxes import Sandboxes
 from .settings import Settings
 from .staging import Stage
@@ -90,11 +90,11 @@ async def serve(settings: Settings, machine: Machine) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     tenants = Tenants(settings.api_key, settings.keys)
-    listeners = Listeners.open(settings)
+    endpoints = Endpoints.open(settings)
 
     def reload() -> None:
         tenants.reload()
-        listeners.reload()
+        endpoints.reload()
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     sandboxes = Sandboxes(
@@ -102,15 +102,15 @@ async def serve(settings: Settings, machine: Machine) -> None:
     )
     await sandboxes.recover()
     routes = [
-        *OperationRoutes({**machine.about(), **listeners.told()}).table(),
-        *SandboxRoutes(sandboxes, listeners.domain).table(),
+        *OperationRoutes({**machine.about(), **endpoints.told()}).table(),
+        *SandboxRoutes(sandboxes, endpoints.domain).table(),
         *SnapshotRoutes().table(),
         *TemplateRoutes().table(),
     ]
     api = Api(routes, tenants)
-    front = Front(sandboxes, api, listeners.domain)
-    servers = await _serve(front, listeners)
-    greeting.announce({**listeners.told(), "pid": os.getpid()}, settings)
+    front = Front(sandboxes, api, endpoints.domain)
+    servers = await _serve(front, endpoints)
+    greeting.announce({**endpoints.told(), "pid": os.getpid()}, settings)
     await stop.wait()
     for server in servers:
         server.close()
@@ -130,14 +130,14 @@ async def stop_all(settings: Settings, machine: Machine) -> int:
     return count
 
 
-async def _serve(front: Front, listeners: Listeners) -> list[asyncio.Server]:
-    servers = [await asyncio.start_server(front.serve_connection, sock=listeners.http)]
-    if listeners.https is not None:
+async def _serve(front: Front, endpoints: Endpoints) -> list[asyncio.Server]:
+    servers = [await asyncio.start_server(front.serve_connection, sock=endpoints.http)]
+    if endpoints.https is not None:
         servers.append(
             await asyncio.start_server(
                 front.serve_connection,
-                sock=listeners.https.socket,
-                ssl=listeners.https.certificate.context,
+                sock=endpoints.https.socket,
+                ssl=endpoints.https.certificate.context,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
             )
         )

@@ -29,7 +29,7 @@ class Https:
 
 
 @dataclass
-class Listeners:
+class Endpoints:
     """Raises SetupError `port_in_use`, `listen_failed`, `certificate_invalid` or `openssl_missing` when they are opened."""
 
     http: socket.socket
@@ -37,7 +37,7 @@ class Listeners:
     domain: str
 
     @classmethod
-    def open(cls, settings: Settings) -> "Listeners":
+    def open(cls, settings: Settings) -> "Endpoints":
         http = _listen(settings.listen_host, settings.listen_port)
         if settings.tls is None:
             return cls(http, None, settings.domain or f"localhost:{_port(http)}")
