@@ -1,43 +1,22 @@
-"""Measures a real server on this machine and prints a table and JSON.
+"""Measures real servers on this machine and prints tables and JSON.
 
-    make bench ARGS="--rounds 5 --json figures.json"
-
-It starts ``ship up`` on a folder of its own with the scripted model, so that no model's speed is in the figures:
-
-- *session ready*: from ``POST /sessions`` to a sandbox whose agent waits for work;
-- *first token*: from a follow-up's ``POST`` to the first piece of text on the stream, through runner, agent, gateway and model;
-- *task done*: from the same ``POST`` to the task's end, its checkpoint included;
-- *append*: notes posted over HTTP by concurrent clients, spread over the sessions, each acknowledged after its fsync.
+make bench                                            # everything
+make bench ARGS="sessions --rounds 5 --json figures.json"
+make bench ARGS="sandboxes.start sandboxes.commands"  # some sections of the sandbox host's
 """
 
 import argparse
-import asyncio
-import contextlib
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+import bench_sandboxes
+import bench_sessions
+from bench_figures import Figure, machine, table
 from rich.console import Console
-from rich.table import Table
 
-from ship.app.down import down
-from ship.cli.connection import Address, recall
-from ship.client import Client
-from ship.events import Record, facts
-from ship.events.frames import Delta
-from ship.testing import sample_repository
-
-START_TIMEOUT_S = 600
-STOP_TIMEOUT_S = 30
-MODEL = "scripted/echo"
-Samples = dict[str, list[float]]
+SECTIONS = ["sessions", *(f"sandboxes.{name}" for name in bench_sandboxes.SECTIONS)]
 
 
 def main() -> None:
@@ -45,129 +24,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="sessions, and follow-ups in each")
-    parser.add_argument("--clients", type=int, default=16, help="that append at once")
-    parser.add_argument("--appends", type=int, default=1600, help="in all")
+    parser.add_argument("sections", nargs="*", help=f"any of sandboxes, {', '.join(SECTIONS)}; default all")
+    parser.add_argument("--rounds", type=int, default=0, help="how often; the default depends on what it is")
+    parser.add_argument("--count", type=int, default=200, help="sandboxes at once, commands at once")
+    parser.add_argument("--size-mb", type=int, default=1024, help="of the file that goes in and out")
+    parser.add_argument("--backend", default="", help="the sandbox host's, by its option")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    figures = asyncio.run(measure(arguments.rounds, arguments.clients, arguments.appends))
-    Console().print(table(figures))
-    report = {"machine": machine(), "figures": figures}
+    chosen = [name for name in SECTIONS if _is_chosen(name, arguments.sections)]
+    if not chosen:
+        parser.error(f"no such section; there are {', '.join(SECTIONS)}")
+    console = Console()
+    report: dict[str, dict[str, object]] = {}
+    for name in chosen:
+        figures = _measurement(name, arguments)()
+        console.print(table(name, figures))
+        report[name] = {figure.name: figure.plain() for figure in figures}
+    console.print(machine(), style="dim")
+    text = json.dumps({"machine": machine(), "figures": report}, indent=None if not arguments.json else 2)
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        arguments.json.write_text(text + "\n")
     else:
-        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.write(text + "\n")
 
 
-async def measure(rounds: int, clients: int, appends: int) -> dict[str, dict[str, float]]:
-    """All figures: name → {n, p50, p95, …}, in milliseconds unless the name says otherwise."""
-    samples: Samples = {"session ready ms": [], "first token ms": [], "task done ms": [], "append ms": []}
-    with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
-        folder = Path(name)
-        sample_repository.create(folder / "repository")
-        async with server(folder) as address, address.client() as client:
-            sessions = [await session(client, folder / "repository", samples) for _ in range(rounds)]
-            for session_id in sessions:
-                for number in range(rounds):
-                    await follow_up(client, session_id, f"say {number}", samples)
-            rate = await append(client, sessions, clients, appends, samples)
-    return {name: summary(values) for name, values in samples.items()} | {
-        "appends per s": {"n": appends, "p50": rate, "p95": rate}
-    }
+def _is_chosen(name: str, sections: list[str]) -> bool:
+    return not sections or any(name == section or name.startswith(f"{section}.") for section in sections)
 
 
-@contextlib.asynccontextmanager
-async def server(folder: Path) -> AsyncIterator[Address]:
-    """``ship up`` on a free port."""
-    data = folder / "data"
-    environment = {**os.environ, "SHIP_SCRIPTED_MODEL": "true", "SHIP_LOCAL_ROOTS": str(folder)}
-    command = [sys.executable, "-m", "ship.cli", "up", "--listen", "127.0.0.1:0", "--data", str(data)]
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        # The sign-in link is the first thing on standard output, written once the server takes sessions.
-        ready = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
-        address = recall(data) if ready else None
-        if address is None:
-            sys.exit("the server did not start")
-        yield address
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-        await asyncio.to_thread(down, data)
-
-
-async def session(client: Client, repository: Path, samples: Samples) -> str:
-    """One session until its sandbox is ready, and its first task until it has ended."""
-    began = time.perf_counter()
-    made = await client.create_session(str(repository), prompt="say hello", model=MODEL)
-    async for item in client.events(made.id):
-        if isinstance(item, Record):
-            if isinstance(item.fact, facts.SandboxReady):
-                samples["session ready ms"].append((time.perf_counter() - began) * 1000)
-            if _ended(item):
-                break
-    return made.id
-
-
-async def follow_up(client: Client, session_id: str, prompt: str, samples: Samples) -> None:
-    """One task on a ready session."""
-    after = (await client.session(session_id)).head_seq
-    began = time.perf_counter()
-    accepted = await client.add_task(session_id, prompt, model=MODEL)
-    first = True
-    async for item in client.events(session_id, after=after):
-        spoke = isinstance(item, Delta) or isinstance(item.fact, facts.TextFinished | facts.ReasoningFinished)
-        if first and spoke:
-            samples["first token ms"].append((time.perf_counter() - began) * 1000)
-            first = False
-        if isinstance(item, Record) and _ended(item, accepted.task_id):
-            samples["task done ms"].append((time.perf_counter() - began) * 1000)
-            return
-
-
-def _ended(record: Record, task_id: str = "") -> bool:
-    fact = record.fact
-    if isinstance(fact, facts.TaskFailed | facts.TaskCancelled | facts.SessionFailed):
-        sys.exit(f"the scripted task did not complete: {fact}")
-    return isinstance(fact, facts.TaskCompleted) and task_id in ("", fact.task_id)
-
-
-async def append(
-    client: Client, sessions: Sequence[str], clients: int, appends: int, samples: Samples
-) -> float:
-    """Appends a second by concurrent clients, spread over the sessions."""
-
-    async def post(session_id: str) -> None:
-        for number in range(appends // clients):
-            began = time.perf_counter()
-            await client.post_message(session_id, f"note {number}")
-            samples["append ms"].append((time.perf_counter() - began) * 1000)
-
-    began = time.perf_counter()
-    await asyncio.gather(*(post(sessions[number % len(sessions)]) for number in range(clients)))
-    return len(samples["append ms"]) / (time.perf_counter() - began)
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """How many, the median, and what 19 of 20 stay under."""
-    ordered = sorted(values)
-    p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
-    return {"n": len(ordered), "p50": round(statistics.median(ordered), 1), "p95": round(p95, 1)}
-
-
-def table(figures: dict[str, dict[str, float]]) -> Table:
-    """The figures for people."""
-    shown = Table("figure", "n", "p50", "p95", caption=machine())
-    for name, figure in figures.items():
-        shown.add_row(name, *(f"{figure[key]:,.0f}" for key in ("n", "p50", "p95")))
-    return shown
-
-
-def machine() -> str:
-    """What it was measured on."""
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+def _measurement(name: str, arguments: argparse.Namespace) -> Callable[[], list[Figure]]:
+    if name == "sessions":
+        return lambda: bench_sessions.measure(arguments.rounds or 3)
+    measure = bench_sandboxes.SECTIONS[name.partition(".")[2]]
+    plan = bench_sandboxes.Plan(arguments.rounds, arguments.count, arguments.size_mb, arguments.backend)
+    return lambda: measure(plan)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""What a measurement answers, and the table of it."""
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Samples of one thing, in ``unit``; ``floor`` are those of the plain thing that it is held against, ``goal`` what the median
+    shall reach: at most that, or at least where the unit is a rate."""
+
+    name: str
+    unit: str
+    samples: tuple[float, ...]
+    floor: tuple[float, ...] = ()
+    goal: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median reaches the goal; None without one."""
+        if self.goal is None:
+            return None
+        median = statistics.median(self.samples)
+        return median >= self.goal if self.unit.endswith("/s") else median <= self.goal
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        summed = {"unit": self.unit, **summary(self.samples)}
+        if self.floor:
+            summed["floor"] = summary(self.floor)
+        if self.goal is not None:
+            summed |= {"goal": self.goal, "met": self.met}
+        return summed
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """How many, the median, and what 95 and 99 of a hundred stay under."""
+    ordered = sorted(values)
+
+    def below(share: float) -> float:
+        return round(ordered[round(share * (len(ordered) - 1))], 3)
+
+    return {
+        "n": len(ordered),
+        "p50": round(statistics.median(ordered), 3),
+        "p95": below(0.95),
+        "p99": below(0.99),
+    }
+
+
+def table(section: str, figures: Sequence[Figure]) -> Table:
+    """The figures for people."""
+    floors, goals = any(figure.floor for figure in figures), any(figure.goal for figure in figures)
+    shown = Table(title=section, title_justify="left", title_style="bold")
+    for heading in ("figure", "n", "median", "p95", "p99", "unit"):
+        shown.add_column(heading, justify="left" if heading in ("figure", "unit") else "right")
+    if floors:
+        shown.add_column("plain", justify="right")
+    if goals:
+        shown.add_column("goal", justify="right")
+    for figure in figures:
+        of = summary(figure.samples)
+        row = [figure.name, str(of["n"]), *(_number(of[key]) for key in ("p50", "p95", "p99")), figure.unit]
+        if floors:
+            row.append(_number(statistics.median(figure.floor)) if figure.floor else "")
+        if goals:
+            row.append(_goal(figure))
+        shown.add_row(*row)
+    return shown
+
+
+def machine() -> str:
+    """What it was measured on."""
+    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+
+
+def _goal(figure: Figure) -> str:
+    if figure.goal is None:
+        return ""
+    bound = "≥" if figure.unit.endswith("/s") else "≤"
+    colour = "green" if figure.met else "red"
+    return f"[{colour}]{bound} {_number(figure.goal)}[/{colour}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"

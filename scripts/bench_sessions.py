@@ -1,0 +1,127 @@
+"""Measures sessions on a real server.
+
+It starts ``ship up`` on a folder of its own with the scripted model, so that no model's speed is in the figures:
+
+- *session ready*: from ``POST /sessions`` to a sandbox whose agent waits for work;
+- *first token*: from a follow-up's ``POST`` to the first piece of text on the stream, through runner, agent, gateway and model;
+- *task done*: from the same ``POST`` to the task's end, its checkpoint included;
+- *append*: notes posted over HTTP by concurrent clients, spread over the sessions, each acknowledged after its fsync.
+"""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from bench_figures import Figure
+
+from ship.app.down import down
+from ship.cli.connection import Address, recall
+from ship.client import Client
+from ship.events import Record, facts
+from ship.events.frames import Delta
+from ship.testing import sample_repository
+
+START_TIMEOUT_S = 600
+STOP_TIMEOUT_S = 30
+MODEL = "scripted/echo"
+Samples = dict[str, list[float]]
+
+
+def measure(rounds: int, clients: int = 16, appends: int = 1600) -> list[Figure]:
+    """``rounds`` sessions with as many follow-ups each; ``appends`` notes in all by ``clients`` at once."""
+    return asyncio.run(_measure(rounds, clients, appends))
+
+
+async def _measure(rounds: int, clients: int, appends: int) -> list[Figure]:
+    samples: Samples = {"session ready": [], "first token": [], "task done": [], "append": []}
+    with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
+        folder = Path(name)
+        sample_repository.create(folder / "repository")
+        async with server(folder) as address, address.client() as client:
+            sessions = [await session(client, folder / "repository", samples) for _ in range(rounds)]
+            for session_id in sessions:
+                for number in range(rounds):
+                    await follow_up(client, session_id, f"say {number}", samples)
+            rate = await append(client, sessions, clients, appends, samples)
+    figures = [Figure(name, "ms", tuple(values)) for name, values in samples.items()]
+    return [*figures, Figure("appends", "/s", (rate,))]
+
+
+@contextlib.asynccontextmanager
+async def server(folder: Path) -> AsyncIterator[Address]:
+    """``ship up`` on a free port."""
+    data = folder / "data"
+    environment = {**os.environ, "SHIP_SCRIPTED_MODEL": "true", "SHIP_LOCAL_ROOTS": str(folder)}
+    command = [sys.executable, "-m", "ship.cli", "up", "--listen", "127.0.0.1:0", "--data", str(data)]
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        # The sign-in link is the first thing on standard output, written once the server takes sessions.
+        ready = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
+        address = recall(data) if ready else None
+        if address is None:
+            sys.exit("the server did not start")
+        yield address
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        await asyncio.to_thread(down, data)
+
+
+async def session(client: Client, repository: Path, samples: Samples) -> str:
+    """One session until its sandbox is ready, and its first task until it has ended."""
+    began = time.perf_counter()
+    made = await client.create_session(str(repository), prompt="say hello", model=MODEL)
+    async for item in client.events(made.id):
+        if isinstance(item, Record):
+            if isinstance(item.fact, facts.SandboxReady):
+                samples["session ready"].append((time.perf_counter() - began) * 1000)
+            if _ended(item):
+                break
+    return made.id
+
+
+async def follow_up(client: Client, session_id: str, prompt: str, samples: Samples) -> None:
+    """One task on a ready session."""
+    after = (await client.session(session_id)).head_seq
+    began = time.perf_counter()
+    accepted = await client.add_task(session_id, prompt, model=MODEL)
+    first = True
+    async for item in client.events(session_id, after=after):
+        spoke = isinstance(item, Delta) or isinstance(item.fact, facts.TextFinished | facts.ReasoningFinished)
+        if first and spoke:
+            samples["first token"].append((time.perf_counter() - began) * 1000)
+            first = False
+        if isinstance(item, Record) and _ended(item, accepted.task_id):
+            samples["task done"].append((time.perf_counter() - began) * 1000)
+            return
+
+
+def _ended(record: Record, task_id: str = "") -> bool:
+    fact = record.fact
+    if isinstance(fact, facts.TaskFailed | facts.TaskCancelled | facts.SessionFailed):
+        sys.exit(f"the scripted task did not complete: {fact}")
+    return isinstance(fact, facts.TaskCompleted) and task_id in ("", fact.task_id)
+
+
+async def append(
+    client: Client, sessions: Sequence[str], clients: int, appends: int, samples: Samples
+) -> float:
+    """Appends a second by concurrent clients, spread over the sessions."""
+
+    async def post(session_id: str) -> None:
+        for number in range(appends // clients):
+            began = time.perf_counter()
+            await client.post_message(session_id, f"note {number}")
+            samples["append"].append((time.perf_counter() - began) * 1000)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(post(sessions[number % len(sessions)]) for number in range(clients)))
+    return len(samples["append"]) / (time.perf_counter() - began)
