@@ -37,6 +37,7 @@ OPEN_FILES = 65536
 LISTENER_PATH = "/egress-listener"
 HOST_PATHS = frozenset({"/init", "/out-of-memory", LISTENER_PATH})  # what no request from outside may reach
 _CONNECT_TIMEOUT_S = 10.0
+_PR_SET_DUMPABLE = 4
 _log = logging.getLogger("envd")
 
 
@@ -255,6 +256,14 @@ async def _respond_error(exchange: Exchange, status: int, message: str) -> None:
         exchange.reusable = False
 
 
+def _hide() -> None:
+    """Keep this process's memory, descriptors and environment from the sandbox's programs, which have the same uid."""
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+
+
 def _limit(max_processes: int | None) -> None:
     """What every process of the sandbox inherits, and cannot raise again."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -286,5 +295,6 @@ def main() -> None:
     with open(int(sys.argv[1]), "rb") as file:
         config = json.load(file)
     os.umask(0o022)
+    _hide()
     _limit(config["max_processes"])
     asyncio.run(_run(config))
