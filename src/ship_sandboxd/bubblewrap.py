@@ -12,20 +12,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from . import cgroups, layout
+from . import layout
 from .backend import Launched, LaunchSpec, Streams
 from .cgroups import freeze, thaw
 from .envd.daemon import LISTENER_PATH
 from .errors import LaunchFailed, SetupError
+from .forkserver import FIRST_FD, ForkServer, Launch
 from .pids import ProcessIdentity, find_by_argument, readable
-from .staging import Stage
+from .rootfs import PreparedRoot, Roots
 
 INSIDE_ID = 1000
 _READY_TIMEOUT_S = 20.0
 _MONITOR_TIMEOUT_S = 2.0
 _HANDOVER_TIMEOUT_S = 5.0
 _DAEMON = "import sys; sys.path.insert(0, '/run/envd/lib'); from envd.daemon import main; main()"
-_NEEDED_OPTIONS = ("--disable-userns", "--as-pid-1", "--block-fd", "--info-fd", "--seccomp")
+_PYTHON = (layout.SANDBOX_PYTHON, "-I", "-S", "-B", "-c")
+_NEEDED_OPTIONS = ("--disable-userns", "--as-pid-1", "--info-fd", "--seccomp")
+# Where a launch's descriptors stand among those that are handed to it.
+_INFO, _SECCOMP, _CONFIG, _LISTENER, _READY = range(5)
 
 
 def find() -> str:
@@ -73,29 +77,48 @@ class Bubblewrap:
     name = "bubblewrap"
 
     def __init__(
-        self, program: str, stage: Stage, daemon: Path, etc: Path, seccomp: bytes, freezes: bool
+        self, program: str, forks: ForkServer, roots: Roots, daemon: Path, seccomp: bytes, freezes: bool
     ) -> None:
         self.keeps_memory = freezes
         self._program = program
-        self._stage = stage
+        self._forks = forks
+        self._roots = roots
         self._daemon = daemon
-        self._etc = etc
         self._seccomp = seccomp
-        self._monitors: dict[int, subprocess.Popen[bytes]] = {}
 
     async def launch(self, spec: LaunchSpec) -> Launched:
-        """Start a sandbox and wait until its daemon listens. Raises LaunchFailed with what was said last."""
-        with self._prepared(spec) as preparation:
-            monitor = preparation.start()
-            self._monitors[monitor.pid] = monitor
-            try:
-                return await asyncio.wait_for(preparation.follow(monitor), _READY_TIMEOUT_S)
-            except (LaunchFailed, OSError) as error:
-                monitor.kill()
-                monitor.wait()
-                raise LaunchFailed(
-                    f"the sandbox did not start: {error}; {_last_words(spec.folder)}"
-                ) from error
+        """Raises also Unsupported `layers_unsupported` where roots cannot be laid of layers."""
+        binds = [(str(self._daemon), "/run/envd/lib")]
+        binds += [(mount.source, mount.target) for mount in spec.mounts]
+        with (
+            self._roots.prepared(spec.folder, spec.uid, spec.root.layers, binds, spec.disk_mb) as root,
+            _Descriptors(spec, self._seccomp) as descriptors,
+        ):
+            return await self._start(spec, root, descriptors)
+
+    async def _start(self, spec: LaunchSpec, root: PreparedRoot, descriptors: "_Descriptors") -> Launched:
+        argv = [*arguments(self._program, root), *_PYTHON, _DAEMON, str(FIRST_FD + _CONFIG), spec.id]
+        launch = Launch(
+            argv=tuple(argv),
+            uid=spec.uid,
+            cgroups=tuple(spec.cgroups),
+            file_bytes=spec.disk_mb * 1024 * 1024,
+            root=root.plan,
+            stage=root.stage,
+            staged=root.staged,
+        )
+        monitor: ProcessIdentity | None = None
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                pid = await self._forks.launch(launch, descriptors.log, root.device, descriptors.theirs)
+                monitor = ProcessIdentity.of(pid)
+                descriptors.close_theirs()
+                if monitor is None:
+                    raise LaunchFailed("bubblewrap has ended")
+                return await descriptors.follow(monitor)
+        except (LaunchFailed, OSError) as error:
+            await self.end(spec.id, None, None, spec.cgroups)
+            raise LaunchFailed(f"the sandbox did not start: {error}; {_last_words(spec.folder)}") from error
 
     async def connect(self, folder: Path) -> Streams:
         with short_path(folder, "envd.sock") as path:
@@ -117,11 +140,12 @@ class Bubblewrap:
             # It ends by itself, having reaped the first process; only one that is stuck is killed.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(monitor.wait(), _MONITOR_TIMEOUT_S)
-            await self._end_process(monitor)
+            await monitor.kill()
         else:
             while found := find_by_argument(("bwrap", "python3"), name):
                 for process in found:
-                    await self._end_process(process)
+                    await process.kill()
+        self._roots.disks.forget(name)
 
     async def freeze(self, cgroups: list[str]) -> None:
         await freeze(cgroups)
@@ -129,67 +153,49 @@ class Bubblewrap:
     async def thaw(self, cgroups: list[str]) -> None:
         await thaw(cgroups)
 
-    async def _end_process(self, process: ProcessIdentity) -> None:
-        await process.kill()
-        child = self._monitors.pop(process.pid, None)
-        if child is not None:
-            child.wait()
 
-    @contextmanager
-    def _prepared(self, spec: LaunchSpec) -> Iterator["_Preparation"]:
-        binds = self._binds(spec)
-        for source, _, _ in binds:
-            if not Path(source).exists():
-                raise LaunchFailed(f"the mount source {source} does not exist", "mount_missing")
-        with self._stage.bound([source for source, _, _ in binds]) as staged, ExitStack() as stack:
-            reachable = [
-                (source, target, mode) for source, (_, target, mode) in zip(staged, binds, strict=True)
-            ]
-            yield _Preparation(self._program, spec, reachable, self._seccomp, stack)
+class _Descriptors:
+    """The descriptors of one launch, to be used in a `with`. What is theirs is closed once they have it, so that their
+    end shows here as an end of the stream."""
 
-    def _binds(self, spec: LaunchSpec) -> list[tuple[str, str, str]]:
-        """Every (source, target, bwrap option); what comes later lies on top."""
-        read_only = [(str(self._etc / name), f"/etc/{name}") for name in layout.etc_names()]
-        read_only += [(path, path) for path in layout.HOST_ETC if Path(path).exists()]
-        read_only.append((str(self._daemon), "/run/envd/lib"))
-        read_only += [(mount.source, mount.target) for mount in spec.mounts]
-        own = [("home", "/home/user"), ("workspace", "/workspace"), ("tmp", "/tmp")]  # noqa: S108 - the sandbox's
-        return [
-            *((str(spec.folder / name), target, "--bind") for name, target in own),
-            *((os.path.realpath(source), target, "--ro-bind") for source, target in read_only),
-        ]
-
-
-class _Preparation:
-    """The descriptors of one launch. `stack` closes what is ours; what is theirs is closed once they have it, so that
-    their end shows here as an end of the stream."""
-
-    def __init__(
-        self,
-        program: str,
-        spec: LaunchSpec,
-        binds: list[tuple[str, str, str]],
-        seccomp: bytes,
-        stack: ExitStack,
-    ) -> None:
-        self._program = program
+    def __init__(self, spec: LaunchSpec, seccomp: bytes) -> None:
         self._spec = spec
-        self._binds = binds
-        self._theirs = stack.enter_context(ExitStack())
-        self._info, self._info_there = os.pipe()
-        self._block_there, self._block = os.pipe()
-        self._ready, self._ready_there = socket.socketpair()
-        self._listener = self._theirs.enter_context(_bind_control_socket(spec.folder))
-        for fd in (self._info, self._block):
-            stack.callback(os.close, fd)
-        for fd in (self._info_there, self._block_there):
-            self._theirs.callback(os.close, fd)
-        stack.enter_context(self._ready)
-        self._theirs.enter_context(self._ready_there)
+        self._seccomp = seccomp
+        self._ours = ExitStack()
+        self._theirs = ExitStack()
+
+    def __enter__(self) -> "_Descriptors":
+        with ExitStack() as undo:
+            undo.callback(self.__exit__)
+            self._open()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_theirs()
+        self._ours.close()
+
+    def _open(self) -> None:
+        self._info, info_there = os.pipe()
+        self._ours.callback(os.close, self._info)
+        self._theirs.callback(os.close, info_there)
+        self._ready, ready_there = socket.socketpair()
+        self._ours.enter_context(self._ready)
+        self._theirs.enter_context(ready_there)
         self._ready.setblocking(False)
-        self._seccomp = self._memory_file("seccomp", seccomp)
-        config = {**spec.config, "listen_fd": self._listener.fileno(), "ready_fd": self._ready_there.fileno()}
-        self._config = self._memory_file("config", json.dumps(config).encode())
+        listener = self._theirs.enter_context(_bind_control_socket(self._spec.folder))
+        numbers = {"listen_fd": FIRST_FD + _LISTENER, "ready_fd": FIRST_FD + _READY}
+        config = json.dumps({**self._spec.config, **numbers}).encode()
+        self.theirs = [
+            info_there,
+            self._memory_file("seccomp", self._seccomp),
+            self._memory_file("config", config),
+            listener.fileno(),
+            ready_there.fileno(),
+        ]
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self.log = os.open(self._spec.folder / "envd.log", flags, 0o600)
+        self._theirs.callback(os.close, self.log)
 
     def _memory_file(self, name: str, content: bytes) -> int:
         fd = os.memfd_create(name)
@@ -198,52 +204,13 @@ class _Preparation:
         os.lseek(fd, 0, os.SEEK_SET)
         return fd
 
-    def start(self) -> subprocess.Popen[bytes]:
-        uid = self._spec.uid
-        theirs = (self._info_there, self._block_there, self._seccomp, self._config)
-        sockets = (self._listener.fileno(), self._ready_there.fileno())
-        options = arguments(self._program, self._binds, self._info_there, self._block_there, self._seccomp)
-        log = os.open(
-            self._spec.folder / "envd.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
-        try:
-            return subprocess.Popen(
-                [
-                    *options,
-                    layout.SANDBOX_PYTHON,
-                    "-I",
-                    "-S",
-                    "-B",
-                    "-c",
-                    _DAEMON,
-                    str(self._config),
-                    self._spec.id,
-                ],
-                env={},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=theirs + sockets,
-                start_new_session=True,
-                user=uid,
-                group=uid,
-                extra_groups=None if uid is None else [],
-            )
-        finally:
-            os.close(log)
-            self._theirs.close()
+    def close_theirs(self) -> None:
+        self._theirs.close()
 
-    async def follow(self, monitor: subprocess.Popen[bytes]) -> Launched:
-        """Learn the sandbox's first process, put limits on it, let it run, and wait for the daemon's word."""
+    async def follow(self, monitor: ProcessIdentity) -> Launched:
+        """Learn the sandbox's first process and wait for the daemon's word."""
         init = await self._read_init()
-        cgroups.join(self._spec.cgroups, init.pid)
-        os.write(self._block, b"go")
-        egress = await self._read_ready()
-        identity = ProcessIdentity.of(monitor.pid)
-        if identity is None:
-            raise LaunchFailed("bubblewrap has ended")
-        return Launched(init, identity, egress)
+        return Launched(init, monitor, await self._read_ready())
 
     async def _read_init(self) -> ProcessIdentity:
         text = b""
@@ -268,37 +235,33 @@ class _Preparation:
         return checked_listener(descriptors[0])
 
 
-def arguments(
-    program: str, binds: list[tuple[str, str, str]], info_fd: int, block_fd: int, seccomp_fd: int
-) -> list[str]:
+def arguments(program: str, root: PreparedRoot) -> list[str]:
     """bubblewrap's command line, up to the command."""
     words = [program, "--unshare-all", "--unshare-user", "--disable-userns", "--as-pid-1", "--new-session"]
-    words += [
-        "--uid",
-        str(INSIDE_ID),
-        "--gid",
-        str(INSIDE_ID),
-        "--hostname",
-        layout.HOSTNAME,
-        "--cap-drop",
-        "ALL",
-        "--clearenv",
-    ]
-    words += ["--info-fd", str(info_fd), "--block-fd", str(block_fd), "--seccomp", str(seccomp_fd)]
-    words += ["--ro-bind", "/usr", "/usr", *_system_links()]
-    words += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    words += ["--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--hostname", layout.HOSTNAME]
+    words += ["--cap-drop", "ALL", "--clearenv"]
+    words += ["--info-fd", str(FIRST_FD + _INFO), "--seccomp", str(FIRST_FD + _SECCOMP)]
+    if root.plan is not None:
+        words += ["--bind", root.plan.root, "/", *_kernel_folders()]
+        words += ["--ro-bind", root.plan.boot_id, "/proc/sys/kernel/random/boot_id"]
+        return [*words, "--chdir", "/home/user", "--"]
+    words += ["--ro-bind", "/usr", "/usr", *_system_links(), *_kernel_folders()]
     for folder in ("/home", "/etc", "/run", "/run/envd", "/var", "/opt"):
         words += ["--perms", "0755", "--dir", folder]
     words += ["--symlink", "/tmp", "/var/tmp", "--symlink", "/run", "/var/run"]  # noqa: S108 - paths of the sandbox
-    for source, target, option in binds:
+    for source, target, option in root.binds:
         words += [option, source, target]
     return [*words, "--remount-ro", "/", "--chdir", "/home/user", "--"]
+
+
+def _kernel_folders() -> list[str]:
+    return ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
 
 
 def _system_links() -> list[str]:
     """/bin, /lib and their like, as the host has them: links into /usr, or folders of their own."""
     words: list[str] = []
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+    for name in layout.SYSTEM_FOLDERS:
         path = Path("/", name)
         if path.is_symlink():
             words += ["--symlink", str(path.readlink()), str(path)]

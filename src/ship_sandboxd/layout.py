@@ -13,7 +13,9 @@ SANDBOX_PYTHON = "/usr/bin/python3"
 HOSTNAME = "sandbox"
 _MIN_PYTHON = (3, 10)
 
-_ETC = {
+# Links into /usr, or folders beside it, as the machine has them.
+SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+ETC = {
     "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nuser:x:1000:1000:user:/home/user:/bin/bash\n"
     "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "group": "root:x:0:\ntty:x:5:\nuser:x:1000:\nnogroup:x:65534:\n",
@@ -41,7 +43,7 @@ def write_etc(data: Path) -> Path:
     """Make the folder of /etc files; answers it."""
     folder = data / "etc"
     folder.mkdir(exist_ok=True)
-    for name, text in _ETC.items():
+    for name, text in ETC.items():
         scratch = folder / f".{name}"
         scratch.write_text(text)
         scratch.chmod(0o644)
@@ -51,7 +53,7 @@ def write_etc(data: Path) -> Path:
 
 
 def etc_names() -> tuple[str, ...]:
-    return tuple(_ETC)
+    return tuple(ETC)
 
 
 def install_daemon(data: Path) -> Path:
@@ -59,22 +61,17 @@ def install_daemon(data: Path) -> Path:
 
     A sandbox that runs keeps the version that it was started with, whatever is installed later.
     """
-    home = Path(envd.__file__).parent
-    sources = {path.name: path.read_bytes() for path in sorted(home.glob("*.py"))}
-    programs = {path.name: path.read_bytes() for path in sorted((home / "bin").iterdir())}
+    sources = {path.name: path.read_bytes() for path in sorted(Path(envd.__file__).parent.glob("*.py"))}
     version = _python_version()
-    digest = hashlib.sha256(repr((version, sources, programs)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((version, sources)).encode()).hexdigest()[:16]
     folder = data / "envd" / digest
     if folder.is_dir():
         return folder
     scratch = data / "envd" / f"{digest}.{os.getpid()}"
     package = scratch / "envd"
     package.mkdir(parents=True)
-    (scratch / "bin").mkdir()
     for name, source in sources.items():
         (package / name).write_bytes(source)
-    for name, source in programs.items():
-        (scratch / "bin" / name).write_bytes(source)
     subprocess.run(
         [
             SANDBOX_PYTHON,
@@ -89,8 +86,8 @@ def install_daemon(data: Path) -> Path:
         check=True,
         umask=0o022,
     )
-    for path in (scratch, *scratch.rglob("*")):
-        path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
+    for path in (scratch, package, *package.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     try:
         scratch.rename(folder)
     except OSError:

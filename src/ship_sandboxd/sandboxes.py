@@ -9,7 +9,6 @@ A record on disk comes before anything else that a sandbox uses and goes last, s
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 import socket
 import time
@@ -335,12 +334,6 @@ def _make_folders(sandbox: Sandbox) -> None:
     record = sandbox.record
     sandbox.folder.mkdir(mode=0o700)
     record.save(sandbox.folder)
-    for name, mode in (("home", 0o700), ("workspace", 0o755), ("tmp", 0o1777)):
-        folder = sandbox.folder / name
-        folder.mkdir()
-        folder.chmod(mode)
-        if record.uid is not None:
-            os.chown(folder, record.uid, record.uid)
 
 
 def _environment(record: SandboxRecord, template: templates.Template, wanted: NewSandbox) -> dict[str, str]:

@@ -8,7 +8,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import bubblewrap, cgroups, greeting, layout, seccomp
+from . import bubblewrap, cgroups, greeting, layout, seccomp, staging
 from .api.operations import OperationRoutes
 from .api.router import Api
 from .api.sandboxes import SandboxRoutes
@@ -19,10 +19,11 @@ from .bubblewrap import Bubblewrap
 from .cgroups import Cgroups
 from .endpoints import Endpoints
 from .errors import SetupError
+from .forkserver import ForkServer
 from .front import Front
+from .rootfs import Roots
 from .sandboxes import Sandboxes
 from .settings import Settings
-from .staging import Stage
 from .tenants import Tenants
 from .tls import HANDSHAKE_TIMEOUT_S
 
@@ -57,9 +58,11 @@ class Machine:
         self.groups = _cgroups()
         daemon = layout.install_daemon(data)
         etc = layout.write_etc(data)
-        stage = Stage.enter(STAGE) if self.is_root else Stage.none()
+        stage = staging.enter(STAGE) if self.is_root else ""
+        self.roots = Roots.detect(data, stage, etc)
+        forks = ForkServer.start(data, stage)
         self.backends = Backends(
-            Bubblewrap(program, stage, daemon, etc, filter_program, self.groups.can_freeze)
+            Bubblewrap(program, forks, self.roots, daemon, filter_program, self.groups.can_freeze)
         )
 
     def about(self) -> dict[str, object]:
@@ -71,7 +74,11 @@ class Machine:
             "backend": self.backends.default.name,
             "backends": self.backends.names,
             "keeps_memory": self.backends.default.keeps_memory,
-            "limits": {name: name in controllers for name in ("memory", "pids", "cpu")},
+            "root": "bound folders" if self.roots.obstacle else "layers",
+            "limits": {
+                **{name: name in controllers for name in ("memory", "pids", "cpu")},
+                "disk": self.roots.disks.limited,
+            },
         }
 
 

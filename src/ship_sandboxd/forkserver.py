@@ -1,0 +1,218 @@
+"""A small process that starts sandboxes: forked from the host before that has threads, and forks once per launch.
+
+The child gives itself a mount namespace, assembles the sandbox's root in it, joins the sandbox's groups, becomes the
+sandbox's uid and then the program that it was asked for. What it mounted ends with that program's namespaces, whether
+or not a host still runs. The fork server ends with its host; until it and every child that has not become its program
+yet are gone, they hold a lock that the next host waits for.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from . import mounts
+from .errors import LaunchFailed, SetupError
+from .pids import readable
+from .rootfs import RootPlan, assemble
+
+FIRST_FD = 10
+_MESSAGE_BYTES = 160 * 1024
+_LOCK_TIMEOUT_S = 10.0
+_FAILURE_BYTES = 2000
+_DEFAULT_SIGNALS = (signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a child does, in this order: join `cgroups`; assemble `root` or, where roots cannot be assembled, bind
+    `staged` to `stage/0`, `stage/1` and so on; become `uid`; run `argv` with no environment.
+
+    `file_bytes` bounds each file that it writes.
+    """
+
+    argv: tuple[str, ...]
+    uid: int | None
+    cgroups: tuple[str, ...]
+    file_bytes: int
+    root: RootPlan | None = None
+    stage: str = ""
+    staged: tuple[str, ...] = ()
+
+
+class ForkServer:
+    """The host's side of it."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    def start(cls, data: Path, stage: str) -> "ForkServer":
+        """Fork it; to be called before this process has threads. Waits for the launches of an earlier host on this
+        data folder. `stage` is the folder that no sandbox must inherit what is mounted on, or empty.
+
+        Raises SetupError `launches_under_way`.
+        """
+        lock = _take_lock(data / "launches.lock")
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            try:
+                here.close()
+                _serve(there, lock, stage)
+            finally:
+                os._exit(0)
+        os.close(lock)
+        there.close()
+        here.setblocking(False)
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _MESSAGE_BYTES)
+        return cls(here)
+
+    async def launch(self, launch: Launch, log: int, device: int | None, theirs: Sequence[int]) -> int:
+        """Start a child and wait until it runs its program; answers its pid. It finds `theirs` as descriptors from
+        FIRST_FD on, and writes to `log`. Raises LaunchFailed."""
+        failure, failure_there = os.pipe()
+        try:
+            try:
+                given = [failure_there, log, *([] if device is None else [device]), *theirs]
+                pid = await self._ask(launch, given, has_device=device is not None)
+            finally:
+                os.close(failure_there)
+            try:
+                await readable(failure)
+            except asyncio.CancelledError:
+                os.kill(pid, signal.SIGKILL)  # nobody could find it before it runs its program
+                raise
+            words = os.read(failure, _FAILURE_BYTES)
+            if words:
+                raise LaunchFailed(words.decode(errors="replace"))
+            return pid
+        finally:
+            os.close(failure)
+
+    async def _ask(self, launch: Launch, given: list[int], *, has_device: bool) -> int:
+        message = json.dumps({**asdict(launch), "has_device": has_device}).encode()
+        if len(message) > _MESSAGE_BYTES:
+            raise LaunchFailed("too many mounts or layers for one sandbox", "root_too_large")
+        async with self._turn:
+            try:
+                socket.send_fds(self._channel, [message], given)
+                await readable(self._channel.fileno())
+                answer = json.loads(self._channel.recv(_MESSAGE_BYTES))
+            except (OSError, ValueError) as error:
+                raise LaunchFailed(
+                    "the process that starts sandboxes has ended: restart the sandbox host",
+                    "fork_server_ended",
+                ) from error
+        if "pid" not in answer:
+            raise LaunchFailed(f"no process can be made: {answer['error']}", "no_process_left")
+        return int(answer["pid"])
+
+
+def _take_lock(path: Path) -> int:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                os.close(lock)
+                raise SetupError(
+                    f"an earlier host on {path.parent} still starts a sandbox: try again, or end that process",
+                    "launches_under_way",
+                ) from error
+            time.sleep(0.005)
+        else:
+            return lock
+
+
+def _serve(channel: socket.socket, lock: int, stage: str) -> None:
+    """Fork a child for each message, until the host has ended."""
+    kept = sorted({channel.fileno(), lock})
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    start = 3
+    for fd in kept:
+        os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the host decides when this ends
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    gc.freeze()
+    while True:
+        message, given, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 32)
+        if not message:
+            return
+        for fd in given:
+            os.set_inheritable(fd, False)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            answer: dict[str, object] = {"error": error.strerror}
+        else:
+            if pid == 0:
+                _become(json.loads(message), given, stage)
+            answer = {"pid": pid}
+        for fd in given:
+            os.close(fd)
+        channel.send(json.dumps(answer).encode())
+
+
+def _become(values: dict[str, object], given: list[int], stage: str) -> NoReturn:
+    """The child: turn into the sandbox's program, or say why not."""
+    failure = given[0]
+    try:
+        for number in _DEFAULT_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        has_device = values.pop("has_device")
+        root = values.pop("root")
+        launch = Launch(**values, root=None if root is None else RootPlan(**root))  # type: ignore[arg-type] # from our own process
+        # Out of the way of the numbers that the program is promised.
+        log, *others = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in given[1:])
+        device = others.pop(0) if has_device else None
+        _prepare(launch, device, stage)
+        os.setsid()
+        for place, fd in ((1, log), (2, log), *((FIRST_FD + count, fd) for count, fd in enumerate(others))):
+            os.dup2(fd, place)
+        os.chdir("/")
+        if launch.uid is not None:
+            os.setgroups([])
+            os.setresgid(launch.uid, launch.uid, launch.uid)
+            os.setresuid(launch.uid, launch.uid, launch.uid)
+        os.execve(launch.argv[0], launch.argv, {})  # noqa: S606 - no shell is wanted
+    except BaseException as error:
+        os.write(failure, f"{type(error).__name__}: {error}".encode()[:_FAILURE_BYTES])
+    finally:
+        os._exit(127)
+
+
+def _prepare(launch: Launch, device: int | None, stage: str) -> None:
+    for folder in launch.cgroups:
+        with contextlib.suppress(FileNotFoundError):  # one that could not be made was told when it failed
+            (Path(folder) / "cgroup.procs").write_text("0")
+    if stage:
+        mounts.own_namespace()
+        mounts.unmount(stage)
+    if launch.root is not None:
+        assemble(launch.root, device)
+    elif launch.staged:
+        mounts.mount("tmpfs", stage, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755,size=1m")
+        for number, source in enumerate(launch.staged):
+            point = Path(stage, str(number))
+            point.mkdir() if Path(source).is_dir() else point.touch()
+            mounts.bind(source, str(point))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (launch.file_bytes, launch.file_bytes))
