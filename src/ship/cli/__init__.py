@@ -4,15 +4,31 @@ Each command is declared in ``commands`` and does its work in a module that is i
 help and completion answer at once.
 """
 
+import contextlib
 import os
 import sys
+from typing import NoReturn
 
 from ship.errors import ShipError
 
 
 def main() -> None:
     """The entry point of ``ship``."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "pyqwest" in sys.modules:
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without taking the interpreter down first.
+
+    The threads of the E2B SDK's transport may still let go of Python objects then, which aborts the process now and again.
+    """
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -158,7 +158,7 @@ def test_a_shell_follows_the_size_of_the_window(sandbox: Sandbox) -> None:
 
 def test_ctrl_c_in_a_shell_ends_what_runs_in_it_and_not_the_shell(sandbox: Sandbox) -> None:
     with at_shell(sandbox) as person:
-        person.type("echo begun-$((1 + 1)); sleep 600\r")
+        person.type("bash -c 'echo begun-$((1 + 1)); exec sleep 600'\r")
         person.wait_for("begun-2")
         person.type("\x03")
         person.type("echo $((100 + 30))-was-the-code-of-it\r")
