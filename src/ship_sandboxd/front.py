@@ -14,6 +14,7 @@ from hmac import compare_digest
 
 from . import pages
 from .api.router import Api
+from .envd.daemon import is_for_host
 from .envd.http1 import (
     BrokenStreamError,
     Connection,
@@ -81,6 +82,9 @@ class Front:
             return
         try:
             sandbox = self._sandboxes.get(target.sandbox_id)
+            if target.port == ENVD_PORT and is_for_host(exchange.request.target):
+                await _refuse(exchange, target, 403, "this path is the host's own", "")
+                return
             if target.port != ENVD_PORT and not _may_visit(sandbox, exchange.request):
                 await _refuse(exchange, target, 403, "the traffic access token is missing or wrong", _PRIVATE)
                 return

@@ -61,17 +61,22 @@ def install_daemon(data: Path) -> Path:
 
     A sandbox that runs keeps the version that it was started with, whatever is installed later.
     """
-    sources = {path.name: path.read_bytes() for path in sorted(Path(envd.__file__).parent.glob("*.py"))}
+    home = Path(envd.__file__).parent
+    sources = {path.name: path.read_bytes() for path in sorted(home.glob("*.py"))}
+    programs = {path.name: path.read_bytes() for path in sorted((home / "bin").iterdir())}
     version = _python_version()
-    digest = hashlib.sha256(repr((version, sources)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((version, sources, programs)).encode()).hexdigest()[:16]
     folder = data / "envd" / digest
     if folder.is_dir():
         return folder
     scratch = data / "envd" / f"{digest}.{os.getpid()}"
     package = scratch / "envd"
     package.mkdir(parents=True)
+    (scratch / "bin").mkdir()
     for name, source in sources.items():
         (package / name).write_bytes(source)
+    for name, source in programs.items():
+        (scratch / "bin" / name).write_bytes(source)
     subprocess.run(
         [
             SANDBOX_PYTHON,
@@ -86,8 +91,8 @@ def install_daemon(data: Path) -> Path:
         check=True,
         umask=0o022,
     )
-    for path in (scratch, package, *package.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    for path in (scratch, *scratch.rglob("*")):
+        path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
     try:
         scratch.rename(folder)
     except OSError:

@@ -51,7 +51,7 @@ def test_variables_of_the_sandbox_reach_every_command(host) -> None:
 
 def test_another_user_is_refused(shared: Sandbox) -> None:
     with pytest.raises(AuthenticationException, match="invalid username"):
-        shared.commands.run("id", user="root")
+        shared.commands.run("id", user="postgres")
 
 
 def test_a_missing_folder_is_refused(shared: Sandbox) -> None:

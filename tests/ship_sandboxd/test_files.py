@@ -158,12 +158,55 @@ def test_a_range_of_a_file_can_be_read(host, shared: Sandbox) -> None:
 
 def test_another_user_cannot_be_named(shared: Sandbox) -> None:
     with pytest.raises(AuthenticationException):
-        shared.files.read("/tmp/x", user="root")
+        shared.files.read("/tmp/x", user="postgres")
 
 
-def test_watching_is_refused_clearly(shared: Sandbox) -> None:
-    with pytest.raises(Exception, match="not supported"):
-        shared.files.watch_dir("/tmp")
+def test_files_are_composed_in_order_and_the_pieces_go(host, shared: Sandbox) -> None:
+    for name in ("one", "two", "three"):
+        shared.files.write(f"/tmp/piece-{name}", name)
+
+    def compose(*names: str, destination: str = "whole") -> httpx.Response:
+        headers = {"E2b-Sandbox-Id": shared.sandbox_id, "X-Access-Token": str(shared._envd_access_token)}
+        paths = [f"/tmp/piece-{name}" for name in names]
+        message = {"source_paths": paths, "destination": destination}
+        return httpx.post(f"{host.url}/files/compose", headers=headers, json=message)
+
+    missing = compose("one", "none", destination="/tmp/never")
+    assert (missing.status_code, missing.json()["code"]) == (404, 404)
+    assert shared.files.read("/tmp/piece-one") == "one"
+    assert not [entry for entry in shared.files.list("/tmp") if "never" in entry.name]
+    assert compose("one", "two", "three").json() == {
+        "name": "whole",
+        "type": "file",
+        "path": "/home/user/whole",
+    }
+    assert shared.files.read("whole") == "onetwothree"
+    assert not shared.files.exists("/tmp/piece-two")
+    assert compose().status_code == 400
+
+
+def test_a_new_upload_replaces_the_metadata(shared: Sandbox) -> None:
+    shared.files.write("/workspace/retagged", "x", metadata={"a": "1", "b": "2"})
+    assert shared.files.write("/workspace/retagged", "y", metadata={"b": "3"}).metadata == {"b": "3"}
+    assert not shared.files.write("/workspace/retagged", "z").metadata
+
+
+@pytest.mark.parametrize("metadata", [{"k" * 247: "v"}, {"k": "v" * 4096}])
+def test_metadata_that_cannot_be_kept_is_refused(shared: Sandbox, metadata: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgumentException, match="metadata"):
+        shared.files.write("/workspace/overtagged", "x", metadata=metadata)
+
+
+@pytest.mark.parametrize("path", ["/init", "//any/init", "/%69nit?x", "/out-of-memory", "/egress-listener"])
+def test_the_hosts_own_paths_are_closed_to_callers(host, shared: Sandbox, path: str) -> None:
+    headers = {"E2b-Sandbox-Id": shared.sandbox_id, "X-Access-Token": str(shared._envd_access_token)}
+    for method in ("GET", "POST"):
+        assert (
+            httpx.request(
+                method, httpx.URL(f"{host.url}/", raw_path=path.encode()), headers=headers
+            ).status_code
+            == 403
+        )
 
 
 async def test_the_asynchronous_sdk_does_the_same(host) -> None:

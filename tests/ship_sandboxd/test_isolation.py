@@ -28,7 +28,7 @@ def test_the_files_of_the_host_are_hidden(host: Host, shared: Sandbox) -> None:
     assert "Read-only" in failing(shared, "touch /usr/x")
     assert "Read-only" in failing(shared, "touch /etc/ssl/x")
     assert "ead-only" in failing(shared, "echo x > /proc/sys/kernel/core_pattern")
-    assert shared.commands.run("tr '\\0' ' ' < /proc/1/environ").stdout == "PWD=/home/user "
+    failing(shared, "cat /proc/1/environ")
 
 
 def test_two_sandboxes_do_not_see_each_other(host: Host, shared: Sandbox) -> None:

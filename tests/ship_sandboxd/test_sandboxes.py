@@ -112,7 +112,7 @@ def test_a_wrong_access_token_is_refused(host: Host, shared: Sandbox) -> None:
     headers = {"E2b-Sandbox-Id": shared.sandbox_id, "E2b-Sandbox-Port": "49983", "X-Access-Token": "wrong"}
     for path in ("/process.Process/List", "/filesystem.Filesystem/Stat"):
         assert httpx.post(host.url + path, headers=headers, json={}).status_code == 401
-    for path in ("/envs", "/metrics", "/files?path=/tmp", "/egress-listener"):
+    for path in ("/envs", "/metrics", "/files?path=/tmp"):
         assert httpx.get(host.url + path, headers=headers).status_code == 401
 
 

@@ -3,7 +3,8 @@
 The host starts it with the number of a descriptor to read its configuration from, a JSON object:
 `listen_fd` (the bound Unix socket), `ready_fd` (told once we listen, together with the listener of the egress
 proxy), `token` (what X-Access-Token must hold), `envs`, `memory_mb`, `cpu_count`, `egress_port`, `max_processes` (a
-number where no cgroup counts them, else null).
+number where no cgroup counts them, else null); and if they are given, `user` and `workdir`: who runs commands, and
+where, when a caller names neither.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ from .processes import Processes
 from .relay import relay
 from .transfer import Transfer, TransferError
 from .usage import Usage
+from .watchers import Watchers
 
 Route = Callable[[Exchange], Awaitable[None]]
 OPEN_FILES = 65536
 LISTENER_PATH = "/egress-listener"
+HOST_PATHS = frozenset({"/init", "/out-of-memory", LISTENER_PATH})  # what no request from outside may reach
 _CONNECT_TIMEOUT_S = 10.0
+_PR_SET_DUMPABLE = 4
 _log = logging.getLogger("envd")
 
 
@@ -42,7 +46,11 @@ class Daemon:
 
     def __init__(self, config: dict[str, Any], egress_listener: socket.socket) -> None:
         self._token = str(config["token"])
-        self._account = Account(envs=dict(config["envs"]))
+        self._account = Account(
+            envs=dict(config["envs"]),
+            default=str(config.get("user") or "user"),
+            workdir=str(config.get("workdir") or ""),
+        )
         self._egress_listener = egress_listener
         self._usage = Usage(config["cpu_count"], config["memory_mb"], self._account.home)
         self._transfer = Transfer(self._account)
@@ -54,8 +62,11 @@ class Daemon:
             ("GET", "/metrics"): self._metrics,
             ("GET", "/envs"): self._envs,
             ("GET", LISTENER_PATH): self._hand_over_listener,
+            ("POST", "/init"): self._init,
+            ("POST", "/out-of-memory"): self._out_of_memory,
+            ("POST", "/files/compose"): self._transfer.compose,
         }
-        processes, files = self.processes, Filesystem(self._account)
+        processes, files, watchers = self.processes, Filesystem(self._account), Watchers(self._account)
         unary: dict[str, rpc.Unary] = {
             "/process.Process/List": processes.list,
             "/process.Process/Update": processes.update,
@@ -67,10 +78,14 @@ class Daemon:
             "/filesystem.Filesystem/Move": files.move,
             "/filesystem.Filesystem/ListDir": files.list_dir,
             "/filesystem.Filesystem/Remove": files.remove,
+            "/filesystem.Filesystem/CreateWatcher": watchers.create,
+            "/filesystem.Filesystem/GetWatcherEvents": watchers.take,
+            "/filesystem.Filesystem/RemoveWatcher": watchers.remove,
         }
         streams: dict[str, rpc.ServerStream] = {
             "/process.Process/Start": processes.start,
             "/process.Process/Connect": processes.connect,
+            "/filesystem.Filesystem/WatchDir": watchers.watch,
         }
         for path, method in unary.items():
             routes["POST", path] = _bind(rpc.serve_unary, method)
@@ -99,8 +114,7 @@ class Daemon:
         if request.method == "CONNECT":
             await self._tunnel(exchange)
             return
-        url = urlsplit(request.target)
-        path, query = unquote(url.path), dict(parse_qsl(url.query, keep_blank_values=True))
+        path, query = parse_target(request.target)
         if (request.method, path) == ("GET", "/health"):
             await exchange.respond(204)
         elif path == "/files" and request.method in ("GET", "HEAD", "POST"):
@@ -113,8 +127,6 @@ class Daemon:
             await rpc.respond_error(
                 exchange, rpc.RpcError("unimplemented", f"{path} is not supported by this host")
             )
-        elif path == "/files/compose":
-            await _respond_error(exchange, 501, f"{path} is not supported by this host")
         else:
             await _respond_error(exchange, 404, f"{request.method} {path} does not exist")
 
@@ -143,13 +155,28 @@ class Daemon:
         if not _equal(query.get("signature", ""), f"v1_{digest}"):
             raise TransferError(401, "unauthorized access, please provide a valid access token or signature")
         if expiry and not (expiry.isascii() and expiry.isdigit() and int(expiry) >= time.time()):
-            raise TransferError(401, "the signature has expired")
+            raise TransferError(401, "signature is already expired")
 
     async def _metrics(self, exchange: Exchange) -> None:
         await exchange.respond(200, rpc.encode(dict(self._usage.read())), "application/json")
 
     async def _envs(self, exchange: Exchange) -> None:
         await exchange.respond(200, rpc.encode(dict(self._account.envs)), "application/json")
+
+    async def _init(self, exchange: Exchange) -> None:
+        """From the host: what the sandbox learns when it is handed out. `envVars` are laid over what there is;
+        `accessToken`, `defaultUser` and `defaultWorkdir` replace it."""
+        wanted = rpc.decode(await exchange.read_all(rpc.MAX_MESSAGE_BYTES))
+        self._account.envs |= self._account.environment(wanted.get("envVars") or {})
+        self._account.default = self._account.require(str(wanted.get("defaultUser") or ""))
+        self._account.workdir = str(wanted.get("defaultWorkdir") or self._account.workdir)
+        self._token = str(wanted.get("accessToken") or self._token)
+        await exchange.respond(204)
+
+    async def _out_of_memory(self, exchange: Exchange) -> None:
+        """From the host: the kernel has killed something in here for want of memory."""
+        self.processes.tell_out_of_memory()
+        await exchange.respond(204)
 
     async def _tunnel(self, exchange: Exchange) -> None:
         """CONNECT host:port, from the host, to a server on the sandbox's loopback."""
@@ -179,6 +206,20 @@ class Daemon:
             send_descriptor(
                 raw, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", self._egress_listener.fileno()
             )
+
+
+def parse_target(target: str) -> tuple[str, dict[str, str]]:
+    """The path and the query of a request's target. Raises ProtocolError when it is malformed."""
+    try:
+        url = urlsplit(target)
+        return unquote(url.path), dict(parse_qsl(url.query, keep_blank_values=True, max_num_fields=100))
+    except ValueError as error:
+        raise ProtocolError("the request's target is malformed") from error
+
+
+def is_for_host(target: str) -> bool:
+    """Whether a request's target is one that only the host itself may use."""
+    return parse_target(target)[0] in HOST_PATHS
 
 
 def send_descriptor(target: socket.socket, data: bytes, fd: int) -> None:
@@ -215,6 +256,14 @@ async def _respond_error(exchange: Exchange, status: int, message: str) -> None:
         exchange.reusable = False
 
 
+def _hide() -> None:
+    """Keep this process's memory, descriptors and environment from the sandbox's programs, which have the same uid."""
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+
+
 def _limit(max_processes: int | None) -> None:
     """What every process of the sandbox inherits, and cannot raise again."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -246,5 +295,6 @@ def main() -> None:
     with open(int(sys.argv[1]), "rb") as file:
         config = json.load(file)
     os.umask(0o022)
+    _hide()
     _limit(config["max_processes"])
     asyncio.run(_run(config))

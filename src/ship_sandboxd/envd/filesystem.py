@@ -48,28 +48,27 @@ class Filesystem:
         self._account = account
 
     async def stat(self, call: Call, message: Message) -> Message:
-        return {"entry": await self._run(call, entry, self._path(message, "path"))}
+        return {"entry": await self._run(entry, self._path(call, message, "path"))}
 
     async def make_dir(self, call: Call, message: Message) -> Message:
-        return {"entry": await self._run(call, _make_dir, self._path(message, "path"))}
+        return {"entry": await self._run(_make_dir, self._path(call, message, "path"))}
 
     async def move(self, call: Call, message: Message) -> Message:
-        source, destination = self._path(message, "source"), self._path(message, "destination")
-        return {"entry": await self._run(call, _move, source, destination)}
+        source, destination = (self._path(call, message, key) for key in ("source", "destination"))
+        return {"entry": await self._run(_move, source, destination)}
 
     async def remove(self, call: Call, message: Message) -> Message:
-        await self._run(call, _remove, self._path(message, "path"))
+        await self._run(_remove, self._path(call, message, "path"))
         return {}
 
     async def list_dir(self, call: Call, message: Message) -> Message:
         depth = min(int(message.get("depth") or 1), MAX_DEPTH)
-        return {"entries": await self._run(call, _list_dir, self._path(message, "path"), depth)}
+        return {"entries": await self._run(_list_dir, self._path(call, message, "path"), depth)}
 
-    def _path(self, message: Message, key: str) -> str:
-        return self._account.path(str(message.get(key) or ""))
+    def _path(self, call: Call, message: Message, key: str) -> str:
+        return self._account.path(str(message.get(key) or ""), self._account.require(call.username))
 
-    async def _run(self, call: Call, function: Callable[..., object], *arguments: object) -> object:
-        self._account.require(call.username)
+    async def _run(self, function: Callable[..., object], *arguments: object) -> object:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(None, lambda: function(*arguments))
@@ -104,7 +103,7 @@ def entry(path: str) -> Message:
     }
     if is_symlink:
         message["isSymlink"] = True
-        message["symlinkTarget"] = os.readlink(path)
+        message["symlinkTarget"] = os.path.realpath(path)
     metadata = read_metadata(path) if stat.S_ISREG(info.st_mode) else {}
     if metadata:
         message["metadata"] = metadata

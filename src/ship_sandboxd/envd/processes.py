@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from .account import Account
+from .memory import Memory
 from .output import Output
 from .rpc import Call, Message, RpcError, to_bytes
 
@@ -50,6 +51,7 @@ class Process:
         self.output.on_relief = self._resume
         self.end: Message | None = None
         self.timed_out = False
+        self.killed = False
         self.deadline: asyncio.TimerHandle | None = None
         self.terminal: int | None = None
         self.stdin: int | None = None
@@ -94,7 +96,7 @@ class Process:
             for fd in self._readers:
                 asyncio.get_running_loop().add_reader(fd, self._readable, fd)
 
-    def exited(self, status: int) -> None:
+    def exited(self, status: int, out_of_memory: bool = False) -> None:
         """Record the end. What is in the pipes by now belongs to the output; what a child that the process left
         behind writes later does not, and goes nowhere."""
         self.popen.returncode = os.waitstatus_to_exitcode(status)
@@ -102,7 +104,7 @@ class Process:
             self.deadline.cancel()
         for fd in list(self._readers):
             self._drain(fd)
-        self.end = _end_event(self.popen.returncode)
+        self.end = _end_event(self.popen.returncode, out_of_memory)
         self.close_stdin()
         if self.terminal is not None and self.terminal not in self._readers:
             self.close_terminal()
@@ -181,16 +183,22 @@ def _read(fd: int) -> bytes | None:
         return b""  # a terminal whose other side is closed
 
 
-def _end_event(returncode: int) -> Message:
+def _end_event(returncode: int, out_of_memory: bool) -> Message:
     """The end of a process as Go's os.ProcessState tells it, which is what the protocol carries."""
+    reason = ": out of memory" if out_of_memory else ""
     if returncode < 0:
         status = f"signal: {_SIGNAL_TEXT.get(-returncode, str(-returncode))}"
-        return {"exitCode": -1, "exited": False, "status": status, "error": status}
+        return {"exitCode": -1, "exited": False, "status": status, "error": status + reason}
     status = f"exit status {returncode}"
     end: Message = {"exitCode": returncode, "exited": True, "status": status}
     if returncode:
-        end["error"] = status
+        end["error"] = status + reason
     return end
+
+
+def _is_killed(status: int) -> bool:
+    """Whether SIGKILL ended a process, or the last one that a shell ran."""
+    return os.waitstatus_to_exitcode(status) in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 _SIGNAL_TEXT: dict[int, str] = {
@@ -257,6 +265,8 @@ class Processes:
         self._account = account
         self._running: dict[int, Process] = {}
         self._ended: OrderedDict[int, Process] = OrderedDict()
+        self._memory = Memory()
+        self._late: set[asyncio.Future[None] | None] = set()
 
     def watch_children(self) -> None:
         """Reap from now on; the loop must run in the main thread."""
@@ -273,7 +283,19 @@ class Processes:
             process = self._running.pop(pid, None)
             if process is not None:
                 self._remember(process)
-                process.exited(status)
+                if _is_killed(status) and not process.killed and self._memory.is_suspect():
+                    self._late.add(asyncio.ensure_future(self._end_late(process, status)))
+                else:
+                    process.exited(status)
+
+    async def _end_late(self, process: Process, status: int) -> None:
+        """End a process whose killer may have been the kernel: the host knows, and tells in a moment."""
+        process.exited(status, out_of_memory=await self._memory.was_short())
+        self._late.discard(asyncio.current_task())
+
+    def tell_out_of_memory(self) -> None:
+        """The host's word that the kernel has killed something in here for want of memory."""
+        self._memory.tell()
 
     def _remember(self, process: Process) -> None:
         self._ended[process.pid] = process
@@ -288,8 +310,7 @@ class Processes:
 
     async def start(self, call: Call, message: Message) -> AsyncGenerator[Message, None]:
         """Start a process and stream its events. It outlives the stream; a timeout ends both."""
-        self._account.require(call.username)
-        process = self._spawn(message)
+        process = self._spawn(message, self._account.require(call.username))
         if call.timeout_s is not None:
             process.deadline = asyncio.get_running_loop().call_later(call.timeout_s, self._time_out, process)
         async for event in _events(process, call):
@@ -338,13 +359,14 @@ class Processes:
         if number is None:
             raise RpcError("invalid_argument", "the signal must be SIGNAL_SIGTERM or SIGNAL_SIGKILL")
         if number == signal.SIGKILL:
+            process.killed = True
             kill_tree(process.pid)
         else:
             os.killpg(process.pid, number)
         return {}
 
     def _time_out(self, process: Process) -> None:
-        process.timed_out = True
+        process.timed_out = process.killed = True
         kill_tree(process.pid)
 
     def _select(self, message: Message, *tables: dict[int, Process]) -> Process:
@@ -357,10 +379,11 @@ class Processes:
                     return process
         raise RpcError("not_found", f"process with {selector or 'no selector'} not found")
 
-    def _spawn(self, message: Message) -> Process:
+    def _spawn(self, message: Message, user: str) -> Process:
         config, arguments = _config(message)
-        environment = self._account.environment(config.get("envs") or {})
-        cwd = self._account.path(str(config.get("cwd") or self._account.home))
+        arguments = self._account.arguments(arguments, user)
+        environment = self._account.environment(config.get("envs") or {}, user)
+        cwd = self._account.path(str(config.get("cwd") or self._account.workdir), user)
         if not os.path.isdir(cwd):
             raise RpcError("invalid_argument", f"cwd '{cwd}' does not exist")
         pty = message.get("pty")

@@ -1,8 +1,9 @@
-"""`/files`: download and upload, streamed in bounded memory."""
+"""`/files`: download, upload and compose, streamed in bounded memory."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import stat
@@ -13,9 +14,12 @@ from .account import Account
 from .filesystem import METADATA_PREFIX, read_metadata
 from .http1 import CHUNK_BYTES, Exchange, ProtocolError
 from .multipart import parameter, parts
-from .rpc import Message, RpcError, basic_username, encode
+from .rpc import MAX_MESSAGE_BYTES, Message, RpcError, basic_username, decode, encode
 
 METADATA_HEADER_PREFIX = "x-metadata-"
+MAX_METADATA_KEY_BYTES = 246
+MAX_METADATA_BYTES = 4096
+COPY_BYTES = 1 << 30
 _STATUS = {
     errno.ENOENT: 404,
     errno.EACCES: 403,
@@ -39,15 +43,15 @@ class TransferError(Exception):
 
 
 class Transfer:
-    """The two methods of `/files`."""
+    """The methods of `/files`."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
 
     async def download(self, exchange: Exchange, query: dict[str, str]) -> None:
         """Send a file: status 200, or 206 for one byte range."""
-        self._authorize(exchange, query)
-        path = self._account.path(query.get("path", ""))
+        user = self._user(exchange, query.get("username", ""))
+        path = self._account.path(query.get("path", ""), user)
         with _Opened(path) as file:
             start, stop, fields = _range(exchange.request.headers.get("range"), file.size)
             fields += [("Content-Type", "application/octet-stream"), ("Content-Length", str(stop - start))]
@@ -58,21 +62,21 @@ class Transfer:
 
     async def upload(self, exchange: Exchange, query: dict[str, str]) -> None:
         """Write one file (octet-stream) or several (multipart); answers what was written."""
-        self._authorize(exchange, query)
+        user = self._user(exchange, query.get("username", ""))
         headers = exchange.request.headers
         metadata = _metadata(headers.fields)
         body = _decoded(exchange.body(), headers.get("content-encoding"))
         content_type = headers.get("content-type")
         if content_type.lower().startswith("multipart/form-data"):
-            written = await self._upload_parts(body, content_type, query.get("path", ""), metadata)
+            written = await self._upload_parts(body, content_type, query.get("path", ""), metadata, user)
         elif query.get("path"):
-            written = [await self._write(query["path"], body, metadata)]
+            written = [await self._write(self._account.path(query["path"], user), body, metadata)]
         else:
             raise TransferError(400, "the query parameter 'path' is missing")
         await exchange.respond(200, encode_list(written), "application/json")
 
     async def _upload_parts(
-        self, body: AsyncIterator[bytes], content_type: str, path: str, metadata: dict[str, str]
+        self, body: AsyncIterator[bytes], content_type: str, path: str, metadata: dict[str, str], user: str
     ) -> list[Message]:
         boundary = parameter(content_type, "boundary")
         if not boundary:
@@ -86,35 +90,44 @@ class Transfer:
             target = path or part.filename
             if not target:
                 raise TransferError(400, "a file has neither a path nor a file name")
-            written.append(await self._write(target, part.data, metadata))
+            written.append(await self._write(self._account.path(target, user), part.data, metadata))
         if not written:
             raise TransferError(400, "no file was sent")
         return written
 
+    async def compose(self, exchange: Exchange) -> None:
+        """Make one file of several, in order, and delete those. The old files go last, so a failure loses nothing."""
+        wanted = decode(await exchange.read_all(MAX_MESSAGE_BYTES))
+        user = self._user(exchange, str(wanted.get("username") or ""))
+        names = wanted.get("source_paths")
+        if not isinstance(names, list) or not names or not wanted.get("destination"):
+            raise TransferError(400, "source_paths (a list) and destination are needed")
+        sources = [self._account.path(str(name), user) for name in names]
+        destination = self._account.path(str(wanted["destination"]), user)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, _compose, sources, destination)
+        except OSError as error:
+            raise transfer_error(error, str(error.filename or destination)) from error
+        await exchange.respond(200, encode(_written(destination)), "application/json")
+
     async def _write(self, path: str, data: AsyncIterator[bytes], metadata: dict[str, str]) -> Message:
-        path = self._account.path(path)
         loop = asyncio.get_running_loop()
         try:
             fd = await loop.run_in_executor(None, _create, path)
             try:
                 async for piece in data:
                     await loop.run_in_executor(None, _write_all, fd, piece)
-                for key, value in metadata.items():
-                    os.setxattr(fd, METADATA_PREFIX + key, value.encode("utf-8"))
+                _set_metadata(fd, metadata)
             finally:
                 os.close(fd)
         except OSError as error:
             raise transfer_error(error, path) from error
-        info: Message = {"name": os.path.basename(path), "type": "file", "path": path}
-        stored = read_metadata(path)
-        if stored:
-            info["metadata"] = stored
-        return info
+        return _written(path)
 
-    def _authorize(self, exchange: Exchange, query: dict[str, str]) -> None:
+    def _user(self, exchange: Exchange, username: str) -> str:
         try:
-            self._account.require(query.get("username", ""))
-            self._account.require(basic_username(exchange.request.headers.get("authorization")))
+            asked = basic_username(exchange.request.headers.get("authorization"))
+            return self._account.require(username or asked)
         except RpcError as error:
             raise TransferError(401, str(error)) from error
 
@@ -183,11 +196,11 @@ def _range(field: str, size: int) -> tuple[int, int, list[tuple[str, str]]]:
 
 def _create(path: str) -> int:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EISDIR, "path is not a regular file")
-    os.ftruncate(fd, 0)
+    os.fchown(fd, os.getuid(), os.getgid())  # as envd does; who watches the folder counts on that event
     return fd
 
 
@@ -197,9 +210,68 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def _compose(sources: list[str], destination: str) -> None:
+    scratch = f"{destination}.{os.urandom(8).hex()}"
+    opened: list[int] = []
+    try:
+        target = _create(scratch)
+        opened.append(target)
+        for source in sources:
+            fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            opened.append(fd)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EISDIR, "path is not a regular file", source)
+            while os.sendfile(target, fd, None, COPY_BYTES):
+                pass
+            os.close(opened.pop())
+        os.replace(scratch, destination)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(scratch)
+        raise
+    finally:
+        for fd in opened:
+            os.close(fd)
+    for source in set(sources) - {destination}:
+        os.unlink(source)
+
+
+def _written(path: str) -> Message:
+    info: Message = {"name": os.path.basename(path), "type": "file", "path": path}
+    metadata = read_metadata(path)
+    if metadata:
+        info["metadata"] = metadata
+    return info
+
+
 def _metadata(fields: list[tuple[str, str]]) -> dict[str, str]:
-    prefix = METADATA_HEADER_PREFIX
-    return {key.lower()[len(prefix) :]: value for key, value in fields if key.lower().startswith(prefix)}
+    """What the X-Metadata-… fields ask for; of a field that comes twice the first one holds."""
+    metadata: dict[str, str] = {}
+    for field, value in fields:
+        key = field.lower()
+        if key.startswith(METADATA_HEADER_PREFIX):
+            metadata.setdefault(key[len(METADATA_HEADER_PREFIX) :], value)
+    for key, value in metadata.items():
+        if not (key + value).isascii() or not (key + value).isprintable():
+            raise TransferError(400, f"the metadata '{key}' is not printable ASCII")
+        if not 0 < len(key) <= MAX_METADATA_KEY_BYTES:
+            raise TransferError(400, f"a metadata key must have 1 to {MAX_METADATA_KEY_BYTES} characters")
+    if sum(len(METADATA_PREFIX + key + value) for key, value in metadata.items()) > MAX_METADATA_BYTES:
+        raise TransferError(400, f"the metadata of a file is larger than {MAX_METADATA_BYTES} bytes")
+    return metadata
+
+
+def _set_metadata(fd: int, metadata: dict[str, str]) -> None:
+    """Make these the file's metadata; what an earlier upload gave is gone."""
+    try:
+        stale = [name for name in os.listxattr(fd) if name.startswith(METADATA_PREFIX)]
+    except OSError:
+        stale = []  # the file system keeps none
+    for name in stale:
+        if name[len(METADATA_PREFIX) :] not in metadata:
+            os.removexattr(fd, name)
+    for key, value in metadata.items():
+        os.setxattr(fd, METADATA_PREFIX + key, value.encode("ascii"))
 
 
 async def _decoded(body: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:

@@ -7,6 +7,7 @@ import shutil
 import time
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_MIB = 1024 * 1024
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -15,7 +16,7 @@ class Usage:
 
     def __init__(self, cpu_count: int, memory_mb: int, folder: str) -> None:
         self._cpu_count = cpu_count
-        self._memory_bytes = memory_mb * 1024 * 1024
+        self._memory_bytes = memory_mb * _MIB
         self._folder = folder
         self._last = (time.monotonic(), _cpu_ticks_and_memory()[0])
 
@@ -30,6 +31,8 @@ class Usage:
             "cpu_used_pct": round(max(0.0, 100 * spent / max(elapsed, 0.001)), 2),
             "mem_total": self._memory_bytes,
             "mem_used": memory,
+            "mem_total_mib": self._memory_bytes // _MIB,
+            "mem_used_mib": memory // _MIB,
             "disk_total": disk.total,
             "disk_used": disk.used,
         }

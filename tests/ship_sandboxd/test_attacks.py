@@ -1,0 +1,185 @@
+"""Attempts to get out of a sandbox, or to harm the host and its neighbours from within. Each must fail inside."""
+
+import ast
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import API_KEY, Host, eventually
+from e2b import CommandExitException, Sandbox, SandboxException
+
+pytestmark = pytest.mark.system
+
+PROGRAM = Path(__file__).parent / "attacks" / "inside.py"
+BOMBS = {"descriptors", "disk", "inodes", "shared_memory"}
+SMALL = '{"memory_mb": 256, "pids": 64, "disk_mb": 128}'
+
+
+def attacks() -> list[str]:
+    """The functions of the program that are marked as attacks."""
+    return [
+        node.name
+        for node in ast.parse(PROGRAM.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.decorator_list
+    ]
+
+
+@pytest.fixture(scope="module")
+def neighbour(host: Host) -> Iterator[Sandbox]:
+    """A sandbox that must not notice anything."""
+    made = host.create(timeout=600)
+    made.files.write("/home/user/mine", "private")
+    made.commands.run("sleep 1000", background=True)
+    yield made
+    made.kill()
+
+
+@pytest.fixture(scope="module")
+def attacker(host: Host) -> Iterator[Sandbox]:
+    made = host.create(timeout=600)
+    made.files.write("/home/user/inside.py", PROGRAM.read_text())
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def small(host: Host) -> Iterator[Sandbox]:
+    """A sandbox with little of everything."""
+    folder = host.data / "templates" / "small-attacker"
+    folder.mkdir(exist_ok=True)
+    (folder / "template.json").write_text(SMALL)
+    made = host.create(template="small-attacker", timeout=600)
+    made.files.write("/home/user/inside.py", PROGRAM.read_text())
+    yield made
+    made.kill()
+
+
+@pytest.fixture(autouse=True)
+def all_is_well(host: Host, neighbour: Sandbox) -> Iterator[None]:
+    """After each attack: the host answers, the neighbour has what it had and works on."""
+    yield
+    assert httpx.get(f"{host.url}/health").json()["status"] == "ok"
+    assert neighbour.files.read("/home/user/mine") == "private"
+    assert [process.cmd for process in neighbour.commands.list()]
+    assert neighbour.commands.run("echo alive", timeout=5).stdout == "alive\n"
+
+
+@pytest.mark.parametrize("name", [name for name in attacks() if name not in BOMBS])
+def test_an_attack_from_within_is_held(attacker: Sandbox, name: str) -> None:
+    said = attacker.commands.run(f"python3 /home/user/inside.py {name}", timeout=30).stdout
+    assert "ESCAPED" not in said, said
+    assert said.splitlines()[-1].startswith("held: "), said
+    assert attacker.is_running()
+
+
+@pytest.mark.parametrize("name", sorted(BOMBS))
+def test_a_bomb_goes_off_inside(host: Host, small: Sandbox, name: str) -> None:
+    if not _limits(host)[{"shared_memory": "memory", "descriptors": "pids"}.get(name, "disk")]:
+        pytest.skip("this machine does not let us limit what this attack uses up")
+    try:
+        said = small.commands.run(f"python3 /home/user/inside.py {name}", timeout=120).stdout
+    except CommandExitException as ended:
+        said = f"held: {ended.error} {ended.exit_code}"
+    assert "ESCAPED" not in said, said
+    eventually(lambda: small.commands.run("echo alive", timeout=5).stdout == "alive\n")
+
+
+def test_a_full_disk_leaves_the_sandbox_usable(host: Host, small: Sandbox, neighbour: Sandbox) -> None:
+    if not _limits(host)["disk"]:
+        pytest.skip("this machine does not let us limit disks")
+    with pytest.raises(CommandExitException, match="No space left"):
+        small.commands.run("dd if=/dev/zero of=/home/user/bomb bs=1M count=1000")
+    with pytest.raises(SandboxException):
+        small.files.write("/home/user/more", "x" * 1_000_000)
+    neighbour.files.write("/home/user/more", "x" * 1_000_000)
+    small.commands.run("rm /home/user/bomb")
+    small.files.write("/home/user/more", "x" * 1_000_000)
+    assert len(small.files.read("/home/user/more")) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../../../../../tmp/ship-escape", "/proc/1/root/tmp/ship-escape", "/proc/self/root/tmp/ship-escape"],
+)
+def test_an_upload_cannot_leave_the_sandbox(attacker: Sandbox, name: str) -> None:
+    attacker.files.write(name, "escaped")
+    assert attacker.files.read("/tmp/ship-escape") == "escaped"
+    assert not Path("/tmp/ship-escape").exists()
+    attacker.files.remove("/tmp/ship-escape")
+
+
+def test_a_link_that_is_swapped_during_uploads_leads_nowhere(attacker: Sandbox, tmp_path: Path) -> None:
+    target = tmp_path / "of-the-host"
+    target.write_text("untouched")
+    swapping = attacker.commands.run(
+        f"mkdir -p /tmp/race; while :; do ln -sfn {tmp_path} /tmp/race/dir; ln -sfn /tmp /tmp/race/dir; done",
+        background=True,
+    )
+    for _ in range(40):
+        try:
+            attacker.files.write("/tmp/race/dir/of-the-host", "swapped")
+        except SandboxException:
+            continue
+    swapping.kill()
+    assert target.read_text() == "untouched"
+
+
+def test_a_token_opens_one_sandbox_only(host: Host, attacker: Sandbox, neighbour: Sandbox) -> None:
+    token = host.record(attacker.sandbox_id)["token"]
+    fields = {"E2b-Sandbox-Id": neighbour.sandbox_id, "E2b-Sandbox-Port": "49983", "X-Access-Token": token}
+    url = f"{host.url}/files?path=/home/user/mine"
+    assert httpx.get(url, headers=fields).status_code == 401
+    assert httpx.get(url, headers={**fields, "X-Access-Token": API_KEY}).status_code == 401
+    assert httpx.delete(f"{host.url}/sandboxes/{neighbour.sandbox_id}", headers=fields).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        ("application/connect+json", b"\x00\xff\xff\xff\xff{}", 200),
+        ("application/connect+json", b"\x00\x00\x00\x00\x05{{{{{", 200),
+        ("application/connect+json", b"\x01\x00\x00\x00\x02{}", 200),
+        ("application/connect+json", b"\x00\x00", 200),
+        ("application/connect+json", b"", 200),
+        ("application/json", b"{}", 415),
+        ("text/plain", b"\x00" * 1000, 415),
+    ],
+    ids=["oversized", "not json", "compressed", "cut short", "empty", "unary type", "other type"],
+)
+def test_malformed_frames_are_refused(
+    host: Host, attacker: Sandbox, content_type: str, body: bytes, status: int
+) -> None:
+    fields = {
+        "E2b-Sandbox-Id": attacker.sandbox_id,
+        "X-Access-Token": host.record(attacker.sandbox_id)["token"],
+        "Content-Type": content_type,
+    }
+    answer = httpx.post(f"{host.url}/process.Process/Start", headers=fields, content=body)
+    assert answer.status_code == status
+    if status == 200:
+        assert answer.content[0] == 2
+        assert b'"error"' in answer.content
+
+
+def test_nothing_of_the_host_is_in_the_environment(attacker: Sandbox) -> None:
+    said = attacker.commands.run("env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'").stdout
+    assert API_KEY not in said
+    for name in os.environ:
+        if name.startswith(("SHIP_", "SSH_", "PYTEST_")):
+            assert name not in said
+
+
+def test_processes_of_the_host_and_of_neighbours_are_out_of_reach(
+    host: Host, attacker: Sandbox, neighbour: Sandbox
+) -> None:
+    first = host.record(neighbour.sandbox_id)["init"]["pid"]
+    seen = attacker.commands.run("ls /proc | grep -E '^[0-9]+$' | wc -l").stdout
+    assert int(seen) < 20
+    script = f"for p in {first} {os.getpid()}; do kill -0 $p 2>/dev/null && cat /proc/$p/comm; done; true"
+    assert attacker.commands.run(script).stdout == ""
+
+
+def _limits(host: Host) -> dict[str, bool]:
+    return {"memory": False, "pids": False, "disk": False, **httpx.get(f"{host.url}/health").json()["limits"]}
