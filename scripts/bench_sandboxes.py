@@ -106,17 +106,22 @@ def plain_command() -> None:
 
 
 def start(plan: Plan) -> list[Figure]:
-    """From nothing to the first command's result, cold and from the pool of warm sandboxes."""
+    """From nothing to the first command's result."""
     rounds = plan.rounds or 20
-    floor = tuple(took_ms(plain_command) for _ in range(rounds))
-    with host(plan) as cold:
-        figures = _starts("cold", [_start(cold) for _ in range(rounds)], floor, 100)
-    with host(plan, "--warm", f"base={WARM}") as warm:
-        samples = []
-        for _ in range(rounds):
-            _until(lambda: _warm_sandboxes(warm) >= WARM, "the pool is full")
-            samples.append(_start(warm))
-    return figures + _starts("warm", samples, floor, 25)
+    with host(plan) as there:
+        there.create().kill()
+        samples = [_start(there) for _ in range(rounds)]
+    return _starts("cold", samples, 100)
+
+
+def warm(plan: Plan) -> list[Figure]:
+    """The same from the pool of warm sandboxes, while it is full."""
+    samples = []
+    with host(plan, "--warm", f"base={WARM}") as there:
+        for _ in range(plan.rounds or 20):
+            _until(lambda: _warm_sandboxes(there) >= WARM, "the pool is full")
+            samples.append(_start(there))
+    return _starts("warm", samples, 25)
 
 
 def _start(host: Host) -> tuple[float, float, float]:
@@ -129,9 +134,8 @@ def _start(host: Host) -> tuple[float, float, float]:
     return (created - began) * 1000, (ran - created) * 1000, took_ms(made.kill)
 
 
-def _starts(
-    kind: str, samples: Sequence[tuple[float, float, float]], floor: tuple[float, ...], goal: float
-) -> list[Figure]:
+def _starts(kind: str, samples: Sequence[tuple[float, float, float]], goal: float) -> list[Figure]:
+    floor = tuple(took_ms(plain_command) for _ in samples)
     create, command, kill = (tuple(column) for column in zip(*samples, strict=True))
     both = tuple(a + b for a, b in zip(create, command, strict=True))
     return [
@@ -404,6 +408,7 @@ def _until(condition: Callable[[], bool], what: str) -> None:
 
 SECTIONS: dict[str, Callable[[Plan], list[Figure]]] = {
     "start": start,
+    "warm": warm,
     "commands": commands,
     "pause": pause,
     "many": many,
