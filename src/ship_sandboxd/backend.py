@@ -1,12 +1,12 @@
 """The port behind which sandboxes are started, halted and ended; an adapter for each way to isolate them."""
 
 import asyncio
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import BadRequest
+from .listeners import Listeners
 from .pids import ProcessIdentity
 from .templates import Mount
 
@@ -43,11 +43,11 @@ class LaunchSpec:
 @dataclass(frozen=True)
 class Launched:
     """`init` is the sandbox's process 1, whose end is the end of the sandbox; `monitor` the backend's own process
-    beside it; `egress` listens where its programs find a proxy."""
+    beside it; `listeners` wait for what its programs send out."""
 
     init: ProcessIdentity
     monitor: ProcessIdentity
-    egress: socket.socket
+    listeners: Listeners
 
 
 class Backend(Protocol):
@@ -76,9 +76,9 @@ class Backend(Protocol):
         """A connection to the daemon of the sandbox that was launched on this folder. Raises OSError when it does not
         answer."""
 
-    async def egress(self, folder: Path, token: str) -> socket.socket:
-        """`Launched.egress` again, for a host that was started anew. `token` is the daemon's. Raises OSError, or
-        LaunchFailed when something else came than a listener."""
+    async def listeners(self, folder: Path, token: str) -> Listeners:
+        """`Launched.listeners` again, for a host that was started anew. `token` is the daemon's. Raises OSError, or
+        LaunchFailed when something else came than listeners."""
 
     async def end(
         self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]

@@ -18,6 +18,7 @@ from .cgroups import freeze, thaw
 from .envd.daemon import LISTENER_PATH
 from .errors import LaunchFailed, SetupError
 from .forkserver import FIRST_FD, ForkServer, Launch
+from .listeners import OPENED, Listeners
 from .pids import ProcessIdentity, find_by_argument, readable
 from .rootfs import PreparedRoot, Roots
 
@@ -124,8 +125,8 @@ class Bubblewrap:
         with short_path(folder, "envd.sock") as path:
             return await asyncio.open_unix_connection(path)
 
-    async def egress(self, folder: Path, token: str) -> socket.socket:
-        return await asyncio.to_thread(_fetch_listener, folder, token)
+    async def listeners(self, folder: Path, token: str) -> Listeners:
+        return await asyncio.to_thread(_fetch_listeners, folder, token)
 
     async def end(
         self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
@@ -225,14 +226,14 @@ class _Descriptors:
             raise LaunchFailed("the sandbox's first process has ended")
         return init
 
-    async def _read_ready(self) -> socket.socket:
+    async def _read_ready(self) -> Listeners:
         await readable(self._ready.fileno())
-        word, descriptors, _, _ = socket.recv_fds(self._ready, 16, 1)
-        if word != b"ready" or len(descriptors) != 1:
+        word, descriptors, _, _ = socket.recv_fds(self._ready, 16, len(OPENED))
+        if word != b"ready":
             for descriptor in descriptors:
                 os.close(descriptor)
             raise LaunchFailed("the daemon in the sandbox did not start")
-        return checked_listener(descriptors[0])
+        return Listeners.of(descriptors)
 
 
 def arguments(program: str, root: PreparedRoot) -> list[str]:
@@ -270,35 +271,16 @@ def _system_links() -> list[str]:
     return words
 
 
-def _fetch_listener(folder: Path, token: str) -> socket.socket:
-    """Ask a running sandbox's daemon for the listener of its proxy. What answers is not trusted."""
+def _fetch_listeners(folder: Path, token: str) -> Listeners:
+    """Ask a running sandbox's daemon for the listeners that lead out of it. What answers is not trusted."""
     with short_path(folder, "envd.sock") as path, socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_HANDOVER_TIMEOUT_S)
         connection.connect(path)
         connection.sendall(
             f"GET {LISTENER_PATH} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {token}\r\n\r\n".encode()
         )
-        _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
-    if not descriptors:
-        raise LaunchFailed("the daemon did not hand over its listener")
-    return checked_listener(descriptors[0])
-
-
-def checked_listener(descriptor: int) -> socket.socket:
-    """A descriptor that came out of a sandbox, once it has proved to be a listening TCP socket."""
-    listener = socket.socket(fileno=descriptor)
-    try:
-        is_tcp = listener.family == socket.AF_INET and listener.type == socket.SOCK_STREAM
-        if not is_tcp or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise LaunchFailed("the sandbox handed over something else than its listener")
-    except OSError as error:
-        listener.close()
-        raise LaunchFailed("the sandbox handed over something else than a socket") from error
-    except LaunchFailed:
-        listener.close()
-        raise
-    listener.setblocking(False)
-    return listener
+        _, descriptors, _, _ = socket.recv_fds(connection, 4096, len(OPENED))
+    return Listeners.of(descriptors)
 
 
 @contextmanager

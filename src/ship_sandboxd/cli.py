@@ -11,7 +11,8 @@ from pathlib import Path
 
 from . import logs, server
 from .errors import SetupError
-from .settings import Settings, Tls, Upstream
+from .rules import Block, Upstream, parse_private
+from .settings import Settings, Tls
 
 API_KEY_VARIABLE = "SHIP_SANDBOXD_API_KEY"
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:\d{1,5})?")
@@ -85,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a reserved name that every sandbox reaches through its proxy",
     )
     parser.add_argument(
+        "--allow-private",
+        action="append",
+        default=[],
+        metavar="CIDR[:PORT]",
+        help="a private network that sandboxes may reach, if their rules do not deny it",
+    )
+    parser.add_argument(
         "--stop-all", action="store_true", help="end every sandbox of the data folder, and exit"
     )
     return parser
@@ -110,6 +118,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         domain=domain,
         tls=_tls(arguments, domain),
         upstreams=tuple(_upstream(text) for text in arguments.upstream),
+        private=tuple(_private(text) for text in arguments.allow_private),
     )
 
 
@@ -139,3 +148,10 @@ def _upstream(text: str) -> Upstream:
     if match is None:
         raise SetupError(f"--upstream {text} is not NAME:PORT=HOST:PORT", "option_invalid", 2)
     return Upstream(match["name"], int(match["port"]), match["host"].strip("[]"), int(match["host_port"]))
+
+
+def _private(text: str) -> Block:
+    try:
+        return parse_private(text)
+    except ValueError as error:
+        raise SetupError(f"--allow-private {error}", "option_invalid", 2) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import envd
 from .errors import SetupError
+from .names import SERVER
 
 SANDBOX_PYTHON = "/usr/bin/python3"
 HOSTNAME = "sandbox"
@@ -20,8 +21,8 @@ ETC = {
     "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "group": "root:x:0:\ntty:x:5:\nuser:x:1000:\nnogroup:x:65534:\n",
     "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost\n",
-    "resolv.conf": "# There is no name server here: names are resolved by the proxy on 127.0.0.1:3128.\n",
-    "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n",
+    "resolv.conf": f"nameserver {SERVER}\noptions timeout:5 attempts:3\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     # Debian's own /etc/profile would replace the PATH that a template gives.
     "profile": 'if [ "${BASH-}" ] && [ "${PS1-}" ]; then PS1=\'\\u@sandbox:\\w\\$ \'; fi\n',
 }

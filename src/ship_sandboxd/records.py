@@ -32,6 +32,7 @@ class SandboxRecord:
     metadata: dict[str, str] = field(default_factory=dict)
     allow_internet: bool = True
     allow_public_traffic: bool = True
+    network: dict[str, Any] = field(default_factory=dict)
     state: str = CREATING
     init: ProcessIdentity | None = None
     monitor: ProcessIdentity | None = None

@@ -10,20 +10,20 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import socket
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from . import cgroups, records, templates
+from . import cgroups, netfilter, network, records, templates
 from .backend import Backend, Backends, LaunchSpec, Root, Streams
 from .cgroups import Cgroups, Limits
-from .egress import PORT as EGRESS_PORT
-from .egress import Egress, Rules, proxy_variables
+from .egress import Egress, proxy_variables
 from .errors import LaunchFailed, NotFound
+from .gateway import Gateway
+from .listeners import NAMES_PORT, OPENED, REDIRECTED_PORT, Listeners
 from .records import DEFAULT_TENANT, RUNNING, SandboxRecord
-from .settings import Upstream
 
 DEFAULT_TIMEOUT_S = 300
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -43,6 +43,7 @@ class NewSandbox:
     metadata: tuple[tuple[str, str], ...] = ()
     allow_internet: bool = True
     allow_public_traffic: bool = True
+    network: dict[str, Any] = field(default_factory=dict)
     idempotency_key: str = ""
     request_digest: str = ""
 
@@ -76,7 +77,7 @@ class Sandboxes:
         data: Path,
         backends: Backends,
         groups: Cgroups,
-        upstreams: tuple[Upstream, ...],
+        gateway: Gateway,
         per_uid: bool,
     ) -> None:
         self._folder = data / "sandboxes"
@@ -84,7 +85,7 @@ class Sandboxes:
         self._templates = data / "templates"
         self._backends = backends
         self._groups = groups
-        self._upstreams = upstreams
+        self._gateway = gateway
         self._per_uid = per_uid
         self._sandboxes: dict[str, Sandbox] = {}
         self._uids_in_use: set[int] = set()
@@ -146,6 +147,7 @@ class Sandboxes:
             metadata=dict(wanted.metadata),
             allow_internet=wanted.allow_internet,
             allow_public_traffic=wanted.allow_public_traffic,
+            network=wanted.network,
             idempotency_key=wanted.idempotency_key,
             request_digest=wanted.request_digest,
         )
@@ -169,7 +171,7 @@ class Sandboxes:
                     "envs": _environment(record, template, wanted),
                     "memory_mb": record.memory_mb,
                     "cpu_count": record.cpu_count,
-                    "egress_port": EGRESS_PORT,
+                    "listeners": OPENED,
                     "max_processes": None if "pids" in self._groups.controllers else template.pids,
                 },
                 cgroups=record.cgroups,
@@ -178,13 +180,34 @@ class Sandboxes:
         )
         record.init, record.monitor, record.state = launched.init, launched.monitor, RUNNING
         record.save(sandbox.folder)
-        await self._open_egress(sandbox, launched.egress)
+        await self._redirect(sandbox, launched.listeners)
+        await self._open_egress(sandbox, launched.listeners)
         _log.info("sandbox created", extra={"sandbox": record.id, "template": record.template})
 
-    async def _open_egress(self, sandbox: Sandbox, listener: socket.socket) -> None:
-        rules = Rules(self._upstreams, sandbox.record.allow_internet)
-        sandbox.egress = Egress(sandbox.id, rules, sandbox.folder)
-        await sandbox.egress.serve(listener)
+    async def _redirect(self, sandbox: Sandbox, listeners: Listeners) -> None:
+        """Lead connections of programs that know of no proxy to us. Without it the proxy is the one way out."""
+        init = sandbox.record.init
+        if init is None or listeners.redirected is None or not self._gateway.redirects:
+            return
+        try:
+            await asyncio.to_thread(netfilter.redirect, init, REDIRECTED_PORT, NAMES_PORT)
+        except OSError as error:
+            _log.error("only the proxy leads out", extra={"sandbox": sandbox.id, "reason": str(error)})
+
+    async def _open_egress(self, sandbox: Sandbox, listeners: Listeners) -> None:
+        rules = self._gateway.rules(sandbox.record.network, sandbox.record.allow_internet)
+        sandbox.egress = Egress(sandbox.id, self._gateway, rules, sandbox.folder)
+        await sandbox.egress.serve(listeners)
+
+    def update_network(self, sandbox_id: str, wanted: Any) -> None:
+        """Replace the rules for what a running sandbox may reach; connections that they do not allow are cut. Raises
+        NotFound, BadRequest, Unsupported."""
+        sandbox = self.get(sandbox_id)
+        record = sandbox.record
+        record.network, record.allow_internet = network.update(record.network, wanted)
+        record.save(sandbox.folder)
+        if sandbox.egress is not None:
+            sandbox.egress.update(self._gateway.rules(record.network, record.allow_internet))
 
     def _attend(self, sandbox: Sandbox) -> None:
         """End it when its time is over, and notice when it ends by itself."""
@@ -311,8 +334,8 @@ class Sandboxes:
             return
         self._attend(sandbox)
         try:
-            listener = await sandbox.backend.egress(sandbox.folder, record.token)
-            await self._open_egress(sandbox, listener)
+            listeners = await sandbox.backend.listeners(sandbox.folder, record.token)
+            await self._open_egress(sandbox, listeners)
         except (OSError, LaunchFailed) as error:
             _log.error("no way out for this sandbox", extra={"sandbox": record.id, "reason": str(error)})
         _log.info("sandbox found again", extra={"sandbox": record.id})

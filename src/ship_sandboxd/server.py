@@ -8,7 +8,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import bubblewrap, cgroups, greeting, layout, seccomp, staging
+from . import bubblewrap, cgroups, greeting, layout, netfilter, seccomp, staging
 from .api.operations import OperationRoutes
 from .api.router import Api
 from .api.sandboxes import SandboxRoutes
@@ -21,6 +21,7 @@ from .endpoints import Endpoints
 from .errors import SetupError
 from .forkserver import ForkServer
 from .front import Front
+from .gateway import Gateway
 from .rootfs import Roots
 from .sandboxes import Sandboxes
 from .settings import Settings
@@ -61,6 +62,7 @@ class Machine:
         stage = staging.enter(STAGE) if self.is_root else ""
         self.roots = Roots.detect(data, stage, etc)
         forks = ForkServer.start(data, stage)
+        self.redirects = self.is_root and netfilter.is_available()
         self.backends = Backends(
             Bubblewrap(program, forks, self.roots, daemon, filter_program, self.groups.can_freeze)
         )
@@ -79,6 +81,7 @@ class Machine:
                 **{name: name in controllers for name in ("memory", "pids", "cpu")},
                 "disk": self.roots.disks.limited,
             },
+            "transparent_egress": self.redirects,
         }
 
 
@@ -104,9 +107,8 @@ async def serve(settings: Settings, machine: Machine) -> None:
         endpoints.reload()
 
     loop.add_signal_handler(signal.SIGHUP, reload)
-    sandboxes = Sandboxes(
-        settings.data, machine.backends, machine.groups, settings.upstreams, machine.is_root
-    )
+    gateway = Gateway(settings.upstreams, settings.private, redirects=machine.redirects)
+    sandboxes = Sandboxes(settings.data, machine.backends, machine.groups, gateway, machine.is_root)
     await sandboxes.recover()
     routes = [
         *OperationRoutes({**machine.about(), **endpoints.told()}).table(),
@@ -127,9 +129,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
 
 async def stop_all(settings: Settings, machine: Machine) -> int:
     """End every sandbox of the data folder; answers how many there were."""
-    sandboxes = Sandboxes(
-        settings.data, machine.backends, machine.groups, settings.upstreams, machine.is_root
-    )
+    sandboxes = Sandboxes(settings.data, machine.backends, machine.groups, Gateway(), machine.is_root)
     await sandboxes.recover()
     count = len(sandboxes.all())
     await sandboxes.kill_all()

@@ -3,15 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Upstream:
-    """A reserved name that every sandbox reaches through its proxy, and where the host finds it."""
-
-    name: str
-    port: int
-    host: str
-    host_port: int
+from .rules import Block, Upstream
 
 
 @dataclass(frozen=True)
@@ -28,7 +20,8 @@ class Tls:
 @dataclass(frozen=True)
 class Settings:
     """`api_key` is that of the tenant `default`, `keys` the file of all tenants' keys; one of them is given. `domain` is the
-    suffix of `{port}-{sandbox id}.{domain}` host names, `api_key_variable` the environment's variable that `api_key` is from, if any."""
+    suffix of `{port}-{sandbox id}.{domain}` host names, `api_key_variable` the environment's variable that `api_key` is from, if any.
+    `private` are the special addresses that sandboxes may reach."""
 
     listen_host: str
     listen_port: int
@@ -39,3 +32,4 @@ class Settings:
     domain: str = ""
     tls: Tls | None = None
     upstreams: tuple[Upstream, ...] = ()
+    private: tuple[Block, ...] = ()

@@ -18,8 +18,8 @@ from e2b import CommandExitException, Sandbox
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from ship_sandboxd.egress import Refused, Rules, is_public
-from ship_sandboxd.settings import Upstream
+from ship_sandboxd.addresses import is_public
+from ship_sandboxd.rules import Refused, Rules, Upstream
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from ship_sandboxd.settings import Upstream
 def test_addresses_that_are_not_of_the_internet(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
     with pytest.raises(Refused):
-        Rules((), True).check_address(ipaddress.ip_address(address))
+        Rules().check_address(ipaddress.ip_address(address), 80)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_addresses_of_the_internet(address: str) -> None:
 
 
 def test_a_reserved_name_is_offered_on_its_port_only() -> None:
-    rules = Rules((Upstream("ship.internal", 80, "127.0.0.1", 8700),), allow_internet=True)
+    rules = Rules((Upstream("ship.internal", 80, "127.0.0.1", 8700),))
     assert rules.upstream("ship.internal", 80) is not None
     assert rules.upstream("ship.internal", 22) is None
     with pytest.raises(Refused, match="reserved"):
-        rules.check_name("ship.internal")
+        rules.check_name("ship.internal", 22)
 
 
 class Echo(http.server.BaseHTTPRequestHandler):

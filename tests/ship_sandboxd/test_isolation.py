@@ -64,7 +64,7 @@ def test_a_sandbox_runs_under_a_uid_of_its_own(host: Host, shared: Sandbox) -> N
 def test_there_is_no_network_but_loopback(shared: Sandbox) -> None:
     interfaces = shared.commands.run("cut -d: -f1 /proc/net/dev | tail -n +3").stdout.split()
     assert interfaces == ["lo"]
-    failing(shared, "python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 2)'")
+    failing(shared, "python3 -c 'import socket; socket.create_connection((\"2606:4700::1111\", 53), 2)'")
 
 
 def test_the_loopback_of_the_host_is_out_of_reach(shared: Sandbox) -> None:

@@ -177,7 +177,7 @@ def test_a_broken_template_says_what_is_wrong(host: Host) -> None:
         {"autoPause": True},
         {"mcp": {"x": {}}},
         {"volumeMounts": [{}]},
-        {"network": {"denyOut": ["0.0.0.0/0"]}},
+        {"network": {"egressProxy": {"address": "proxy.example:1080"}}},
     ],
 )
 def test_what_is_not_offered_is_refused(host: Host, wish: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+from .. import network
 from ..errors import BadRequest, Unsupported
 from ..idempotency import Idempotency
 from ..sandboxes import DEFAULT_TIMEOUT_S, NewSandbox, Sandbox, Sandboxes
@@ -68,7 +69,7 @@ class SandboxRoutes:
             Route("POST", f"{one}/pause", unsupported),
             Route("POST", f"{one}/resume", unsupported),
             Route("POST", f"{one}/refreshes", unsupported),
-            Route("PUT", f"{one}/network", unsupported),
+            Route("PUT", f"{one}/network", self._update_network),
             Route("GET", f"{one}/metrics", unsupported),
             Route("GET", "/sandboxes/metrics", unsupported),
             Route("GET", f"{one}/logs", unsupported),
@@ -95,7 +96,7 @@ class SandboxRoutes:
             "envdAccessToken": record.token,
             "domain": self._domain,
             "allowInternetAccess": record.allow_internet,
-            "network": {"allowPublicTraffic": record.allow_public_traffic},
+            "network": {"allowPublicTraffic": record.allow_public_traffic, **record.network},
             "lifecycle": {"autoResume": False, "onTimeout": "kill"},
         }
         return Answer(200, detail)
@@ -143,6 +144,11 @@ class SandboxRoutes:
         timeout_s = parse_timeout(call.body.get("timeout"))
         sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
         self._sandboxes.set_timeout(sandbox.id, timeout_s)
+        return Answer(204)
+
+    async def _update_network(self, call: Call) -> Answer:
+        sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
+        self._sandboxes.update_network(sandbox.id, call.body)
         return Answer(204)
 
     async def _kill(self, call: Call) -> Answer:
@@ -193,13 +199,8 @@ def _new_sandbox(body: dict[str, Any], tenant: str, idempotency_key: str, digest
     unknown = set(body) - _CREATE_KEYS
     if unknown:
         raise BadRequest(f"unknown fields: {', '.join(sorted(unknown))}")
-    network = {
-        key: value for key, value in (body.get("network") or {}).items() if value not in (None, [], {})
-    }
-    if set(network) - {"allowPublicTraffic"}:
-        raise Unsupported(
-            "network rules (network) are not offered by this sandbox host; see allow_internet_access"
-        )
+    allow_internet = body.get("allow_internet_access") is not False
+    ways = network.at_creation(body.get("network"), allow_internet)
     if not isinstance(body.get("templateID"), str):
         raise BadRequest("templateID is missing")
     return NewSandbox(
@@ -208,8 +209,9 @@ def _new_sandbox(body: dict[str, Any], tenant: str, idempotency_key: str, digest
         timeout_s=parse_timeout(body.get("timeout", DEFAULT_TIMEOUT_S)),
         envs=parse_strings(body, "envVars"),
         metadata=parse_strings(body, "metadata"),
-        allow_internet=body.get("allow_internet_access") is not False,
-        allow_public_traffic=network.get("allowPublicTraffic") is not False,
+        allow_internet=allow_internet,
+        allow_public_traffic=ways.get("allowPublicTraffic") is not False,
+        network=ways,
         idempotency_key=idempotency_key,
         request_digest=digest,
     )

@@ -1,10 +1,10 @@
 """The daemon's entry: the routes of envd on the socket that the host has bound for it.
 
 The host starts it with the number of a descriptor to read its configuration from, a JSON object:
-`listen_fd` (the bound Unix socket), `ready_fd` (told once we listen, together with the listener of the egress
-proxy), `token` (what X-Access-Token must hold), `envs`, `memory_mb`, `cpu_count`, `egress_port`, `max_processes` (a
-number where no cgroup counts them, else null); and if they are given, `user` and `workdir`: who runs commands, and
-where, when a caller names neither.
+`listen_fd` (the bound Unix socket), `ready_fd` (told once we listen, together with the listeners that lead out),
+`listeners` (those: pairs of "tcp" or "udp" and a port of loopback), `token` (what X-Access-Token must hold), `envs`,
+`memory_mb`, `cpu_count`, `max_processes` (a number where no cgroup counts them, else null); and if they are given,
+`user` and `workdir`: who runs commands, and where, when a caller names neither.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _log = logging.getLogger("envd")
 class Daemon:
     """The routes; everything but `/health` wants the sandbox's token."""
 
-    def __init__(self, config: dict[str, Any], egress_listener: socket.socket) -> None:
+    def __init__(self, config: dict[str, Any], listeners: list[socket.socket]) -> None:
         self._token = str(config["token"])
         self._account = Account(
             envs=dict(config["envs"]),
             default=str(config.get("user") or "user"),
             workdir=str(config.get("workdir") or ""),
         )
-        self._egress_listener = egress_listener
+        self._listeners = listeners
         self._usage = Usage(config["cpu_count"], config["memory_mb"], self._account.home)
         self._transfer = Transfer(self._account)
         self.processes = Processes(self._account)
@@ -61,7 +61,7 @@ class Daemon:
         routes: dict[tuple[str, str], Route] = {
             ("GET", "/metrics"): self._metrics,
             ("GET", "/envs"): self._envs,
-            ("GET", LISTENER_PATH): self._hand_over_listener,
+            ("GET", LISTENER_PATH): self._hand_over_listeners,
             ("POST", "/init"): self._init,
             ("POST", "/out-of-memory"): self._out_of_memory,
             ("POST", "/files/compose"): self._transfer.compose,
@@ -198,14 +198,12 @@ class Daemon:
         finally:
             await server.close()
 
-    async def _hand_over_listener(self, exchange: Exchange) -> None:
-        """Give a host that was started anew the listener on which the sandbox's programs look for their proxy."""
+    async def _hand_over_listeners(self, exchange: Exchange) -> None:
+        """Give a host that was started anew the sockets by which the sandbox's programs find their way out."""
         duplicate = os.dup(exchange.connection.fileno())
         exchange.responded, exchange.reusable = True, False
         with socket.socket(fileno=duplicate) as raw:
-            send_descriptor(
-                raw, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", self._egress_listener.fileno()
-            )
+            send_sockets(raw, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", self._listeners)
 
 
 def parse_target(target: str) -> tuple[str, dict[str, str]]:
@@ -222,8 +220,8 @@ def is_for_host(target: str) -> bool:
     return parse_target(target)[0] in HOST_PATHS
 
 
-def send_descriptor(target: socket.socket, data: bytes, fd: int) -> None:
-    socket.send_fds(target, [data], [fd])
+def send_sockets(target: socket.socket, data: bytes, sockets: list[socket.socket]) -> None:
+    socket.send_fds(target, [data], [item.fileno() for item in sockets])
 
 
 async def _open_loopback(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -274,11 +272,8 @@ def _limit(max_processes: int | None) -> None:
 
 
 async def _run(config: dict[str, Any]) -> None:
-    egress_listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    egress_listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    egress_listener.bind(("127.0.0.1", config["egress_port"]))
-    egress_listener.listen(128)
-    daemon = Daemon(config, egress_listener)
+    listeners = [_listener(kind, port) for kind, port in config["listeners"]]
+    daemon = Daemon(config, listeners)
     daemon.processes.watch_children()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -286,8 +281,19 @@ async def _run(config: dict[str, Any]) -> None:
 
     server = await asyncio.start_unix_server(serve, sock=socket.socket(fileno=config["listen_fd"]))
     with socket.socket(fileno=config["ready_fd"]) as ready:
-        send_descriptor(ready, b"ready", egress_listener.fileno())
+        send_sockets(ready, b"ready", listeners)
     await server.serve_forever()
+
+
+def _listener(kind: str, port: int) -> socket.socket:
+    """A socket on loopback that the host will serve; what comes before it does waits in it."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+    if kind == "tcp":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    if kind == "tcp":
+        listener.listen(128)
+    return listener
 
 
 def main() -> None:
