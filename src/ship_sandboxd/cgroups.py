@@ -18,6 +18,7 @@ _PARENT = "ship-sandboxd"
 _PERIOD_US = 100_000
 _CONTROLLERS = ("memory", "pids", "cpu")
 _FREEZER_1 = "freezer"
+_ACCOUNT_1 = "cpuacct"
 _REMOVE_TIMEOUT_S = 2.0
 _FREEZE_TIMEOUT_S = 2.0
 _FREEZE_POLL_S = 0.001
@@ -38,7 +39,7 @@ class Limits:
             return {"memory.max": str(memory), "memory.swap.max": "0"}
         if controller == "pids":
             return {"pids.max": str(self.pids)}
-        if controller == _FREEZER_1:
+        if controller in (_FREEZER_1, _ACCOUNT_1):
             return {}
         if version == 1:
             return {"cpu.cfs_period_us": str(_PERIOD_US), "cpu.cfs_quota_us": str(quota)}
@@ -182,7 +183,7 @@ def detect(membership: str, mounts: str) -> Cgroups:
     for line in mounts.splitlines():
         _, point, kind, options = line.split(" ")[:4]
         if kind == "cgroup":
-            known = (*_CONTROLLERS, _FREEZER_1)
+            known = (*_CONTROLLERS, _FREEZER_1, _ACCOUNT_1)
             controllers = tuple(name for name in known if name in options.split(",") and name in own)
             if controllers:
                 hierarchies.append(Hierarchy(1, Path(point + own[controllers[0]]), controllers))

@@ -15,6 +15,7 @@ from .rules import Block, Upstream, parse_private
 from .settings import Settings, Tls
 
 API_KEY_VARIABLE = "SHIP_SANDBOXD_API_KEY"
+METRICS_KEY_VARIABLE = "SHIP_SANDBOXD_METRICS_KEY"
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:\d{1,5})?")
 _UPSTREAM = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9.-]*):(?P<port>\d{1,5})=(?P<host>[^=\s]+):(?P<host_port>\d{1,5})"
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the host. Answers the exit status: 0, 2 for wrong options, 3 when the machine lacks something."""
     logs.configure()
     arguments = _parser().parse_args(argv)
+    logs.configure(arguments.log_level)
     try:
         settings = _settings(arguments)
         lock = server.claim(settings.data)
@@ -93,6 +95,17 @@ def _parser() -> argparse.ArgumentParser:
         help="a private network that sandboxes may reach, if their rules do not deny it",
     )
     parser.add_argument(
+        "--metrics-public",
+        action="store_true",
+        help=f"GET /metrics without a key; else by the one in {METRICS_KEY_VARIABLE}, or the API key",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="debug logs each request",
+    )
+    parser.add_argument(
         "--stop-all", action="store_true", help="end every sandbox of the data folder, and exit"
     )
     return parser
@@ -113,6 +126,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         listen_port=port,
         data=arguments.data.resolve(),
         api_key=api_key,
+        metrics_key=os.environ.get(METRICS_KEY_VARIABLE, ""),
+        metrics_public=arguments.metrics_public,
         api_key_variable="" if arguments.api_key else API_KEY_VARIABLE,
         keys=arguments.keys.resolve() if arguments.keys else None,
         domain=domain,

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from dataclasses import dataclass
 from hmac import compare_digest
 
@@ -26,9 +27,11 @@ from .envd.http1 import (
 )
 from .errors import NotFound
 from .forward import forward, onward
+from .metrics import Metrics
 from .sandboxes import Sandbox, Sandboxes
 
 ENVD_PORT = 49983
+_START = "/process.Process/Start"
 _HOST = re.compile(r"(?P<port>\d{1,5})-(?P<id>[a-z0-9]+)(-[a-z0-9]+)?\.(?P<domain>[^:]+?)\.?(:\d+)?")
 # What belongs to the host and its callers, and is none of a sandbox's business.
 _OURS = ("x-api-key", "e2b-sandbox-id", "e2b-sandbox-port", "e2b-traffic-access-token")
@@ -56,9 +59,10 @@ class Target:
 
 
 class Front:
-    def __init__(self, sandboxes: Sandboxes, api: Api, domain: str) -> None:
+    def __init__(self, sandboxes: Sandboxes, api: Api, domain: str, metrics: Metrics) -> None:
         self._sandboxes = sandboxes
         self._api = api
+        self._metrics = metrics
         self._domains = {domain.partition(":")[0].lower(), "localhost"}
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -80,6 +84,7 @@ class Front:
         if target is None:
             await self._api.handle(exchange)
             return
+        began = time.monotonic()
         try:
             sandbox = self._sandboxes.get(target.sandbox_id)
             if target.port == ENVD_PORT and is_for_host(exchange.request.target):
@@ -93,6 +98,15 @@ class Front:
             await _refuse(exchange, target, 502, "The sandbox was not found", _NOT_FOUND)
         except Unreachable as error:
             await _refuse(exchange, target, 502, str(error), error.hint)
+        finally:
+            self._count(exchange, target.port, began)
+
+    def _count(self, exchange: Exchange, port: int, began: float) -> None:
+        if not exchange.responded:
+            return
+        self._metrics.forwarded.add("envd" if port == ENVD_PORT else "port", str(exchange.status))
+        if port == ENVD_PORT and exchange.request.target == _START and exchange.status == 200:
+            self._metrics.command_seconds.observe(exchange.responded_at - began)
 
     def _target(self, request: Request) -> Target | None:
         """What a request is for; None when it is for the host itself."""

@@ -5,7 +5,9 @@ import fcntl
 import os
 import resource
 import signal
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from hmac import compare_digest
 from pathlib import Path
 
 from . import bubblewrap, cgroups, greeting, layout, netfilter, seccomp, staging
@@ -13,6 +15,7 @@ from .api.operations import OperationRoutes
 from .api.router import Api
 from .api.sandboxes import SandboxRoutes
 from .api.snapshots import SnapshotRoutes
+from .api.telemetry import TelemetryRoutes
 from .api.templates import TemplateRoutes
 from .backend import Backends
 from .bubblewrap import Bubblewrap
@@ -22,11 +25,14 @@ from .errors import SetupError
 from .forkserver import ForkServer
 from .front import Front
 from .gateway import Gateway
+from .metrics import Metrics
+from .records import DEFAULT_TENANT
 from .rootfs import Roots
 from .sandboxes import Sandboxes
 from .settings import Settings
 from .tenants import Tenants
 from .tls import HANDSHAKE_TIMEOUT_S
+from .usage import Usage
 
 STAGE = Path("/run/ship-sandboxd")
 PROBE_UID = 199_999
@@ -110,19 +116,30 @@ async def serve(settings: Settings, machine: Machine) -> None:
     gateway = Gateway(settings.upstreams, settings.private, redirects=machine.redirects)
     sandboxes = Sandboxes(settings.data, machine.backends, machine.groups, gateway, machine.is_root)
     await sandboxes.recover()
+    usage = Usage(lambda: ((sandbox.record, sandbox.folder) for sandbox in sandboxes.all()))
+    sampling = asyncio.create_task(usage.run())
+    metrics = _metrics(settings, sandboxes)
+    about = {**machine.about(), **endpoints.told()}
+
+    def may_read_metrics(key: str) -> bool:
+        known = bool(settings.metrics_key) and compare_digest(key.encode(), settings.metrics_key.encode())
+        return settings.metrics_public or known or tenants.owner(key) == DEFAULT_TENANT
+
     routes = [
-        *OperationRoutes({**machine.about(), **endpoints.told()}).table(),
-        *SandboxRoutes(sandboxes, endpoints.domain).table(),
+        *OperationRoutes(about, metrics, may_read_metrics).table(),
+        *SandboxRoutes(sandboxes, endpoints.domain, metrics).table(),
+        *TelemetryRoutes(sandboxes, usage).table(),
         *SnapshotRoutes().table(),
         *TemplateRoutes().table(),
     ]
-    api = Api(routes, tenants)
-    front = Front(sandboxes, api, endpoints.domain)
+    api = Api(routes, tenants, metrics)
+    front = Front(sandboxes, api, endpoints.domain, metrics)
     servers = await _serve(front, endpoints)
     greeting.announce({**endpoints.told(), "pid": os.getpid()}, settings)
     await stop.wait()
     for server in servers:
         server.close()
+    sampling.cancel()
     await front.close()
     await sandboxes.leave()
 
@@ -135,6 +152,17 @@ async def stop_all(settings: Settings, machine: Machine) -> int:
     await sandboxes.kill_all()
     await sandboxes.leave()
     return count
+
+
+def _metrics(settings: Settings, sandboxes: Sandboxes) -> Metrics:
+    metrics = Metrics(settings.data)
+    metrics.read(
+        "sandboxes",
+        "Sandboxes of this host",
+        "state",
+        lambda: {"running": 0, **Counter(sandbox.record.state for sandbox in sandboxes.all())},
+    )
+    return metrics
 
 
 async def _serve(front: Front, endpoints: Endpoints) -> list[asyncio.Server]:

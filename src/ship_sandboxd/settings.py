@@ -31,5 +31,7 @@ class Settings:
     keys: Path | None = None
     domain: str = ""
     tls: Tls | None = None
+    metrics_key: str = ""
+    metrics_public: bool = False
     upstreams: tuple[Upstream, ...] = ()
     private: tuple[Block, ...] = ()

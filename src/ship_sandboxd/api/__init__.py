@@ -5,5 +5,6 @@ call.py        one request, parsed and checked
 sandboxes.py   make, list, change and end sandboxes
 snapshots.py   snapshots and forks
 templates.py   templates and their builds
+telemetry.py   what a sandbox uses, and its log
 operations.py  what is told of the host itself
 """

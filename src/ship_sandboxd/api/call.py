@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from ..envd.http1 import Exchange
 from ..errors import BadRequest
 from ..records import DEFAULT_TENANT
 
+MAX_QUERY_FIELDS = 100
 MAX_TIMEOUT_S = 10 * 365 * 24 * 3600
 
 
@@ -93,6 +94,14 @@ def parse_json(data: bytes) -> dict[str, Any]:
     return value
 
 
+def parse_query(text: str) -> dict[str, str]:
+    """The fields of a query; of one that comes twice, the last."""
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS))
+    except ValueError as error:
+        raise BadRequest(f"the query is malformed: {error}") from error
+
+
 def parse_strings(body: dict[str, Any], key: str) -> tuple[tuple[str, str], ...]:
     """The items of an object of strings; none when it is missing."""
     values = body.get(key) or {}
@@ -107,8 +116,8 @@ def parse_timeout(value: object) -> int:
     return value
 
 
-def parse_number(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+def parse_number(text: str, name: str, digits: int = 9) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= digits):
         raise BadRequest(f"{name} must be a whole number")
     return int(text)
 

@@ -1,7 +1,10 @@
 """What is told of the host itself, and the parts of E2B's protocol that no other module offers."""
 
+from collections.abc import Callable
 from typing import Any
 
+from ..errors import Unauthorized
+from ..metrics import CONTENT_TYPE, Metrics
 from .call import Answer, Call, Route
 from .router import not_offered, presented_key
 
@@ -35,14 +38,20 @@ _NOT_OFFERED = (
 
 
 class OperationRoutes:
-    """`about` is what `GET /health` tells."""
+    """`about` is what `GET /health` tells; `may_read_metrics` says who may see numbers about the whole host, by the key
+    that was shown."""
 
-    def __init__(self, about: dict[str, Any]) -> None:
+    def __init__(
+        self, about: dict[str, Any], metrics: Metrics, may_read_metrics: Callable[[str], bool]
+    ) -> None:
         self._about = about
+        self._metrics = metrics
+        self._may_read_metrics = may_read_metrics
 
     def table(self) -> list[Route]:
         return [
             Route("GET", "/health", self._health, open=True),
+            Route("GET", "/metrics", self._read_metrics, open=True),
             Route("GET", "/teams", self._teams),
             *(Route(method, path, not_offered(why)) for method, path, why in _NOT_OFFERED),
         ]
@@ -56,6 +65,13 @@ class OperationRoutes:
             "isDefault": True,
         }
         return Answer(200, [team])
+
+    async def _read_metrics(self, call: Call) -> Answer:
+        if not self._may_read_metrics(presented_key(call.exchange.request)):
+            raise Unauthorized(
+                "metrics need their key, or that of the tenant 'default', as Authorization: Bearer"
+            )
+        return Answer(200, self._metrics.text(), content_type=CONTENT_TYPE)
 
     async def _health(self, call: Call) -> Answer:
         return Answer(200, self._about)

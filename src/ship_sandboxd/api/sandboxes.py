@@ -4,12 +4,14 @@ import base64
 import binascii
 import hashlib
 import json
+import time
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from .. import network
 from ..errors import BadRequest, Unsupported
 from ..idempotency import Idempotency
+from ..metrics import Metrics
 from ..sandboxes import DEFAULT_TIMEOUT_S, NewSandbox, Sandbox, Sandboxes
 from .call import Answer, Call, Route, parse_number, parse_strings, parse_time, parse_timeout, timestamp
 from .router import unsupported
@@ -44,8 +46,9 @@ _CREATE_KEYS = frozenset(
 class SandboxRoutes:
     """`domain` is what clients are told to find sandboxes at."""
 
-    def __init__(self, sandboxes: Sandboxes, domain: str) -> None:
+    def __init__(self, sandboxes: Sandboxes, domain: str, metrics: Metrics) -> None:
         self._sandboxes = sandboxes
+        self._metrics = metrics
         self._domain = domain
         self._created: Idempotency[Sandbox] = Idempotency()
         for sandbox in sandboxes.all():
@@ -70,10 +73,6 @@ class SandboxRoutes:
             Route("POST", f"{one}/resume", unsupported),
             Route("POST", f"{one}/refreshes", unsupported),
             Route("PUT", f"{one}/network", self._update_network),
-            Route("GET", f"{one}/metrics", unsupported),
-            Route("GET", "/sandboxes/metrics", unsupported),
-            Route("GET", f"{one}/logs", unsupported),
-            Route("GET", f"/v2{one}/logs", unsupported),
         ]
 
     async def _create(self, call: Call) -> Answer:
@@ -81,12 +80,16 @@ class SandboxRoutes:
         key = call.header("idempotency-key")
         wanted = _new_sandbox(call.body, call.tenant, key, digest)
         if not key:
-            sandbox = await self._sandboxes.create(wanted)
+            sandbox = await self._make(wanted)
         else:
-            sandbox = await self._created.once(
-                _scoped(call.tenant, key), digest, lambda: self._sandboxes.create(wanted)
-            )
+            sandbox = await self._created.once(_scoped(call.tenant, key), digest, lambda: self._make(wanted))
         return Answer(201, self._handle_of(sandbox))
+
+    async def _make(self, wanted: NewSandbox) -> Sandbox:
+        began = time.monotonic()
+        sandbox = await self._sandboxes.create(wanted)
+        self._metrics.create_seconds.observe(time.monotonic() - began)
+        return sandbox
 
     async def _get(self, call: Call) -> Answer:
         sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -359,6 +360,8 @@ class Exchange:
     request: Request
     responded: bool = False
     reusable: bool = True
+    status: int = 0
+    responded_at: float = 0.0
     _body: AsyncIterator[bytes] | None = field(default=None, repr=False)
 
     def body(self) -> AsyncIterator[bytes]:
@@ -393,7 +396,7 @@ class Exchange:
         await self.connection.send(body if self.request.method != "HEAD" else b"")
 
     async def send_head(self, status: int, fields: Iterable[tuple[str, str]], reason: str = "") -> None:
-        self.responded = True
+        self.responded, self.status, self.responded_at = True, status, time.monotonic()
         headers = Headers(fields)
         if not (self.reusable and self.request.keep_alive):
             headers.fields.append(("Connection", "close"))
