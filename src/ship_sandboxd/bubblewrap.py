@@ -26,7 +26,11 @@ INSIDE_ID = 1000
 _READY_TIMEOUT_S = 20.0
 _MONITOR_TIMEOUT_S = 2.0
 _HANDOVER_TIMEOUT_S = 5.0
-_DAEMON = "import sys; sys.path.insert(0, '/run/envd/lib'); from envd.daemon import main; main()"
+# TLS ends at the host: asyncio does without `ssl` where it cannot be imported, which saves a fifth of the daemon's start.
+_DAEMON = (
+    "import sys; sys.modules['ssl'] = None; "
+    "sys.path.insert(0, '/run/envd/lib'); from envd.daemon import main; main()"
+)
 _PYTHON = (layout.SANDBOX_PYTHON, "-I", "-S", "-B", "-c")
 _NEEDED_OPTIONS = ("--disable-userns", "--as-pid-1", "--info-fd", "--seccomp")
 # Where a launch's descriptors stand among those that are handed to it.
