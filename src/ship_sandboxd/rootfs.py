@@ -9,6 +9,7 @@ layers and disks are free of uids, and a sandbox may change every file of its ro
 `assemble` runs in the process that becomes the sandbox (see forkserver.py): its mounts die with the sandbox.
 """
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -142,6 +143,8 @@ def _point(root: int, path: str, uid: int, *, is_folder: bool) -> int:
         parent, _, name = path.rpartition("/")
         folder = _point(root, parent, uid, is_folder=True)
     try:
+        with contextlib.suppress(FileNotFoundError):  # only a link that leads nowhere can be here
+            os.unlink(name, dir_fd=folder)
         if is_folder:
             os.mkdir(name, 0o755, dir_fd=folder)
         else:

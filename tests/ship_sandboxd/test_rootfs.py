@@ -1,0 +1,201 @@
+"""The root of a sandbox: what of it may be written, how much, whose it is, and what must not lead out of it."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import Host
+from e2b import CommandExitException, Sandbox
+
+from ship_sandboxd import mounts, rootfs, staging
+from ship_sandboxd.disks import STORAGE_UID, Disks
+from ship_sandboxd.rootfs import RootPlan, Roots
+
+pytestmark = pytest.mark.system
+MIB = 1024 * 1024
+UID = 299_000
+
+
+@pytest.fixture
+def laid(host: Host) -> Host:
+    """A host that lays roots of layers."""
+    if httpx.get(f"{host.url}/health").json()["root"] != "layers":
+        pytest.skip("this machine lays no roots of layers")
+    return host
+
+
+def test_a_sandbox_may_change_its_whole_root_but_not_the_machine(laid: Host, shared: Sandbox) -> None:
+    script = "for at in / /etc /opt /var/lib /root /home /run; do touch $at/mine && stat -c %U $at/mine; done"
+    assert shared.commands.run(script).stdout == "user\n" * 7
+    assert shared.commands.run("rm -r /srv && ls / | grep -c srv || true").stdout == "0\n"
+    for path in ("/usr/mine", "/usr/bin/sh", "/etc/ssl/mine", "/run/envd/lib/mine"):
+        with pytest.raises(CommandExitException):
+            shared.commands.run(f"touch {path}")
+    with pytest.raises(CommandExitException):
+        shared.commands.run("rm -rf /usr/bin/sh")
+    assert not Path("/mine").exists()
+
+
+def test_a_sandbox_fills_its_disk_and_no_more(laid: Host) -> None:
+    if not httpx.get(f"{laid.url}/health").json()["limits"]["disk"]:
+        pytest.skip("this machine has no loop devices")
+    folder = laid.data / "templates" / "narrow"
+    folder.mkdir(exist_ok=True)
+    (folder / "template.json").write_text('{"disk_mb": 96}')
+    sandbox = laid.create(template="narrow")
+    other = laid.create(template="narrow")
+    with pytest.raises(CommandExitException, match="No space left on device"):
+        sandbox.commands.run(
+            "cat /dev/zero | head -c 80M > /opt/a && cat /dev/zero | head -c 80M > /workspace/b"
+        )
+    assert sandbox.commands.run("rm /opt/a /workspace/b; echo ok > /tmp/c; cat /tmp/c").stdout == "ok\n"
+    with pytest.raises(CommandExitException) as raised:
+        sandbox.commands.run("truncate -s 1G /workspace/sparse")
+    assert "File too large" in raised.value.stderr or raised.value.exit_code != 0
+    assert other.commands.run("head -c 40M /dev/zero > /opt/a; stat -c %s /opt/a").stdout == f"{40 * MIB}\n"
+    for made in (sandbox, other):
+        made.kill()
+
+
+def test_each_launch_has_a_boot_id_of_its_own(laid: Host, shared: Sandbox) -> None:
+    other = laid.create()
+    read = "cat /proc/sys/kernel/random/boot_id"
+    ids = {sandbox.commands.run(read).stdout.strip() for sandbox in (shared, other)}
+    ids.add(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    assert len(ids) == 3
+    with pytest.raises(CommandExitException):
+        shared.commands.run("echo x > /proc/sys/kernel/random/boot_id")
+    other.kill()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder with `layer`, for code that mounts in a child process."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
+    for folder in ("layer", "stage", "sandbox", "host"):
+        (tmp_path / folder).mkdir()
+    yield tmp_path
+    subprocess.run(["chmod", "-R", "u+rwX", str(tmp_path)], check=True)
+
+
+def assembled(place: Path, binds: tuple[tuple[str, str], ...], script: str) -> str:
+    """Lay a root of `layer` on the disk of `sandbox`, and run a script beside it; answers what it says."""
+    disks = Disks(place, None, limited=True)
+    disks.create(place / "sandbox", 64)
+    reading, writing = os.pipe()
+    with disks.device(place / "sandbox") as device:
+        plan = RootPlan(str(place / "stage"), UID, (str(place / "layer"),), "", binds)
+        child = os.fork()
+        if child == 0:
+            try:
+                mounts.own_namespace()
+                rootfs.assemble(plan, device)
+                os.dup2(writing, 1)
+                os.dup2(writing, 2)
+                os.chdir(plan.root)
+                os.execvp("sh", ["sh", "-c", script])
+            except BaseException as error:
+                os.write(writing, repr(error).encode())
+            finally:
+                os._exit(1)
+        os.close(writing)
+        with os.fdopen(reading) as said:
+            text = said.read()
+        os.waitpid(child, 0)
+    return text
+
+
+def test_files_belong_to_the_storage_on_disk_and_to_the_sandbox_in_its_root(place: Path) -> None:
+    (place / "layer" / "below").write_text("of the layer")
+    os.chown(place / "layer" / "below", STORAGE_UID, STORAGE_UID)
+    script = (
+        f"setpriv --reuid {UID} --regid {UID} --clear-groups sh -c 'cp below copy && echo more >> below && mkdir d && rm -r home'"
+        " && stat -c '%u %n' below copy d && cat below"
+    )
+    os.chown(place / "layer", STORAGE_UID, STORAGE_UID)
+    assert assembled(place, (), script) == f"{UID} below\n{UID} copy\n{UID} d\nof the layermore\n"
+    assert (place / "layer" / "below").read_text() == "of the layer"
+    assert assembled(place, (), "cat copy; ls -d home") == "of the layerhome\n"
+
+
+@pytest.mark.parametrize("target", ["/opt/tools", "/lib64x/deep/er/tools"])
+def test_a_mount_never_follows_a_link_of_the_sandbox_out_of_its_root(place: Path, target: str) -> None:
+    tools = place / "host"
+    (tools / "tool").write_text("a tool")
+    victim = place / "victim"
+    victim.mkdir()
+    for name in ("opt", "lib64x"):
+        (place / "layer" / name).symlink_to(victim)
+    for name in ("proc", "run"):
+        (place / "layer" / name).symlink_to("../../../../../../../../" + str(victim))
+    said = assembled(
+        place,
+        ((str(tools), target), (str(tools), "/run/envd/lib")),
+        f"find . -name tool -not -path '*/..*' | sort; test -L proc || echo a folder; ls -A {victim}",
+    )
+    assert "a folder\n" in said
+    assert "./run/envd/lib/tool\n" in said
+    assert list(victim.iterdir()) == []
+
+
+def test_the_kinds_of_what_is_mounted_and_where_must_agree(place: Path) -> None:
+    (place / "layer" / "opt").write_text("a file")
+    said = assembled(place, ((str(place / "host"), "/opt"),), "echo mounted")
+    assert "NotADirectoryError" in said or "OSError" in said
+    assert "mounted" not in said
+
+
+def test_a_disk_can_be_opened_while_it_is_in_use_and_is_released_at_the_end(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            (tmp_path / "stage").mkdir()
+            asyncio.run(_open_twice(tmp_path, staging.enter(tmp_path / "stage")))
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+async def _open_twice(data: Path, stage: str) -> None:
+    disks = Disks(data, Path(stage), limited=True)
+    (data / "one").mkdir()
+    disks.create(data / "one", 64)
+    async with disks.opened(data / "one") as first, disks.opened(data / "one") as second:
+        (first / "upper" / "note").write_text("seen by both")
+        assert (second / "upper" / "note").read_text() == "seen by both"
+        assert first.stat().st_dev == second.stat().st_dev
+        # An earlier host's device is found by a host that knows of none.
+        (data / "later").mkdir()
+        later = Disks(data, data / "later", limited=True)
+        async with later.opened(data / "one") as third:
+            assert (third / "upper" / "note").read_text() == "seen by both"
+    assert not list(Path(stage).iterdir())
+    assert (
+        subprocess.run(["losetup", "-j", data / "one" / "disk.img"], capture_output=True, check=True).stdout
+        == b""
+    )
+    await disks.sync(data / "one")
+    shutil.rmtree(data / "one")
+
+
+def test_where_nothing_can_be_mounted_folders_are_bound(tmp_path: Path) -> None:
+    roots = Roots.detect(tmp_path, "", tmp_path)
+    folder = tmp_path / "sandbox"
+    folder.mkdir()
+    with roots.prepared(folder, None, (), [], 64) as root:
+        assert root.plan is None
+        assert {target for _, target, _ in root.binds} >= {"/home/user", "/workspace", "/tmp"}
+    assert roots.obstacle
