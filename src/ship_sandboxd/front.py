@@ -124,7 +124,7 @@ class Front:
     async def _forward(self, exchange: Exchange, sandbox: Sandbox, port: int) -> None:
         server = await _open(sandbox, port)
         try:
-            await forward(exchange, server, _inward(exchange, port))
+            await forward(exchange, server, _inward(exchange, sandbox, port))
         except (OSError, BrokenStreamError, ProtocolError) as error:
             if not exchange.responded:
                 self._sandboxes.get(sandbox.id)
@@ -141,13 +141,15 @@ def _may_visit(sandbox: Sandbox, request: Request) -> bool:
     return sandbox.record.allow_public_traffic or compare_digest(given, sandbox.record.traffic_token.encode())
 
 
-def _inward(exchange: Exchange, port: int) -> Request:
+def _inward(exchange: Exchange, sandbox: Sandbox, port: int) -> Request:
     """The request that the sandbox sees. A server in it learns how it was called, which a proxy in front of this host
-    knows better; the daemon has no use for that."""
+    knows better; the daemon has no use for that. `maskRequestHost` is what its Host field says, with the port for
+    `${PORT}`."""
     request = exchange.request
     if port == ENVD_PORT:
         return onward(request, request.target, _OURS)
-    sent = onward(request, request.target, (*_OURS, "x-access-token"))
+    mask = str(sandbox.record.network.get("maskRequestHost", "")).replace("${PORT}", str(port))
+    sent = onward(request, request.target, (*_OURS, "x-access-token"), host=mask)
     called = {
         "X-Forwarded-Host": request.headers.get("host"),
         "X-Forwarded-Proto": "https" if exchange.connection.secure else "http",

@@ -25,7 +25,11 @@ def at_creation(value: Any, allow_internet: bool = True) -> dict[str, Any]:
     kept = _ways_out(given, allow_internet)
     mask = given.get("maskRequestHost")
     if mask is not None:
-        if not isinstance(mask, str) or not mask.isprintable() or len(mask) > _MAX_MASK_LENGTH:
+        if (
+            not isinstance(mask, str)
+            or not (mask.isascii() and mask.isprintable())
+            or len(mask) > _MAX_MASK_LENGTH
+        ):
             raise BadRequest("network.maskRequestHost must be a host name", _CODE)
         kept["maskRequestHost"] = mask
     allow_public = given.get("allowPublicTraffic")

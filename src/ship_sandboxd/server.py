@@ -118,7 +118,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
     await sandboxes.recover()
     usage = Usage(lambda: ((sandbox.record, sandbox.folder) for sandbox in sandboxes.all()))
     sampling = asyncio.create_task(usage.run())
-    metrics = _metrics(settings, sandboxes)
+    metrics = _metrics(settings, sandboxes, gateway)
     about = {**machine.about(), **endpoints.told()}
 
     def may_read_metrics(key: str) -> bool:
@@ -154,13 +154,20 @@ async def stop_all(settings: Settings, machine: Machine) -> int:
     return count
 
 
-def _metrics(settings: Settings, sandboxes: Sandboxes) -> Metrics:
+def _metrics(settings: Settings, sandboxes: Sandboxes, gateway: Gateway) -> Metrics:
     metrics = Metrics(settings.data)
     metrics.read(
         "sandboxes",
         "Sandboxes of this host",
         "state",
         lambda: {"running": 0, **Counter(sandbox.record.state for sandbox in sandboxes.all())},
+    )
+    metrics.read(
+        "egress_refusals_total",
+        "What was not let out, by the kind of the reason",
+        "kind",
+        lambda: gateway.refusals,
+        kind="counter",
     )
     return metrics
 

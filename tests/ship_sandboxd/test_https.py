@@ -150,6 +150,17 @@ def test_a_server_in_the_sandbox_learns_how_it_was_called(secure: SecureHost, pr
     assert behind["x-forwarded-host"] == "preview.example.com"
 
 
+def test_the_host_field_is_masked_for_servers_that_insist_on_one(secure: SecureHost) -> None:
+    sandbox = secure.host.create(network={"mask_request_host": "localhost:${PORT}"})
+    sandbox.files.write("/workspace/server.py", SERVER)
+    sandbox.commands.run("python3 /workspace/server.py", background=True, timeout=0)
+    name = sandbox.get_host(3000)
+    eventually(lambda: secure.get(name).status_code == 200)
+    seen = secure.get(name).json()
+    assert (seen["host"], seen["x-forwarded-host"]) == ("localhost:3000", name)
+    sandbox.kill()
+
+
 def test_a_websocket_passes(secure: SecureHost, preview: Sandbox) -> None:
     name = preview.get_host(3000).partition(":")[0]
 

@@ -191,13 +191,17 @@ def test_prometheus_reads_numbers_of_the_whole_host(own_host: Callable[..., Host
     sandbox = host.create()
     sandbox.commands.run("true")
     get(host, "/nothing/here")
+    sandbox.commands.run(
+        "curl -s http://127.0.0.2/ || curl -sx http://127.0.0.1:3128 http://169.254.169.254/"
+    )
     text = get(host, "/metrics").text
     lines = dict(line.rpartition(" ")[::2] for line in text.splitlines() if not line.startswith("#"))
     assert lines['ship_sandboxd_sandboxes{state="running"}'] == "1"
     assert lines["ship_sandboxd_create_seconds_count"] == "1"
-    assert lines["ship_sandboxd_command_seconds_count"] == "1"
+    assert lines["ship_sandboxd_command_seconds_count"] == "2"
     assert lines['ship_sandboxd_requests_total{method="POST",path="/v2/sandboxes",status="201"}'] == "1"
     assert lines['ship_sandboxd_requests_total{method="any",path="unknown",status="404"}'] == "1"
+    assert float(lines['ship_sandboxd_egress_refusals_total{kind="address"}']) > 0
     assert float(lines["ship_sandboxd_data_free_bytes"]) > 0
     assert 5 < int(lines["process_open_fds"]) < int(lines["process_max_fds"])
     assert sandbox.sandbox_id not in text
