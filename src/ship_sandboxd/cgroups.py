@@ -7,13 +7,17 @@ Sandboxes' groups are made below the group that the host itself runs in, so a li
 import asyncio
 import contextlib
 import errno
+import logging
 import os
+import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import FreezeFailed
 
+_log = logging.getLogger("ship_sandboxd.cgroups")
 _PARENT = "ship-sandboxd"
 _PERIOD_US = 100_000
 _CONTROLLERS = ("memory", "pids", "cpu")
@@ -83,18 +87,82 @@ class Cgroups:
         return [str(hierarchy.folder / name) for hierarchy in self._hierarchies]
 
     def create(self, name: str, limits: Limits) -> None:
-        """Make a sandbox's groups."""
+        """Make a sandbox's groups. One that cannot be made is told in the log; the sandbox then lacks its limits."""
         for hierarchy in self._hierarchies:
-            folder = hierarchy.folder / name
-            folder.mkdir(exist_ok=True)
-            for controller in hierarchy.controllers:
-                for file, value in limits.files(controller, hierarchy.version).items():
-                    with (
-                        contextlib.suppress(FileNotFoundError)
-                        if file in _OPTIONAL
-                        else contextlib.nullcontext()
-                    ):
-                        _write(folder / file, value)
+            try:
+                _make(hierarchy, hierarchy.folder / name, limits)
+            except OSError as error:
+                reason = {"sandbox": name, "controllers": hierarchy.controllers, "reason": str(error)}
+                _log.error("a cgroup cannot be made: this sandbox is not limited by it", extra=reason)
+
+
+def _make(hierarchy: Hierarchy, folder: Path, limits: Limits) -> None:
+    folder.mkdir(exist_ok=True)
+    for controller in hierarchy.controllers:
+        for file, value in limits.files(controller, hierarchy.version).items():
+            with contextlib.suppress(FileNotFoundError) if file in _OPTIONAL else contextlib.nullcontext():
+                _write(folder / file, value)
+
+
+class MemoryWatch:
+    """Tells each time that a sandbox's memory ran out and the kernel ended one of its processes. To be made in a
+    running loop, and closed before the groups are removed; where no group limits memory it never tells."""
+
+    def __init__(self, folders: list[str], tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._undo = contextlib.ExitStack()
+        self._ended = 0
+        with contextlib.suppress(OSError):  # of a group that could not be made
+            self._open([Path(folder) for folder in folders])
+
+    def close(self) -> None:
+        self._undo.close()
+
+    def _open(self, folders: list[Path]) -> None:
+        for folder in folders:
+            if (folder / "memory.oom_control").exists():
+                self._watch_version_1(folder)
+            elif (folder / "memory.events").exists():
+                self._watch_version_2(folder / "memory.events")
+
+    def _watch_version_1(self, folder: Path) -> None:
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._undo.callback(os.close, event)
+        with (folder / "memory.oom_control").open() as control:
+            _write(folder / "cgroup.event_control", f"{event} {control.fileno()}")
+
+        def happened() -> None:
+            os.eventfd_read(event)
+            if folder.exists():  # the end of a group shows here too
+                self._tell()
+
+        self._listen(event, happened)
+
+    def _watch_version_2(self, events: Path) -> None:
+        file = self._undo.enter_context(events.open())
+        # The file is always readable; only an epoll of our own can be asked for its changes alone.
+        changes = self._undo.enter_context(select.epoll())
+        changes.register(file.fileno(), select.EPOLLPRI)
+        self._ended = _ended_processes(events)
+
+        def happened() -> None:
+            changes.poll(0)
+            ended = _ended_processes(events)
+            if ended > self._ended:
+                self._ended = ended
+                self._tell()
+
+        self._listen(changes.fileno(), happened)
+
+    def _listen(self, fd: int, happened: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, happened)
+        self._undo.callback(loop.remove_reader, fd)
+
+
+def _ended_processes(events: Path) -> int:
+    fields = dict(line.split(" ") for line in events.read_text().splitlines())
+    return int(fields.get("oom_kill", 0))
 
 
 def join(folders: list[str], pid: int) -> None:

@@ -1,7 +1,10 @@
 """Processes that are halted and run on, in real control groups of both versions where this machine has them."""
 
+import asyncio
+import contextlib
 import os
 import select
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -69,3 +72,41 @@ async def test_where_nothing_can_freeze_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(FreezeFailed):
         await cgroups.freeze([str(tmp_path)])
     await cgroups.thaw([str(tmp_path)])
+
+
+@pytest.fixture
+def narrow() -> Iterator[str]:
+    """A group that may use 32 MiB."""
+    limits = {"memory.limit_in_bytes": "/sys/fs/cgroup/memory", "memory.max": "/sys/fs/cgroup"}
+    for file, place in limits.items():
+        folder = Path(place, f"ship-test-{os.getpid()}")
+        with contextlib.suppress(OSError):
+            folder.mkdir()
+        if (folder / file).exists():
+            (folder / file).write_text(str(32 * 1024 * 1024))
+            yield str(folder)
+            eventually(lambda: not (folder / "cgroup.procs").read_text())  # noqa: B023 - called at once
+            folder.rmdir()
+            return
+        if folder.exists():
+            folder.rmdir()
+    pytest.skip("this machine does not let us limit memory")
+
+
+async def test_memory_that_runs_out_is_told(narrow: str) -> None:
+    told: asyncio.Queue[None] = asyncio.Queue()
+    watch = cgroups.MemoryWatch([narrow], lambda: told.put_nowait(None))
+    for _ in range(2):
+        process = await asyncio.create_subprocess_exec(
+            *("python3", "-c", "input(); bytearray(200 * 1024 * 1024)"), stdin=asyncio.subprocess.PIPE
+        )
+        cgroups.join([narrow], process.pid)
+        await process.communicate(b"\n")
+        assert process.returncode == -signal.SIGKILL
+        await asyncio.wait_for(told.get(), 5)
+        while not told.empty():
+            told.get_nowait()
+    watch.close()
+    process = await asyncio.create_subprocess_exec("true")
+    await process.wait()
+    assert told.empty()
