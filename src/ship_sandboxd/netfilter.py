@@ -1,5 +1,6 @@
 """A sandbox's network namespace, changed from outside by netlink messages (linux/netfilter/nf_tables.h, rtnetlink):
-every TCP connection that does not go to loopback, and every question to a name server, is led to listeners on loopback.
+every TCP connection that does not go to loopback, and every question to a name server, wherever that is said to be, is
+led to listeners on loopback.
 
 A message costs microseconds, the `nft` and `ip` programs cost milliseconds each and would have to be installed.
 """
@@ -153,9 +154,9 @@ def _rules(tcp_port: int, dns_port: int) -> list[tuple[int, int, bytes]]:
     chain += _attribute(5, _u32(_ACCEPT)) + _text(7, "nat")
     to_names = [_port_53(), *_redirect_to(dns_port)]
     rules = [
-        [_load(_NETWORK_HEADER, 16, 1), _compare(b"\x7f"), _leave()],
         [*_protocol(socket.IPPROTO_UDP), *to_names],
         [*_protocol(socket.IPPROTO_TCP), *to_names],
+        [_load(_NETWORK_HEADER, 16, 1), _compare(b"\x7f"), _leave()],
         [*_protocol(socket.IPPROTO_TCP), *_redirect_to(tcp_port)],
     ]
     return [

@@ -21,10 +21,11 @@ START_TIMEOUT_S = 20.0
 class Host:
     """`python -m ship_sandboxd` on a data folder, which can be killed and started again."""
 
-    def __init__(self, data: Path, options: tuple[str, ...] = ()) -> None:
+    def __init__(self, data: Path, options: tuple[str, ...] = (), prefix: tuple[str, ...] = ()) -> None:
         data.parent.mkdir(parents=True, exist_ok=True)
         self.data = data
         self.options = options
+        self.prefix = prefix
         self.listen = "127.0.0.1:0"
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -34,6 +35,7 @@ class Host:
         with (self.data.parent / "host.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *self.prefix,
                     sys.executable,
                     "-m",
                     "ship_sandboxd",

@@ -1,0 +1,399 @@
+"""The way out for programs that know of no proxy, by names and by addresses, and what it does not let through."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import API_KEY, Host, eventually
+from e2b import CommandExitException, Sandbox
+
+from ship_sandboxd.addresses import address_of, is_public
+from ship_sandboxd.names import RANGE
+
+pytestmark = pytest.mark.system
+
+NO_PROXY = "env -u http_proxy -u https_proxy -u HTTP_PROXY -u HTTPS_PROXY"
+CONNECT = "python3 -c 'import socket,sys; s=socket.create_connection((sys.argv[1], int(sys.argv[2])), 5); "
+ASK = CONNECT + 's.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n"); print(s.makefile().read())\''
+ASK_NAME_SERVER = """
+import socket, struct, sys
+name, kind = sys.argv[1].encode("latin-1").decode("unicode_escape").encode("latin-1"), int(sys.argv[2])
+labels = b"".join(bytes([len(label)]) + label for label in name.split(b".") if label)
+query = struct.pack("!6H", 7, 256, 1, 0, 0, 0) + labels + b"\\0" + struct.pack("!2H", kind, 1)
+server = sys.argv[3] if len(sys.argv) > 3 else "198.18.0.1"
+if "tcp" in sys.argv:
+    s = socket.create_connection((server, 53), 5)
+    s.sendall(struct.pack("!H", len(query)) + query)
+    answer = s.recv(4096)[2:]
+else:
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(5)
+    s.sendto(query, (server, 53))
+    answer = s.recv(4096)
+number, flags, _, answers, _, _ = struct.unpack("!6H", answer[:12])
+assert number == 7 and flags & 0x8000
+print(flags & 15, socket.inet_ntoa(answer[-4:]) if answers else "-")
+"""
+
+
+class TextServer:
+    """Answers each connection with its own name and the first line that came; `/stream` sends on until it is cut."""
+
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.listener = socket.create_server((address, 0))
+        self.port = self.listener.getsockname()[1]
+        self.cut = threading.Event()
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self.answer, args=self.listener.accept()[:1], daemon=True).start()
+
+    def answer(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            line = connection.recv(4096).partition(b"\r\n")[0]
+            connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello " + line + b"\n")
+            if b"/stream" in line:
+                with contextlib.suppress(OSError):
+                    while True:
+                        connection.sendall(b"more\n")
+                        time.sleep(0.02)
+                self.cut.set()
+
+    def close(self) -> None:
+        self.listener.close()
+
+
+@pytest.fixture(scope="module")
+def far() -> Iterator[TextServer]:
+    server = TextServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def hosts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the host takes for its own /etc/hosts."""
+    path = tmp_path_factory.mktemp("names") / "hosts"
+    path.write_text(
+        "127.0.0.1 localhost far.example api.far.example xn--bcher-kva.example changing.example\n"
+        "169.254.169.254 metadata.example\n10.0.0.1 inner.example\n::1 six.example\n"
+    )
+    return path
+
+
+class Named(Host):
+    """A host with names of its own, where far.example:PORT may be reached."""
+
+    def __init__(self, data: Path, hosts_file: Path, far: TextServer, *options: str) -> None:
+        prefix = ("unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts_file))
+        allowed = (f"127.0.0.1/32:{far.port}",)
+        upstream = ("--upstream", f"ship.internal:80=127.0.0.1:{far.port}")
+        private = tuple(word for text in allowed for word in ("--allow-private", text))
+        super().__init__(data, (*upstream, *private, *options), prefix)
+
+    def refusals(self, sandbox: Sandbox) -> list[dict[str, Any]]:
+        path = self.data / "sandboxes" / sandbox.sandbox_id / "egress.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def was_refused(self, sandbox: Sandbox, method: str, target: str) -> bool:
+        return any((line["method"], line["target"]) == (method, target) for line in self.refusals(sandbox))
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory, hosts_file: Path, far: TextServer) -> Iterator[Named]:
+    if shutil.which("bwrap") is None or os.geteuid() != 0:
+        pytest.skip("connections are redirected only where the host is root")
+    host = Named(tmp_path_factory.mktemp("transparent") / "data", hosts_file, far)
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="module")
+def inside(named: Named) -> Iterator[Sandbox]:
+    """A sandbox without rules of its own."""
+    sandbox = named.create(timeout=600)
+    sandbox.files.write("/tmp/ask.py", ASK_NAME_SERVER)
+    yield sandbox
+    sandbox.kill()
+
+
+@pytest.fixture(scope="module")
+def closed(named: Named, far: TextServer) -> Iterator[Sandbox]:
+    """A sandbox that reaches far.example and what is below it, and nothing else."""
+    network = {"deny_out": ["0.0.0.0/0"], "allow_out": ["far.example", f"*.far.example:{far.port}"]}
+    sandbox = named.create(timeout=600, network=network)
+    sandbox.files.write("/tmp/ask.py", ASK_NAME_SERVER)
+    yield sandbox
+    sandbox.kill()
+
+
+def failing(sandbox: Sandbox, command: str) -> str:
+    with pytest.raises(CommandExitException) as raised:
+        sandbox.commands.run(command)
+    return raised.value.stdout + raised.value.stderr
+
+
+def test_the_host_says_that_it_redirects(named: Named) -> None:
+    assert httpx.get(f"{named.url}/health").json()["transparent_egress"] is True
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "curl -s http://far.example:{port}/",
+        f"{NO_PROXY} curl -s http://far.example:{{port}}/",
+        "curl -s --noproxy '*' http://FAR.example.:{port}/",
+        "curl -s --proxytunnel http://api.far.example:{port}/",
+        "node -e 'fetch(\"http://far.example:{port}/\").then(r => r.text()).then(console.log)'",
+        'node -e \'require("net").connect({port}, "api.far.example", function() {{ this.write("GET / HTTP/1.0\\r\\n\\r\\n") }})'
+        ".pipe(process.stdout)'",
+        f"{ASK} far.example {{port}}",
+        f"{ASK} ship.internal 80",
+        f"{NO_PROXY} curl -s http://ship.internal/",
+    ],
+)
+def test_programs_of_every_kind_get_through(closed: Sandbox, far: TextServer, command: str) -> None:
+    if command.startswith("node") and shutil.which("node", path="/usr/local/bin:/usr/bin") is None:
+        pytest.skip("the machine's /usr has no Node")
+    assert "hello GET / HTTP/1." in closed.commands.run(command.format(port=far.port)).stdout
+
+
+def test_an_address_gets_through_too(hosts_file: Path, tmp_path: Path) -> None:
+    """The machine's own address stands for one of another machine."""
+    own = _own_address()
+    if own is None or os.geteuid() != 0 or is_public(address_of(own)):
+        pytest.skip("the machine has no private address, or the host is not root")
+    server = TextServer(own)
+    host = Named(tmp_path / "data", hosts_file, server, "--allow-private", f"{own}/32:{server.port}")
+    sandbox = host.create(network={"deny_out": ["0.0.0.0/0"], "allow_out": [f"{own}:{server.port}"]})
+    for target in (own, f"::ffff:{own}"):
+        assert "hello GET" in sandbox.commands.run(f"{ASK} {target} {server.port}").stdout
+    sandbox.update_network({"allow_internet_access": False})
+    failing(sandbox, f"{ASK} {own} {server.port}")
+    assert host.was_refused(sandbox, "TCP", f"{own}:{server.port}")
+    failing(sandbox, f"{ASK} {own} {host.listen.rpartition(':')[2]}")
+    host.close()
+    server.close()
+
+
+def _own_address() -> str | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("203.0.113.1", 9))  # sends nothing
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "169.254.169.254", "10.0.0.1", "192.168.1.1", "172.17.0.1", "100.64.0.1", "::ffff:169.254.169.254",
+        "198.18.77.77", "198.18.0.1", "metadata.example", "inner.example", "six.example",
+    ],
+)  # fmt: skip
+def test_nothing_near_is_reached(named: Named, inside: Sandbox, far: TextServer, target: str) -> None:
+    assert "hello" not in failing(inside, f"{ASK} {target} {far.port}")
+    shown = target.removeprefix("::ffff:")
+    assert named.was_refused(inside, "TCP", f"{shown}:{far.port}") or named.was_refused(inside, "DNS", target)
+
+
+def test_the_loopback_of_the_host_needs_its_port(named: Named, inside: Sandbox, far: TextServer) -> None:
+    assert "hello" in inside.commands.run(f"{ASK} far.example {far.port}").stdout
+    assert "hello" not in failing(inside, f"{ASK} far.example {named.listen.rpartition(':')[2]}")
+    failing(inside, f"{ASK} 127.0.0.1 {far.port}")
+    failing(inside, f"{ASK} ::1 {far.port}")
+
+
+def test_what_is_not_allowed_is_refused_by_name(named: Named, closed: Sandbox, far: TextServer) -> None:
+    assert "hello" not in failing(closed, f"{ASK} changing.example {far.port}")
+    assert named.was_refused(closed, "DNS", "changing.example")
+    answer = closed.commands.run(f"curl -s http://changing.example:{far.port}/").stdout
+    assert "not among what this sandbox may reach" in answer
+    failing(closed, f"{ASK} api.far.example 81")
+    assert named.was_refused(closed, "TCP", "api.far.example:81")
+
+
+def ask(sandbox: Sandbox, name: str, kind: int = 1, *options: str) -> tuple[int, str]:
+    """The (code, address) that the name server answers."""
+    words = " ".join(("python3", "/tmp/ask.py", f"'{name}'", str(kind), *options))
+    code, address = sandbox.commands.run(words).stdout.split()
+    return int(code), address
+
+
+def test_names_are_answered_if_they_may_be_reached(named: Named, closed: Sandbox) -> None:
+    code, address = ask(closed, "far.example")
+    assert code == 0
+    assert address_of(address) in RANGE
+    assert ask(closed, "FAR.Example.") == (0, address)
+    assert ask(closed, "far.example", 1, "8.8.8.8") == (0, address)
+    assert ask(closed, "far.example", 1, "127.0.0.1") == (0, address)
+    assert ask(closed, "far.example", 1, "9.9.9.9", "tcp") == (0, address)
+    assert ask(closed, "ship.internal")[0] == 0
+    for kind in (28, 65, 15, 16, 255):
+        assert ask(closed, "far.example", kind) == (0, "-")
+        assert ask(closed, "secret.changing.example", kind) == (5, "-")
+    for name in ("changing.example", "far.example.evil.example", "localhost", "ship.internal.evil.example"):
+        assert ask(closed, name) == (5, "-"), name
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("nothing.far.example", {2, 3}), ("1.0.18.198.in-addr.arpa", {3}), ("8.8.8.8", {3}), ("", {3}),
+        ("far.example\\x00", {3}), ("far\\x2eexample..", {0}), ("a b.far.example", {3}), ("-.far.example", {3}),
+        (".".join(["a"] * 126), {5}), (".".join(["a" * 60] * 4), {5}), (".".join(["a" * 60] * 5), {1}),
+        ("\\xff\\xfe.far.example", {3}),
+    ],
+)  # fmt: skip
+def test_odd_names_get_an_error(closed: Sandbox, name: str, code: set[int]) -> None:
+    assert ask(closed, name)[0] in code
+
+
+def test_a_name_with_special_letters_is_found(inside: Sandbox, far: TextServer) -> None:
+    code = f'import socket; print(socket.create_connection(("bücher.example", {far.port}), 5))'
+    inside.commands.run(f"python3 -c '{code}'")
+    inside.commands.run(f"curl -sf http://xn--bcher-kva.example:{far.port}/")
+
+
+def test_a_name_that_changes_leads_nowhere_else(
+    named: Named, inside: Sandbox, far: TextServer, hosts_file: Path
+) -> None:
+    before = hosts_file.read_text()
+    _, address = ask(inside, "changing.example")
+    assert "hello" in inside.commands.run(f"{ASK} {address} {far.port}").stdout
+    hosts_file.write_text(before.replace("changing.example", "") + "169.254.169.254 changing.example\n")
+    try:
+        failing(inside, f"{ASK} {address} {far.port}")
+        assert named.was_refused(inside, "TCP", f"changing.example:{far.port}")
+        assert ask(inside, "changing.example") == (5, "-")
+    finally:
+        hosts_file.write_text(before)
+
+
+def test_other_datagrams_go_nowhere(inside: Sandbox) -> None:
+    code = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(2); "
+        's.connect(("8.8.8.8", 443)); s.send(b"x"); s.recv(1)'
+    )
+    assert "refused" in failing(inside, f"python3 -c '{code}'")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        # NFT_MSG_DELTABLE of the table that holds the rules, and RTM_DELROUTE of the route that they need
+        's = socket.socket(16, 3, 12); m = struct.pack("=IHHII", 20, 0x10, 1, 1, 0) + b"\\0\\0\\0\\x0a" + '
+        'struct.pack("=IHHII", 32, 0xa02, 5, 2, 0) + b"\\2\\0\\0\\0" + struct.pack("=HH", 9, 1) + b"ship\\0\\0\\0\\0" + '
+        'struct.pack("=IHHII", 20, 0x11, 1, 3, 0) + b"\\0\\0\\0\\x0a"; s.send(m); '
+        "raise SystemExit(-struct.unpack_from('=i', s.recv(999), 16)[0])",
+        's = socket.socket(16, 3, 0); s.send(struct.pack("=IHHII", 28, 25, 5, 1, 0) + bytes([2, 0, 0, 0, 255, 3, 254, 2]) + '
+        "bytes(4)); raise SystemExit(-struct.unpack_from('=i', s.recv(999), 16)[0])",
+        "socket.socket().setsockopt(1, 36, 1)",  # SO_MARK
+        "socket.socket().setsockopt(0, 19, 1)",  # IP_TRANSPARENT
+        "socket.socket(2, 3, 255)",  # a raw socket
+    ],
+    ids=["table", "route", "mark", "transparent", "raw"],
+)  # fmt: skip
+def test_a_sandbox_cannot_change_its_way_out(inside: Sandbox, far: TextServer, code: str) -> None:
+    inside.files.write("/tmp/attempt.py", f"import socket, struct\n{code}\n")
+    with pytest.raises(CommandExitException) as raised:
+        inside.commands.run("python3 /tmp/attempt.py")
+    assert raised.value.exit_code == 1  # EPERM, as an exit status or an exception
+    assert "rror" not in raised.value.stderr or "not permitted" in raised.value.stderr
+    assert "hello" in inside.commands.run(f"{ASK} far.example {far.port}").stdout
+
+
+def test_its_own_loopback_stays_its_own(inside: Sandbox) -> None:
+    server = inside.commands.run("python3 -m http.server 4100 --bind 127.0.0.1", background=True)
+    eventually(lambda: ":1004" in inside.commands.run("cat /proc/net/tcp").stdout)
+    assert (
+        "200" in inside.commands.run("curl -s -o /dev/null -w '%{http_code}' http://localhost:4100/").stdout
+    )
+    server.kill()
+
+
+@pytest.mark.parametrize("option", ["", "--noproxy '*'"], ids=["proxy", "transparent"])
+def test_an_update_cuts_what_it_does_not_allow(named: Named, hosts_file: Path, option: str) -> None:
+    server = TextServer()
+    host = Named(named.data.parent / f"cut{len(option)}" / "data", hosts_file, server)
+    sandbox = host.create()
+    options = f"-sN {option} http://far.example:{server.port}/stream"
+    handle = sandbox.commands.run(f"curl {options} > /tmp/out", background=True, timeout=0)
+    eventually(lambda: "more" in sandbox.commands.run("cat /tmp/out").stdout)
+    sandbox.update_network({"deny_out": ["10.0.0.0/8"]})
+    size = len(sandbox.files.read("/tmp/out"))
+    eventually(lambda: len(sandbox.files.read("/tmp/out")) > size + 20)
+    sandbox.update_network({"deny_out": ["0.0.0.0/0"], "allow_out": ["other.example"]})
+    with pytest.raises(CommandExitException) as raised:
+        handle.wait()
+    assert raised.value.exit_code in {18, 56}
+    assert server.cut.wait(10)
+    assert host.was_refused(sandbox, "CUT", f"far.example:{server.port}")
+    failing(sandbox, f"curl -sf {option} http://far.example:{server.port}/")
+    sandbox.update_network({})
+    sandbox.commands.run(f"curl -sf {option} http://far.example:{server.port}/")
+    host.close()
+    server.close()
+
+
+def test_rules_and_names_outlive_the_host(
+    tmp_path: Path, hosts_file: Path, far: TextServer, named: Named
+) -> None:
+    host = Named(tmp_path / "own" / "data", hosts_file, far)
+    network = {"deny_out": ["0.0.0.0/0"], "allow_out": ["far.example"]}
+    sandbox = host.create(network=network)
+    sandbox.files.write("/tmp/ask.py", ASK_NAME_SERVER)
+    _, address = ask(sandbox, "far.example")
+    handle = sandbox.commands.run(
+        "until test -e /tmp/away; do sleep 0.05; done; " + f"{ASK} far.example {far.port}",
+        background=True,
+        timeout=0,
+    )
+    sandbox.commands.run("(sleep 0.3; touch /tmp/away) > /dev/null 2>&1 &")
+    host.stop(kill=True)
+    time.sleep(0.6)
+    host.start()
+    assert "hello" in sandbox.commands.connect(handle.pid).wait().stdout
+    assert "hello" in sandbox.commands.run(f"{ASK} {address} {far.port}").stdout
+    failing(sandbox, f"{ASK} changing.example {far.port}")
+    with httpx.Client(base_url=host.url, headers={"X-API-Key": API_KEY}) as client:
+        told = client.get(f"/sandboxes/{sandbox.sandbox_id}").json()["network"]
+        assert told == {"allowPublicTraffic": True, "allowOut": ["far.example"], "denyOut": ["0.0.0.0/0"]}
+        wrong = client.put(f"/sandboxes/{sandbox.sandbox_id}/network", json={"allowOut": ["not a name"]})
+        assert wrong.status_code == 400
+        assert "not a name" in wrong.json()["message"]
+        assert client.put("/sandboxes/none/network", json={}).status_code == 404
+    assert "hello" in sandbox.commands.run(f"{ASK} far.example {far.port}").stdout
+    host.close()
+
+
+def test_too_many_connections_are_broken_off(named: Named, far: TextServer) -> None:
+    sandbox = named.create()
+    code = (
+        "import socket, time\n"
+        f"held = [socket.create_connection(('198.18.1.0', {far.port})) for _ in range(600)]\n"
+        "time.sleep(1)\n"
+        "lost = 0\n"
+        "for s in held:\n"
+        "    s.setblocking(False)\n"
+        "    try:\n        lost += not s.recv(1)\n"
+        "    except BlockingIOError:\n        pass\n"
+        "    except OSError:\n        lost += 1\n"
+        "print(lost)\n"
+    )
+    sandbox.files.write("/tmp/many.py", f"import socket\nsocket.getaddrinfo('far.example', 80)\n{code}")
+    assert int(sandbox.commands.run("python3 /tmp/many.py").stdout) >= 600 - 512
+    eventually(lambda: "hello" in sandbox.commands.run(f"{ASK} far.example {far.port} || true").stdout)
+    sandbox.kill()
