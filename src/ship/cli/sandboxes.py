@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FOLLOW_INTERVAL_S = 1.0
 KILLS_AT_ONCE = 16
 STATES = ("running", "paused")
+PLAIN_FIELDS = ("logger", "sandbox")
+"""Fields of a log entry that say nothing to who has asked for the log of one sandbox."""
 _STATE_STYLES = {"running": "green", "paused": "yellow"}
 _LEVEL_STYLES = {"error": "red", "warn": "yellow", "warning": "yellow", "debug": "dim"}
 
@@ -94,12 +96,13 @@ def pause(console: E2BConsole, prefix: str) -> None:
 def resume(console: E2BConsole, prefix: str, *, timeout_s: int) -> None:
     """``ship sandbox resume``"""
 
-    async def act() -> str:
+    async def act() -> tuple[str, bool | None]:
         found = await sandbox_id(console, prefix)
-        await console.resume(found, timeout_s)
-        return found
+        return found, await console.resume(found, timeout_s)
 
-    terminal.output().print(f"{asyncio.run(act())} runs")
+    found, kept = asyncio.run(act())
+    lost = "; its processes had ended, its files are there" if kept is False else ""
+    terminal.output().print(f"{found} runs{lost}")
 
 
 def kill(console: E2BConsole, prefixes: Sequence[str]) -> None:
@@ -207,11 +210,11 @@ def _list(found: "Sequence[SandboxInfo]") -> Table:
 
 def _screen(found: "Sequence[SandboxInfo]", usage: Mapping[str, Usage], url: str, height: int) -> Group:
     running = sum(one.state.value == "running" for one in found)
-    cpu = sum(one.cpu_used_pct for one in usage.values())
+    processors = sum(one.cpu_used_pct * one.cpu_count / 100 for one in usage.values())
     memory = sum(one.memory_used_bytes for one in usage.values())
     head = Text.assemble(
         (count(len(found), "sandbox").replace("sandboxs", "sandboxes"), "bold"),
-        f", {running} running, {cpu:.0f} % of a processor, {_size(memory)}",
+        f", {running} running, {processors:.1f} processors, {_size(memory)} of memory",
         (f"   {url}   {time.strftime('%H:%M:%S')}   Ctrl-C leaves", "dim"),
     )
     rows = max(1, height - 4)
@@ -237,7 +240,7 @@ def _usage_table(found: "Sequence[SandboxInfo]", usage: Mapping[str, Usage]) -> 
 
 def _figures(used: Usage) -> tuple[str, str, str]:
     return (
-        f"{used.cpu_used_pct:.0f} %",
+        f"{used.cpu_used_pct:.0f} % of {used.cpu_count}",
         f"{_size(used.memory_used_bytes)} / {_size(used.memory_total_bytes)}",
         f"{_size(used.disk_used_bytes)} / {_size(used.disk_total_bytes)}",
     )
@@ -275,7 +278,7 @@ def _print_entry(entry: LogEntry, *, as_json: bool) -> None:
     if as_json:
         terminal.print_bytes(msgspec.json.encode(entry) + b"\n")
         return
-    fields = "  ".join(f"{name}={value}" for name, value in entry.fields.items())
+    fields = "  ".join(f"{name}={value}" for name, value in entry.fields.items() if name not in PLAIN_FIELDS)
     line = Text.assemble(
         (entry.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"), "dim"),
         f" {entry.level:<5} ",

@@ -31,7 +31,7 @@ MAX_ENTRIES = 1000
 
 @dataclass(frozen=True)
 class Usage:
-    """What a sandbox uses at a time: processors as a share of one in percent, memory and disk in bytes."""
+    """What a sandbox uses at a time: percent of all processors that it may use, bytes of memory and disk."""
 
     at: datetime
     cpu_count: int
@@ -109,11 +109,12 @@ class E2BConsole:
 
         return await self.asked(AsyncSandbox.pause(sandbox_id, **self._options), sandbox_id)
 
-    async def resume(self, sandbox_id: str, timeout_s: int) -> None:
-        """Let it go on for at least ``timeout_s`` more."""
-        from e2b import AsyncSandbox
-
-        await self.asked(AsyncSandbox.connect(sandbox_id, timeout=timeout_s, **self._options), sandbox_id)
+    async def resume(self, sandbox_id: str, timeout_s: int) -> bool | None:
+        """Let it go on for at least ``timeout_s`` more; answers whether its processes go on as they were, None where the host does not
+        say."""
+        await self._connect(sandbox_id, timeout_s)
+        kept = (await self._get(f"/sandboxes/{sandbox_id}", {}, sandbox_id)).get("memoryKept")
+        return kept if isinstance(kept, bool) else None
 
     async def kill(self, sandbox_id: str) -> bool:
         """End it; answers whether there was one."""
@@ -130,11 +131,9 @@ class E2BConsole:
         env: Mapping[str, str],
     ) -> "AsyncIterator[Terminal]":
         """A login shell at a terminal of (columns, rows); a paused sandbox is resumed. Leaving it ends the shell."""
-        from e2b import AsyncSandbox, PtySize
+        from e2b import PtySize
 
-        sandbox = await self.asked(
-            AsyncSandbox.connect(sandbox_id, timeout=TERMINAL_TIMEOUT_S, **self._options), sandbox_id
-        )
+        sandbox = await self._connect(sandbox_id, TERMINAL_TIMEOUT_S)
         columns, rows = size
         handle = await self.asked(
             sandbox.pty.create(PtySize(rows=rows, cols=columns), on_output, envs=dict(env), timeout=0),
@@ -154,11 +153,9 @@ class E2BConsole:
         self, sandbox_id: str, script: str, on_stdout: Callable[[str], None], on_stderr: Callable[[str], None]
     ) -> int:
         """Run a script in a login shell to its end; answers the exit code. A paused sandbox is resumed."""
-        from e2b import AsyncSandbox, CommandExitException
+        from e2b import CommandExitException
 
-        sandbox = await self.asked(
-            AsyncSandbox.connect(sandbox_id, timeout=TERMINAL_TIMEOUT_S, **self._options), sandbox_id
-        )
+        sandbox = await self._connect(sandbox_id, TERMINAL_TIMEOUT_S)
         living = asyncio.create_task(self._keep_alive(sandbox_id))
         try:
             running = sandbox.commands.run(script, on_stdout=on_stdout, on_stderr=on_stderr, timeout=0)
@@ -168,12 +165,19 @@ class E2BConsole:
         finally:
             living.cancel()
 
+    async def _connect(self, sandbox_id: str, timeout_s: int) -> "AsyncSandbox":
+        from e2b import AsyncSandbox
+
+        return await self.asked(
+            AsyncSandbox.connect(sandbox_id, timeout=timeout_s, **self._options), sandbox_id
+        )
+
     async def _keep_alive(self, sandbox_id: str) -> None:
         """Its time does not run out while somebody sits at it."""
         while True:
             await asyncio.sleep(TERMINAL_TIMEOUT_S / 3)
             with contextlib.suppress(NotFound, Unavailable, Conflict):
-                await self.resume(sandbox_id, TERMINAL_TIMEOUT_S)
+                await self._connect(sandbox_id, TERMINAL_TIMEOUT_S)
 
     async def _get(self, path: str, query: Mapping[str, str], sandbox_id: str = "") -> dict[str, Any]:
         import httpx

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2b import Sandbox
@@ -137,6 +138,79 @@ def test_the_host_of_ship_up_needs_neither_url_nor_key(
         assert "no sandbox host answers" in capfd.readouterr().err
     finally:
         host.close()
+
+
+def test_one_sandbox_is_shown_with_what_it_uses(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    eventually(lambda: sandbox.get_metrics())
+    assert run(["sandbox", "info", sandbox.sandbox_id]) == Exit.OK
+    shown = capfd.readouterr().out
+    assert re.search(r"limits +2 cpu, 4 GB", shown)
+    assert re.search(r"memory +[\d.]+ MB / 4 GB", shown)
+    assert "purpose=a test" in shown
+    assert run(["sandbox", "info", sandbox.sandbox_id, "--json"]) == Exit.OK
+    text = capfd.readouterr().out
+    detail = json.loads(text)
+    assert (detail["sandbox_id"], detail["state"]) == (sandbox.sandbox_id, "running")
+    assert 0 < detail["usage"]["memory_used_bytes"] < detail["usage"]["memory_total_bytes"]
+    token = str(sandbox._envd_access_token)
+    assert len(token) > 20
+    assert token not in text, "whoever looks at a sandbox need not see the key to it"
+
+
+def test_the_busiest_sandbox_is_on_top(
+    sandbox_host: Host, sandbox: Sandbox, capfd: pytest.CaptureFixture[str]
+) -> None:
+    busy = sandbox_host.create()
+    try:
+        busy.commands.run("while :; do :; done", background=True)
+
+        def glance() -> list[dict[str, Any]]:
+            assert run(["sandbox", "top", "--json"]) == Exit.OK
+            return json.loads(capfd.readouterr().out)
+
+        eventually(lambda: glance()[0]["sandbox_id"] == busy.sandbox_id, 20)
+        top = glance()
+        assert top[0]["usage"]["cpu_used_pct"] > 5
+        assert {busy.sandbox_id, sandbox.sandbox_id} <= {one["sandbox_id"] for one in top}
+        assert run(["sandbox", "top"]) == Exit.OK
+        assert re.search(rf"{busy.sandbox_id} +running +\d+ % of 2", capfd.readouterr().out)
+    finally:
+        busy.kill()
+
+
+def test_top_goes_on_at_a_terminal_until_it_is_left(sandbox_host: Host, sandbox: Sandbox) -> None:
+    person = Terminal("sandbox", "top", "--interval", "0.5")
+    try:
+        person.wait_for(sandbox.sandbox_id)
+        later = sandbox_host.create()
+        person.wait_for(later.sandbox_id)
+        later.kill()
+        person.type("\x03")
+        assert person.ends_with() == Exit.OK
+    finally:
+        person.close()
+
+
+def test_the_log_says_what_was_refused(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.commands.run("curl -s http://10.0.0.1/ || true")
+    assert run(["sandbox", "logs", sandbox.sandbox_id]) == Exit.OK
+    assert re.search(r"refused .*target=http://10.0.0.1/", capfd.readouterr().out)
+    assert run(["sandbox", "logs", sandbox.sandbox_id, "--json"]) == Exit.OK
+    entries = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [entry for entry in entries if entry["fields"].get("target") == "http://10.0.0.1/"]
+
+
+def test_a_log_that_is_followed_ends_with_its_sandbox(sandbox: Sandbox) -> None:
+    person = Terminal("sandbox", "logs", "-f", sandbox.sandbox_id)
+    try:
+        for port in (81, 82):
+            sandbox.commands.run(f"curl -s http://10.0.0.1:{port}/ || true")
+            person.wait_for(f"target=http://10.0.0.1:{port}/")
+        sandbox.kill()
+        assert person.ends_with() == Exit.OK
+        assert person.shown.count("http://10.0.0.1:81/") == 1, "an entry is shown once"
+    finally:
+        person.close()
 
 
 def test_a_shell_is_a_terminal_and_keeps_its_exit_code(sandbox: Sandbox) -> None:
