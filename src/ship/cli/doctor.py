@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import httpx
 from rich.text import Text
 
 from ship import config, errors
+from ship.app import sandbox_host
 from ship.cli import connection, server, terminal
 from ship.cli.exits import Exit
 
@@ -40,7 +42,7 @@ class Finding:
 def run(url: str | None, token: str | None, data: Path | None, file: Path | None, *, as_json: bool) -> Exit:
     """``ship doctor``"""
     settings = server.settings(None, data, file)
-    findings = [*_machine(), *_settings(settings), _server(url, token, data)]
+    findings = [*_machine(), *_settings(settings), _sandbox_host(data), _server(url, token, data)]
     healthy = all(finding.state != "missing" for finding in findings)
     if as_json:
         terminal.print_json({"ok": healthy, "findings": findings})
@@ -70,6 +72,18 @@ def _machine() -> Iterator[Finding]:
     yield _program("setpriv", "missing", "apt install util-linux", "--version")
     yield _program(
         "ripgrep", "warning", "apt install ripgrep; the agent searches with it", "--version", command="rg"
+    )
+    yield _program(
+        "zstd", "warning", "apt install zstd; snapshots of sandboxes are packed by it", "--version"
+    )
+    yield _program(
+        "fakeroot", "warning", "apt install fakeroot; sudo in a sandbox is played by it", "--version"
+    )
+    yield _program(
+        "mmdebstrap",
+        "warning",
+        "apt install mmdebstrap; it makes the Debian that templates are built on",
+        "--version",
     )
     yield _cgroups()
 
@@ -294,6 +308,35 @@ def _template(settings: config.Settings) -> Finding:
         f"{name} is not built yet",
         "The first `ship up` builds it; that takes a minute and downloads OpenCode.",
     )
+
+
+def _sandbox_host(data: Path | None) -> Finding:
+    """How the running host keeps sandboxes apart, by its own account."""
+    running = sandbox_host.running_host(connection.data_folder(data))
+    if running is None:
+        return Finding(
+            "sandbox host",
+            "warning",
+            "none runs on the data folder",
+            "`ship up` starts it, `ship sandboxd` one alone.",
+        )
+    try:
+        told = httpx.get(f"{running[0]}/health", timeout=COMMAND_TIMEOUT_S).json()
+    except (httpx.HTTPError, ValueError) as error:
+        return Finding(
+            "sandbox host", "warning", f"{running[0]} does not answer: {error}", "Start Ship again."
+        )
+    limits = told.get("limits", {})
+    lacking = [name for name, held in limits.items() if not held]
+    found = f"{running[0]}: {told.get('backend', 'bubblewrap')}, {told.get('isolation', '')}"
+    if lacking:
+        return Finding(
+            "sandbox host",
+            "warning",
+            f"{found}; no limit on {', '.join(lacking)}",
+            "Run Ship as root, with cgroups and loop devices, for every limit.",
+        )
+    return Finding("sandbox host", "ok", f"{found}, limits on {', '.join(limits)}")
 
 
 def _server(url: str | None, token: str | None, data: Path | None) -> Finding:

@@ -78,11 +78,15 @@ def test_the_doctor_looks_at_everything_and_tells_what_to_do(
         "libseccomp",
         "setpriv",
         "ripgrep",
+        "zstd",
+        "fakeroot",
+        "mmdebstrap",
         "cgroups",
         "disk",
         "port",
         "models",
         "template",
+        "sandbox host",
         "server",
     ]
     assert {*wanted, "user namespaces", "data folder"} == set(findings)

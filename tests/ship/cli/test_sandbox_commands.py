@@ -133,6 +133,9 @@ def test_the_host_of_ship_up_needs_neither_url_nor_key(
         (data / "sandboxd.json").write_text(json.dumps({"url": host.url, "pid": host.process.pid}))
         monkeypatch.delenv("E2B_API_URL")
         assert listed(capfd, "--data", str(data)) == []
+        run(["doctor", "--json", "--data", str(data)])
+        findings = {one["name"]: one for one in json.loads(capfd.readouterr().out)["findings"]}
+        assert host.url in findings["sandbox host"]["found"]
         # The key of this machine's host is shown to no other.
         assert run(["sandbox", "ls", "--data", str(data), "--url", "http://127.0.0.1:9"]) == Exit.SERVER
         assert "no sandbox host answers" in capfd.readouterr().err
