@@ -12,7 +12,7 @@ from pathlib import Path
 from . import logs, server
 from .errors import SetupError
 from .rules import Block, Upstream, parse_private
-from .settings import Settings, Tls
+from .settings import PARK_AFTER_S, Settings, Tls
 
 API_KEY_VARIABLE = "SHIP_SANDBOXD_API_KEY"
 METRICS_KEY_VARIABLE = "SHIP_SANDBOXD_METRICS_KEY"
@@ -106,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
         help="debug logs each request",
     )
     parser.add_argument(
+        "--park-after",
+        type=float,
+        default=PARK_AFTER_S,
+        metavar="SECONDS",
+        help="how long a paused sandbox keeps its memory (default %(default)g)",
+    )
+    parser.add_argument(
         "--stop-all", action="store_true", help="end every sandbox of the data folder, and exit"
     )
     return parser
@@ -134,6 +141,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         tls=_tls(arguments, domain),
         upstreams=tuple(_upstream(text) for text in arguments.upstream),
         private=tuple(_private(text) for text in arguments.allow_private),
+        park_after_s=max(0.0, arguments.park_after),
     )
 
 

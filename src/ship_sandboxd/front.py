@@ -28,7 +28,8 @@ from .envd.http1 import (
 from .errors import NotFound
 from .forward import forward, onward
 from .metrics import Metrics
-from .sandboxes import Sandbox, Sandboxes
+from .sandbox import Sandbox
+from .sandboxes import Sandboxes
 
 ENVD_PORT = 49983
 _START = "/process.Process/Start"
@@ -93,7 +94,7 @@ class Front:
             if target.port != ENVD_PORT and not _may_visit(sandbox, exchange.request):
                 await _refuse(exchange, target, 403, "the traffic access token is missing or wrong", _PRIVATE)
                 return
-            await self._forward(exchange, sandbox, target.port)
+            await self._forward(exchange, await self._sandboxes.awake(sandbox.id), target.port)
         except NotFound:
             await _refuse(exchange, target, 502, "The sandbox was not found", _NOT_FOUND)
         except Unreachable as error:
@@ -127,7 +128,7 @@ class Front:
             await forward(exchange, server, _inward(exchange, sandbox, port))
         except (OSError, BrokenStreamError, ProtocolError) as error:
             if not exchange.responded:
-                self._sandboxes.get(sandbox.id)
+                self._sandboxes.running(sandbox.id)
                 message = f"The sandbox does not answer on port {port}: {error}"
                 raise Unreachable(message, _NO_ANSWER) from error
             exchange.reusable = False

@@ -1,6 +1,6 @@
 """The sandboxes of this host: made, found, kept alive for their time, found again after a restart, ended.
 
-    creating ── launched ──► running ── killed, or its time is over ──► gone
+    creating ── launched ──► running ⇄ paused ── killed, or a running one's time is over ──► gone
         └── the launch failed, or the host died meanwhile ──► gone
 
 A record on disk comes before anything else that a sandbox uses and goes last, so nothing can be left without one.
@@ -11,30 +11,32 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import cgroups, netfilter, network, records, templates
-from .backend import Backend, Backends, LaunchSpec, Root, Streams
-from .cgroups import Cgroups, Limits
-from .egress import Egress, proxy_variables
-from .errors import LaunchFailed, NotFound
-from .gateway import Gateway
-from .listeners import NAMES_PORT, OPENED, REDIRECTED_PORT, Listeners
-from .records import DEFAULT_TENANT, RUNNING, SandboxRecord
+from . import network, records, templates
+from .backend import Backend, Backends
+from .errors import Conflict, LaunchFailed, NotFound
+from .launches import Launches
+from .moments import Moment
+from .pauses import Pauses
+from .records import DEFAULT_TENANT, KILL, PAUSE, PAUSED, RESUMING, RUNNING, SandboxRecord
+from .sandbox import Sandbox, gone
+from .settings import PARK_AFTER_S
 
 DEFAULT_TIMEOUT_S = 300
+_AUTO_RESUME_S = 300
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _UIDS = range(200_000, 265_536)
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _log = logging.getLogger("ship_sandboxd.sandboxes")
 
 
 @dataclass(frozen=True)
 class NewSandbox:
-    """What a caller asks for; see `POST /v2/sandboxes` of E2B's API."""
+    """What a caller asks for; see `POST /v2/sandboxes` of E2B's API. When its time is over it is paused if `auto_pause`
+    says so; `auto_resume` lets a request to it wake it up again."""
 
     template: str = templates.BASE
     tenant: str = DEFAULT_TENANT
@@ -44,49 +46,33 @@ class NewSandbox:
     allow_internet: bool = True
     allow_public_traffic: bool = True
     network: dict[str, Any] = field(default_factory=dict)
+    auto_pause: bool = False
+    auto_pause_keeps_memory: bool = True
+    auto_resume: bool = False
     idempotency_key: str = ""
     request_digest: str = ""
 
 
-class Sandbox:
-    """One sandbox of this host and what belongs to it in this process."""
-
-    def __init__(self, record: SandboxRecord, folder: Path, backend: Backend) -> None:
-        self.record = record
-        self.backend = backend
-        self.folder = folder
-        self.egress: Egress | None = None
-        self.expiry: asyncio.TimerHandle | None = None
-        self.watch: asyncio.Task[None] | None = None
-        self.ending: asyncio.Task[None] | None = None
-
-    @property
-    def id(self) -> str:
-        return self.record.id
-
-    async def connect(self) -> Streams:
-        """A connection to its daemon. Raises OSError when that does not answer."""
-        return await self.backend.connect(self.folder)
-
-
 class Sandboxes:
-    """All of them. `data` holds one folder each; `per_uid` says whether each gets a Unix user of its own."""
+    """All of them. `data` holds one folder each; `per_uid` says whether each gets a Unix user of its own. A frozen one
+    is parked after `park_after_s` seconds."""
 
     def __init__(
         self,
         data: Path,
         backends: Backends,
-        groups: Cgroups,
-        gateway: Gateway,
+        launches: Launches,
         per_uid: bool,
+        park_after_s: float = PARK_AFTER_S,
     ) -> None:
         self._folder = data / "sandboxes"
         self._trash = data / "trash"
         self._templates = data / "templates"
         self._backends = backends
-        self._groups = groups
-        self._gateway = gateway
+        self._launches = launches
+        self._pauses = Pauses(launches, self._attend)
         self._per_uid = per_uid
+        self._park_after_s = park_after_s
         self._sandboxes: dict[str, Sandbox] = {}
         self._uids_in_use: set[int] = set()
         # Another host on this machine has the same range: starting anywhere in it keeps the two apart.
@@ -96,23 +82,30 @@ class Sandboxes:
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def get(self, sandbox_id: str, tenant: str | None = None) -> Sandbox:
-        """A running sandbox; one of `tenant` only, when that is given. Raises NotFound."""
+        """A sandbox, running or paused; one of `tenant` only, when that is given. Raises NotFound."""
         sandbox = self._sandboxes.get(sandbox_id)
-        if (
-            sandbox is None
-            or sandbox.record.state != RUNNING
-            or sandbox.ending is not None
-            or tenant not in (None, sandbox.record.tenant)
-        ):
-            raise NotFound(f"sandbox '{sandbox_id}' not found", "sandbox_not_found")
+        if sandbox is None or not sandbox.there or tenant not in (None, sandbox.record.tenant):
+            raise gone(sandbox_id)
         return sandbox
 
+    def running(self, sandbox_id: str) -> Sandbox:
+        """One that runs. Raises NotFound."""
+        sandbox = self.get(sandbox_id)
+        if sandbox.record.state != RUNNING:
+            raise NotFound(f"sandbox '{sandbox_id}' is paused", "sandbox_paused")
+        return sandbox
+
+    async def awake(self, sandbox_id: str) -> Sandbox:
+        """One that runs, for a request to it: a paused one is resumed first, if it was made to be. Raises NotFound."""
+        sandbox = self.get(sandbox_id)
+        record = sandbox.record
+        if record.state != RUNNING and record.auto_resume:
+            await self.resume(sandbox_id, max(record.timeout_s, _AUTO_RESUME_S))
+        return self.running(sandbox_id)
+
     def all(self) -> list[Sandbox]:
-        return [
-            sandbox
-            for sandbox in self._sandboxes.values()
-            if sandbox.record.state == RUNNING and not sandbox.ending
-        ]
+        """Every one that runs or is paused."""
+        return [sandbox for sandbox in self._sandboxes.values() if sandbox.there]
 
     async def create(self, wanted: NewSandbox, template: templates.Template | None = None) -> Sandbox:
         """Start a sandbox and wait until it answers; of `template`, where that is not one that `wanted` could name.
@@ -121,115 +114,100 @@ class Sandboxes:
         sandbox = self._register(wanted, template)
         try:
             _make_folders(sandbox)
-            await self._launch(sandbox, wanted, template)
+            await self._launches.start(sandbox)
+            sandbox.record.state = RUNNING
+            sandbox.record.save(sandbox.folder)
         except BaseException:
             await asyncio.shield(self._end(sandbox))
             raise
+        sandbox.tell("sandbox created", template=template.name)
         self._attend(sandbox)
         return sandbox
 
     def _register(self, wanted: NewSandbox, template: templates.Template) -> Sandbox:
-        now = time.time()
         backend = self._backends.named(template.backend)
         record = SandboxRecord(
             id="".join(secrets.choice(_ALPHABET) for _ in range(20)),
             template=template.name,
             token=secrets.token_hex(32),
             traffic_token=secrets.token_hex(32),
-            started_at=now,
-            end_at=now + wanted.timeout_s,
+            started_at=time.time(),
+            end=Moment.after(wanted.timeout_s),
+            timeout_s=wanted.timeout_s,
             cpu_count=template.cpu_count,
             memory_mb=template.memory_mb,
             disk_mb=template.disk_mb,
             uid=self._take_uid() if self._per_uid else None,
+            made_of=template,
             backend=backend.name,
             tenant=wanted.tenant,
             metadata=dict(wanted.metadata),
+            envs=dict(wanted.envs),
             allow_internet=wanted.allow_internet,
             allow_public_traffic=wanted.allow_public_traffic,
             network=wanted.network,
+            on_timeout=PAUSE if wanted.auto_pause else KILL,
+            pause_keeps_memory=wanted.auto_pause_keeps_memory,
+            auto_resume=wanted.auto_resume,
             idempotency_key=wanted.idempotency_key,
             request_digest=wanted.request_digest,
         )
-        record.cgroups = self._groups.folders(record.id)
+        record.cgroups = self._launches.groups_of(record.id)
         sandbox = Sandbox(record, self._folder / record.id, backend)
         self._sandboxes[record.id] = sandbox
         return sandbox
 
-    async def _launch(self, sandbox: Sandbox, wanted: NewSandbox, template: templates.Template) -> None:
-        record = sandbox.record
-        self._groups.create(record.id, Limits(template.memory_mb, template.pids, template.cpu_count))
-        launched = await sandbox.backend.launch(
-            LaunchSpec(
-                id=record.id,
-                folder=sandbox.folder,
-                uid=record.uid,
-                root=Root(),
-                mounts=template.mounts,
-                config={
-                    "token": record.token,
-                    "envs": _environment(record, template, wanted),
-                    "memory_mb": record.memory_mb,
-                    "cpu_count": record.cpu_count,
-                    "listeners": OPENED,
-                    "max_processes": None if "pids" in self._groups.controllers else template.pids,
-                },
-                cgroups=record.cgroups,
-                disk_mb=record.disk_mb,
-            )
-        )
-        record.init, record.monitor, record.state = launched.init, launched.monitor, RUNNING
-        record.save(sandbox.folder)
-        await self._redirect(sandbox, launched.listeners)
-        await self._open_egress(sandbox, launched.listeners)
-        _log.info("sandbox created", extra={"sandbox": record.id, "template": record.template})
-
-    async def _redirect(self, sandbox: Sandbox, listeners: Listeners) -> None:
-        """Lead connections of programs that know of no proxy to us. Without it the proxy is the one way out."""
-        init = sandbox.record.init
-        if init is None or listeners.redirected is None or not self._gateway.redirects:
-            return
-        try:
-            await asyncio.to_thread(netfilter.redirect, init, REDIRECTED_PORT, NAMES_PORT)
-        except OSError as error:
-            _log.error("only the proxy leads out", extra={"sandbox": sandbox.id, "reason": str(error)})
-
-    async def _open_egress(self, sandbox: Sandbox, listeners: Listeners) -> None:
-        rules = self._gateway.rules(sandbox.record.network, sandbox.record.allow_internet)
-        sandbox.egress = Egress(sandbox.id, self._gateway, rules, sandbox.folder)
-        await sandbox.egress.serve(listeners)
-
-    def update_network(self, sandbox_id: str, wanted: Any) -> None:
-        """Replace the rules for what a running sandbox may reach; connections that they do not allow are cut. Raises
-        NotFound, BadRequest, Unsupported."""
-        sandbox = self.get(sandbox_id)
-        record = sandbox.record
-        record.network, record.allow_internet = network.update(record.network, wanted)
-        record.save(sandbox.folder)
-        if sandbox.egress is not None:
-            sandbox.egress.update(self._gateway.rules(record.network, record.allow_internet))
-
     def _attend(self, sandbox: Sandbox) -> None:
-        """End it when its time is over, and notice when it ends by itself."""
-        self._arm(sandbox)
-        sandbox.watch = asyncio.create_task(self._watch(sandbox))
+        """Do what is due when its time has come, and notice when its processes end by themselves."""
+        record = sandbox.record
+        sandbox.stop_timer()
+        left_s: float | None = record.end.left_s
+        if record.state == PAUSED:
+            frozen_s = 0.0 if record.paused is None else -record.paused.left_s
+            left_s = self._park_after_s - frozen_s if record.frozen else None
+        if left_s is not None:
+            sandbox.timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._due, sandbox)
+        if sandbox.watch is None and record.init is not None:
+            sandbox.watch = asyncio.create_task(self._watch(sandbox))
 
-    def _arm(self, sandbox: Sandbox) -> None:
-        if sandbox.expiry is not None:
-            sandbox.expiry.cancel()
-        left = max(0.0, sandbox.record.end_at - time.time())
-        sandbox.expiry = asyncio.get_running_loop().call_later(left, self._expire, sandbox)
+    def _due(self, sandbox: Sandbox) -> None:
+        sandbox.timer = None
+        self._run(self._time_is_over(sandbox))
 
-    def _expire(self, sandbox: Sandbox) -> None:
-        _log.info("sandbox reached its timeout", extra={"sandbox": sandbox.id})
-        self._run(self._end(sandbox))
+    async def _time_is_over(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        if record.state == RUNNING and record.on_timeout == KILL:
+            sandbox.tell("sandbox reached its timeout")
+            await self._end(sandbox)
+            return
+
+        async def give_way() -> None:
+            if record.frozen:
+                await self._pauses.park(sandbox, "paused for long")
+            elif record.state == RUNNING and record.end.left_s <= 0:
+                sandbox.tell("sandbox reached its timeout")
+                await self._pauses.pause(sandbox, keep_memory=record.pause_keeps_memory)
+
+        with contextlib.suppress(NotFound):
+            await sandbox.change(give_way)
 
     async def _watch(self, sandbox: Sandbox) -> None:
         if sandbox.record.init is not None:
             await sandbox.record.init.wait()
-        if sandbox.ending is None:
-            _log.warning("sandbox ended by itself", extra={"sandbox": sandbox.id})
-            self._run(self._end(sandbox))
+        sandbox.watch = None
+        self._run(self._processes_ended(sandbox))
+
+    async def _processes_ended(self, sandbox: Sandbox) -> None:
+        """Somebody has ended its supervisor: the machine's memory ran out, or a person on the host."""
+        if sandbox.ending is not None:
+            return
+        record = sandbox.record
+        if record.state == PAUSED or record.on_timeout == PAUSE:
+            with contextlib.suppress(NotFound):
+                await sandbox.change(lambda: self._pauses.park(sandbox, "its processes have ended"))
+        else:
+            sandbox.tell("sandbox ended by itself", "warning")
+            await self._end(sandbox)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -242,17 +220,52 @@ class Sandboxes:
             _log.error("work behind the scenes failed", exc_info=task.exception())
 
     def set_timeout(self, sandbox_id: str, timeout_s: int, only_extend: bool = False) -> Sandbox:
-        """Let it live for so many seconds from now. Raises NotFound."""
+        """Let it live for so many seconds from now. Raises NotFound, and Conflict of a paused one, which has no time."""
         sandbox = self.get(sandbox_id)
-        end_at = time.time() + timeout_s
-        sandbox.record.end_at = max(end_at, sandbox.record.end_at) if only_extend else end_at
-        sandbox.record.save(sandbox.folder)
-        self._arm(sandbox)
+        record = sandbox.record
+        if record.state != RUNNING:
+            raise Conflict(f"sandbox '{sandbox_id}' is paused: resume it first", "sandbox_paused")
+        if only_extend and record.end.left_s >= timeout_s:
+            return sandbox
+        end, granted = record.end, record.timeout_s
+        record.end, record.timeout_s = Moment.after(timeout_s), timeout_s
+        try:
+            record.save(sandbox.folder)
+        except OSError:
+            record.end, record.timeout_s = end, granted
+            raise
+        self._attend(sandbox)
         return sandbox
+
+    def update_network(self, sandbox_id: str, wanted: Any) -> None:
+        """Replace the rules for what a sandbox may reach; connections that they do not allow are cut. Raises
+        NotFound, BadRequest, Unsupported."""
+        sandbox = self.get(sandbox_id)
+        record = sandbox.record
+        record.network, record.allow_internet = network.update(record.network, wanted)
+        record.save(sandbox.folder)
+        self._launches.update_rules(sandbox)
+
+    async def pause(self, sandbox_id: str, *, keep_memory: bool = True) -> None:
+        """Halt it until it is resumed. Raises NotFound, Conflict when it is paused already, FreezeFailed."""
+        sandbox = self.get(sandbox_id)
+        await sandbox.change(lambda: self._pauses.pause(sandbox, keep_memory=keep_memory))
+
+    async def resume(self, sandbox_id: str, timeout_s: int) -> bool:
+        """Let a paused one run on for so many seconds, and a running one for at least so many. Answers whether it was
+        paused. Raises NotFound, LaunchFailed."""
+        sandbox = self.get(sandbox_id)
+        if sandbox.record.state != RUNNING and await sandbox.change(
+            lambda: self._pauses.resume(sandbox, timeout_s)
+        ):
+            return True
+        self.set_timeout(sandbox_id, timeout_s, only_extend=True)
+        return False
 
     async def kill(self, sandbox_id: str) -> None:
         """End it and everything in it. Raises NotFound."""
-        await asyncio.shield(self._end(self.get(sandbox_id)))
+        sandbox = self.get(sandbox_id)
+        await asyncio.shield(self._end(sandbox))
         _log.info("sandbox killed", extra={"sandbox": sandbox_id})
 
     async def kill_all(self) -> None:
@@ -266,23 +279,18 @@ class Sandboxes:
 
     async def _take_down(self, sandbox: Sandbox) -> None:
         record = sandbox.record
-        if sandbox.expiry is not None:
-            sandbox.expiry.cancel()
-        if sandbox.watch is not None:
-            sandbox.watch.cancel()
-        if sandbox.egress is not None:
-            await sandbox.egress.close()
-        await sandbox.backend.end(record.id, record.init, record.monitor, record.cgroups)
-        try:
-            await cgroups.remove(record.cgroups)
-        except OSError as error:
-            _log.error("a cgroup cannot be removed", extra={"sandbox": record.id, "reason": str(error)})
-        trash = self._trash / record.id
-        with contextlib.suppress(FileNotFoundError):
-            sandbox.folder.rename(trash)
+        sandbox.stop_timer()
+        await sandbox.cut_changes()
+        await self._launches.stop(sandbox)
+        self._throw_away(sandbox.folder)
         self._sandboxes.pop(record.id, None)
         if record.uid is not None:
             self._uids_in_use.discard(record.uid)
+
+    def _throw_away(self, folder: Path) -> None:
+        trash = self._trash / folder.name
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(trash)
         self._run(_remove_tree(trash))
 
     def _take_uid(self) -> int:
@@ -295,24 +303,30 @@ class Sandboxes:
                 return uid
         raise LaunchFailed("every uid for sandboxes is in use", "no_uid_left")
 
+    def layers_in_use(self) -> Iterable[str]:
+        """The digests of all layers that these sandboxes lie on."""
+        for sandbox in self._sandboxes.values():
+            yield from sandbox.record.made_of.layers
+
     async def recover(self) -> None:
-        """Find the sandboxes that an earlier process left running; clear away what it left half-made."""
+        """Find the sandboxes that an earlier process left, running or paused; clear away what it left half-made."""
         for folder in list(self._trash.iterdir()):
             self._run(_remove_tree(folder))
-        found = []
+        found, unreadable = [], []
         for folder in sorted(self._folder.iterdir()):
             record = records.load(folder)
             if record is None or record.id != folder.name:
-                _log.error(
-                    "a sandbox's record cannot be read: its folder is removed", extra={"sandbox": folder.name}
-                )
-                record = _unreadable(folder.name)
+                unreadable.append(folder)
+                continue
             sandbox = Sandbox(record, folder, self._backend_of(record))
             self._sandboxes[record.id] = sandbox
             if record.uid is not None:
                 self._uids_in_use.add(record.uid)
             found.append(sandbox)
-        await asyncio.gather(*(self._recover(sandbox) for sandbox in found))
+        await asyncio.gather(
+            *(self._recover(sandbox) for sandbox in found),
+            *(self._clear_unreadable(folder) for folder in unreadable),
+        )
 
     def _backend_of(self, record: SandboxRecord) -> Backend:
         """Its own; where the machine no longer has that, another one can at least end it."""
@@ -324,31 +338,33 @@ class Sandboxes:
 
     async def _recover(self, sandbox: Sandbox) -> None:
         record = sandbox.record
-        if (
-            record.state != RUNNING
-            or record.init is None
-            or not record.init.alive
-            or record.end_at <= time.time()
-        ):
+        alive = record.init is not None and record.init.alive
+        if record.state == RUNNING and alive and (record.end.left_s > 0 or record.on_timeout == PAUSE):
+            # The earlier process may have ended while it was halted for a snapshot, or half paused.
+            await sandbox.backend.thaw(record.cgroups)
+            self._attend(sandbox)
+            await self._launches.find_egress(sandbox)
+        elif record.state == PAUSED and (alive or record.init is None):
+            self._attend(sandbox)
+        elif record.state in (PAUSED, RESUMING) or (record.state == RUNNING and record.on_timeout == PAUSE):
+            await self._pauses.park(sandbox, "its processes ended while no host ran")
+        else:
             await self._end(sandbox)
             return
-        self._attend(sandbox)
-        try:
-            listeners = await sandbox.backend.listeners(sandbox.folder, record.token)
-            await self._open_egress(sandbox, listeners)
-        except (OSError, LaunchFailed) as error:
-            _log.error("no way out for this sandbox", extra={"sandbox": record.id, "reason": str(error)})
-        _log.info("sandbox found again", extra={"sandbox": record.id})
+        _log.info("sandbox found again", extra={"sandbox": record.id, "state": record.state})
+
+    async def _clear_unreadable(self, folder: Path) -> None:
+        _log.error("a sandbox's record cannot be read: its folder is removed", extra={"sandbox": folder.name})
+        await self._backends.default.end(folder.name, None, None, [])
+        self._throw_away(folder)
 
     async def leave(self) -> None:
-        """Stop attending to the sandboxes; they run on."""
+        """Stop attending to the sandboxes; they run on, and the paused ones stay paused."""
         for sandbox in self._sandboxes.values():
-            if sandbox.expiry is not None:
-                sandbox.expiry.cancel()
+            sandbox.stop_timer()
             if sandbox.watch is not None:
                 sandbox.watch.cancel()
-            if sandbox.egress is not None:
-                await sandbox.egress.close()
+            await self._launches.close_egress(sandbox)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
@@ -357,27 +373,6 @@ def _make_folders(sandbox: Sandbox) -> None:
     record = sandbox.record
     sandbox.folder.mkdir(mode=0o700)
     record.save(sandbox.folder)
-
-
-def _environment(record: SandboxRecord, template: templates.Template, wanted: NewSandbox) -> dict[str, str]:
-    return {
-        "PATH": _PATH,
-        "HOME": "/home/user",
-        "USER": "user",
-        "LOGNAME": "user",
-        "SHELL": "/bin/bash",
-        "LANG": "C.UTF-8",
-        "E2B_SANDBOX": "true",
-        "E2B_SANDBOX_ID": record.id,
-        "E2B_TEMPLATE_ID": record.template,
-        **proxy_variables(),
-        **template.env,
-        **dict(wanted.envs),
-    }
-
-
-def _unreadable(sandbox_id: str) -> SandboxRecord:
-    return SandboxRecord(sandbox_id, "", "", "", 0, 0, 1, 1, 1, None)
 
 
 async def _remove_tree(folder: Path) -> None:

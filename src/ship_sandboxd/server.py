@@ -18,6 +18,7 @@ from .api.snapshots import SnapshotRoutes
 from .api.telemetry import TelemetryRoutes
 from .api.templates import TemplateRoutes
 from .backend import Backends
+from .blobs import FolderBlobs
 from .bubblewrap import Bubblewrap
 from .cgroups import Cgroups
 from .endpoints import Endpoints
@@ -25,6 +26,8 @@ from .errors import SetupError
 from .forkserver import ForkServer
 from .front import Front
 from .gateway import Gateway
+from .launches import Launches
+from .layers import Layers
 from .metrics import Metrics
 from .records import DEFAULT_TENANT
 from .rootfs import Roots
@@ -95,6 +98,14 @@ def _cgroups() -> Cgroups:
     return cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mounts").read_text())
 
 
+def _sandboxes(settings: Settings, machine: Machine, gateway: Gateway) -> Sandboxes:
+    layers = Layers(settings.data / "layers", FolderBlobs(settings.data / "blobs"))
+    launches = Launches(machine.groups, gateway, layers)
+    sandboxes = Sandboxes(settings.data, machine.backends, launches, machine.is_root, settings.park_after_s)
+    layers.add_holder(sandboxes.layers_in_use)
+    return sandboxes
+
+
 async def serve(settings: Settings, machine: Machine) -> None:
     """Serve until SIGTERM or SIGINT; the sandboxes run on."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -114,7 +125,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     gateway = Gateway(settings.upstreams, settings.private, redirects=machine.redirects)
-    sandboxes = Sandboxes(settings.data, machine.backends, machine.groups, gateway, machine.is_root)
+    sandboxes = _sandboxes(settings, machine, gateway)
     await sandboxes.recover()
     usage = Usage(lambda: ((sandbox.record, sandbox.folder) for sandbox in sandboxes.all()))
     sampling = asyncio.create_task(usage.run())
@@ -146,7 +157,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
 
 async def stop_all(settings: Settings, machine: Machine) -> int:
     """End every sandbox of the data folder; answers how many there were."""
-    sandboxes = Sandboxes(settings.data, machine.backends, machine.groups, Gateway(), machine.is_root)
+    sandboxes = _sandboxes(settings, machine, Gateway())
     await sandboxes.recover()
     count = len(sandboxes.all())
     await sandboxes.kill_all()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from .rules import Block, Upstream
 
+PARK_AFTER_S = 600.0
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -21,7 +23,8 @@ class Tls:
 class Settings:
     """`api_key` is that of the tenant `default`, `keys` the file of all tenants' keys; one of them is given. `domain` is the
     suffix of `{port}-{sandbox id}.{domain}` host names, `api_key_variable` the environment's variable that `api_key` is from, if any.
-    `private` are the special addresses that sandboxes may reach."""
+    `private` are the special addresses that sandboxes may reach. A paused sandbox keeps its memory for `park_after_s`
+    seconds."""
 
     listen_host: str
     listen_port: int
@@ -35,3 +38,4 @@ class Settings:
     metrics_public: bool = False
     upstreams: tuple[Upstream, ...] = ()
     private: tuple[Block, ...] = ()
+    park_after_s: float = PARK_AFTER_S

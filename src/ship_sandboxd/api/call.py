@@ -110,6 +110,16 @@ def parse_strings(body: dict[str, Any], key: str) -> tuple[tuple[str, str], ...]
     return tuple(values.items())
 
 
+def parse_flag(body: dict[str, Any], key: str, *, default: bool) -> bool:
+    """A Boolean; the default when it is missing or null."""
+    value = body.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise BadRequest(f"{key} must be true or false")
+    return value
+
+
 def parse_timeout(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TIMEOUT_S:
         raise BadRequest("timeout must be a number of seconds, 0 or more")

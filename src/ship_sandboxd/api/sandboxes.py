@@ -9,17 +9,28 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from .. import network
-from ..errors import BadRequest, Unsupported
+from ..errors import BadRequest, Conflict, Unsupported
 from ..idempotency import Idempotency
 from ..metrics import Metrics
-from ..sandboxes import DEFAULT_TIMEOUT_S, NewSandbox, Sandbox, Sandboxes
-from .call import Answer, Call, Route, parse_number, parse_strings, parse_time, parse_timeout, timestamp
-from .router import unsupported
+from ..records import PAUSED, RUNNING
+from ..sandbox import Sandbox
+from ..sandboxes import DEFAULT_TIMEOUT_S, NewSandbox, Sandboxes
+from .call import (
+    Answer,
+    Call,
+    Route,
+    parse_flag,
+    parse_number,
+    parse_strings,
+    parse_time,
+    parse_timeout,
+    timestamp,
+)
 
 ENVD_VERSION = "0.6.4"
 MAX_PAGE = 1000
+MAX_REFRESH_S = 3600
 _NOT_OFFERED = {
-    "autoPause": "pausing",
     "mcp": "MCP servers",
     "iam": "workload identity",
     "volumeMounts": "volumes",
@@ -69,9 +80,9 @@ class SandboxRoutes:
             Route("POST", f"{one}/connect", self._connect),
             Route("POST", f"/v2{one}/connect", self._connect),
             Route("POST", f"{one}/timeout", self._set_timeout),
-            Route("POST", f"{one}/pause", unsupported),
-            Route("POST", f"{one}/resume", unsupported),
-            Route("POST", f"{one}/refreshes", unsupported),
+            Route("POST", f"{one}/pause", self._pause),
+            Route("POST", f"{one}/resume", self._resume),
+            Route("POST", f"{one}/refreshes", self._refresh),
             Route("PUT", f"{one}/network", self._update_network),
         ]
 
@@ -100,7 +111,7 @@ class SandboxRoutes:
             "domain": self._domain,
             "allowInternetAccess": record.allow_internet,
             "network": {"allowPublicTraffic": record.allow_public_traffic, **record.network},
-            "lifecycle": {"autoResume": False, "onTimeout": "kill"},
+            "lifecycle": {"autoResume": record.auto_resume, "onTimeout": record.on_timeout},
         }
         return Answer(200, detail)
 
@@ -118,7 +129,7 @@ class SandboxRoutes:
             sandbox
             for sandbox in self._sandboxes.all()
             if sandbox.record.tenant == call.tenant
-            and "running" in states
+            and shown_state(sandbox) in states
             and metadata.items() <= sandbox.record.metadata.items()
             and sandbox.record.started_at >= started_after
             and query.get("template", sandbox.record.template) == sandbox.record.template
@@ -138,10 +149,30 @@ class SandboxRoutes:
         return Answer(200, [_listed(sandbox) for sandbox in page], fields)
 
     async def _connect(self, call: Call) -> Answer:
+        """Resume it if it is paused (201), and let a running one (200) live for at least so long."""
         timeout_s = parse_timeout(call.body.get("timeout", DEFAULT_TIMEOUT_S))
         sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
-        self._sandboxes.set_timeout(sandbox.id, timeout_s, only_extend=True)
-        return Answer(200, self._handle_of(sandbox))
+        resumed = await self._sandboxes.resume(sandbox.id, timeout_s)
+        return Answer(201 if resumed else 200, self._handle_of(sandbox))
+
+    async def _resume(self, call: Call) -> Answer:
+        timeout_s = parse_timeout(call.body.get("timeout", DEFAULT_TIMEOUT_S))
+        sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
+        if not await self._sandboxes.resume(sandbox.id, timeout_s):
+            raise Conflict(f"sandbox '{sandbox.id}' is running already", "sandbox_running")
+        return Answer(201, self._handle_of(sandbox))
+
+    async def _pause(self, call: Call) -> Answer:
+        keep_memory = parse_flag(call.body, "memory", default=True)
+        sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
+        await self._sandboxes.pause(sandbox.id, keep_memory=keep_memory)
+        return Answer(204)
+
+    async def _refresh(self, call: Call) -> Answer:
+        duration_s = min(parse_timeout(call.body.get("duration", 0)), MAX_REFRESH_S)
+        sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
+        self._sandboxes.set_timeout(sandbox.id, duration_s, only_extend=True)
+        return Answer(204)
 
     async def _set_timeout(self, call: Call) -> Answer:
         timeout_s = parse_timeout(call.body.get("timeout"))
@@ -168,10 +199,16 @@ class SandboxRoutes:
             "envdVersion": ENVD_VERSION,
             "envdAccessToken": record.token,
             "domain": self._domain,
+            "memoryKept": record.memory_kept,
         }
         return (
             handle if record.allow_public_traffic else {**handle, "trafficAccessToken": record.traffic_token}
         )
+
+
+def shown_state(sandbox: Sandbox) -> str:
+    """What E2B's protocol knows: `running` or `paused`."""
+    return RUNNING if sandbox.record.state == RUNNING else PAUSED
 
 
 def _listed(sandbox: Sandbox) -> dict[str, Any]:
@@ -187,7 +224,8 @@ def _listed(sandbox: Sandbox) -> dict[str, Any]:
         "memoryMB": record.memory_mb,
         "diskSizeMB": record.disk_mb,
         "metadata": record.metadata,
-        "state": "running",
+        "state": shown_state(sandbox),
+        "memoryKept": record.memory_kept,
         "envdVersion": ENVD_VERSION,
     }
 
@@ -197,8 +235,6 @@ def _new_sandbox(body: dict[str, Any], tenant: str, idempotency_key: str, digest
     for key, feature in _NOT_OFFERED.items():
         if body.get(key):
             raise Unsupported(f"{feature} ({key}) is not offered by this sandbox host")
-    if (body.get("autoResume") or {}).get("enabled"):
-        raise Unsupported("resuming (autoResume) is not offered by this sandbox host")
     unknown = set(body) - _CREATE_KEYS
     if unknown:
         raise BadRequest(f"unknown fields: {', '.join(sorted(unknown))}")
@@ -206,18 +242,34 @@ def _new_sandbox(body: dict[str, Any], tenant: str, idempotency_key: str, digest
     ways = network.at_creation(body.get("network"), allow_internet)
     if not isinstance(body.get("templateID"), str):
         raise BadRequest("templateID is missing")
+    auto_pause = parse_flag(body, "autoPause", default=False)
+    keeps_memory = parse_flag(body, "autoPauseMemory", default=True)
+    auto_resume = _auto_resume(body.get("autoResume"))
+    if auto_resume and not (auto_pause and keeps_memory):
+        raise BadRequest("autoResume needs autoPause, and cannot be combined with autoPauseMemory false")
     return NewSandbox(
         template=body["templateID"],
         tenant=tenant,
         timeout_s=parse_timeout(body.get("timeout", DEFAULT_TIMEOUT_S)),
         envs=parse_strings(body, "envVars"),
         metadata=parse_strings(body, "metadata"),
+        auto_pause=auto_pause,
+        auto_pause_keeps_memory=keeps_memory,
+        auto_resume=auto_resume,
         allow_internet=allow_internet,
         allow_public_traffic=ways.get("allowPublicTraffic") is not False,
         network=ways,
         idempotency_key=idempotency_key,
         request_digest=digest,
     )
+
+
+def _auto_resume(value: object) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, dict):
+        raise BadRequest("autoResume must be an object")
+    return parse_flag(value, "enabled", default=False)
 
 
 def _scoped(tenant: str, key: str) -> str:

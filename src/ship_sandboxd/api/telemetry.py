@@ -7,7 +7,8 @@ from typing import Any
 from .. import logbook
 from ..errors import BadRequest
 from ..logbook import LEVELS, Entry
-from ..sandboxes import Sandbox, Sandboxes
+from ..sandbox import Sandbox
+from ..sandboxes import Sandboxes
 from ..usage import Sample, Usage
 from .call import Answer, Call, Route, parse_number, timestamp
 

@@ -1,0 +1,130 @@
+"""How a record comes to life: the environment, the limits, the processes, the way out; and how all that ends."""
+
+import asyncio
+import contextlib
+import logging
+
+from . import cgroups, netfilter
+from .backend import LaunchSpec, Root
+from .cgroups import Cgroups, Limits
+from .egress import Egress, proxy_variables
+from .errors import LaunchFailed
+from .gateway import Gateway
+from .layers import Layers
+from .listeners import NAMES_PORT, OPENED, REDIRECTED_PORT, Listeners
+from .records import CREATING, RESUMING, SandboxRecord
+from .sandbox import Sandbox
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_log = logging.getLogger("ship_sandboxd.launches")
+
+
+class Launches:
+    """Starts sandboxes from their records and ends them; the same for the first time and for every later one."""
+
+    def __init__(self, groups: Cgroups, gateway: Gateway, layers: Layers) -> None:
+        self._groups = groups
+        self._gateway = gateway
+        self._layers = layers
+
+    def groups_of(self, sandbox_id: str) -> list[str]:
+        """Where its control groups are going to be."""
+        return self._groups.folders(sandbox_id)
+
+    async def start(self, sandbox: Sandbox) -> None:
+        """Start its processes and open its way out. The record knows them then, but is not saved.
+
+        Raises LaunchFailed and what `Layers.unpacked` raises.
+        """
+        record, template = sandbox.record, sandbox.record.made_of
+        layers = [await self._layers.unpacked(digest) for digest in template.layers]
+        self._groups.create(record.id, Limits(template.memory_mb, template.pids, template.cpu_count))
+        launched = await sandbox.backend.launch(
+            LaunchSpec(
+                id=record.id,
+                folder=sandbox.folder,
+                uid=record.uid,
+                root=Root(tuple(layers)),
+                mounts=template.mounts,
+                config={
+                    "token": record.token,
+                    "envs": _environment(record),
+                    "memory_mb": record.memory_mb,
+                    "cpu_count": record.cpu_count,
+                    "listeners": OPENED,
+                    "max_processes": None if "pids" in self._groups.controllers else template.pids,
+                },
+                cgroups=record.cgroups,
+                disk_mb=record.disk_mb,
+            )
+        )
+        record.init, record.monitor = launched.init, launched.monitor
+        await self._redirect(sandbox, launched.listeners)
+        await self._open_egress(sandbox, launched.listeners)
+
+    async def find_egress(self, sandbox: Sandbox) -> None:
+        """Take up the way out of a sandbox that an earlier host process has started. It must not be frozen."""
+        try:
+            listeners = await sandbox.backend.listeners(sandbox.folder, sandbox.record.token)
+            await self._open_egress(sandbox, listeners)
+        except (OSError, LaunchFailed) as error:
+            sandbox.tell("no way out for this sandbox", "error", reason=str(error))
+
+    async def _redirect(self, sandbox: Sandbox, listeners: Listeners) -> None:
+        """Lead connections of programs that know of no proxy to us. Without it the proxy is the one way out."""
+        init = sandbox.record.init
+        if init is None or listeners.redirected is None or not self._gateway.redirects:
+            return
+        try:
+            await asyncio.to_thread(netfilter.redirect, init, REDIRECTED_PORT, NAMES_PORT)
+        except OSError as error:
+            sandbox.tell("only the proxy leads out", "error", reason=str(error))
+
+    async def _open_egress(self, sandbox: Sandbox, listeners: Listeners) -> None:
+        rules = self._gateway.rules(sandbox.record.network, sandbox.record.allow_internet)
+        sandbox.egress = Egress(sandbox.id, self._gateway, rules, sandbox.folder)
+        await sandbox.egress.serve(listeners)
+
+    def update_rules(self, sandbox: Sandbox) -> None:
+        """Let the way out go by the record's rules; connections that they do not allow are cut."""
+        if sandbox.egress is not None:
+            sandbox.egress.update(self._gateway.rules(sandbox.record.network, sandbox.record.allow_internet))
+
+    async def stop(self, sandbox: Sandbox) -> None:
+        """End its processes, frozen or not, and what they used; its files stay."""
+        if sandbox.watch is not None:
+            sandbox.watch.cancel()
+            sandbox.watch = None
+        await self.close_egress(sandbox)
+        record = sandbox.record
+        if record.init is not None or record.state in (CREATING, RESUMING):
+            await sandbox.backend.end(record.id, record.init, record.monitor, record.cgroups)
+            record.init = record.monitor = None
+        try:
+            await cgroups.remove(record.cgroups)
+        except OSError as error:
+            _log.error("a cgroup cannot be removed", extra={"sandbox": record.id, "reason": str(error)})
+        with contextlib.suppress(FileNotFoundError):
+            (sandbox.folder / "envd.sock").unlink()
+
+    async def close_egress(self, sandbox: Sandbox) -> None:
+        if sandbox.egress is not None:
+            await sandbox.egress.close()
+            sandbox.egress = None
+
+
+def _environment(record: SandboxRecord) -> dict[str, str]:
+    return {
+        "PATH": _PATH,
+        "HOME": "/home/user",
+        "USER": "user",
+        "LOGNAME": "user",
+        "SHELL": "/bin/bash",
+        "LANG": "C.UTF-8",
+        "E2B_SANDBOX": "true",
+        "E2B_SANDBOX_ID": record.id,
+        "E2B_TEMPLATE_ID": record.template,
+        **proxy_variables(),
+        **record.made_of.env,
+        **record.envs,
+    }

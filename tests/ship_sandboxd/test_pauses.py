@@ -1,0 +1,333 @@
+"""Pausing and resuming: frozen, parked, by hand, by timeout, by a request, and over a kill of the host."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import API_KEY, Host, eventually
+from e2b import Sandbox, SandboxQuery, SandboxState
+
+pytestmark = pytest.mark.system
+
+MakeHost = Callable[..., Host]
+COUNT = "i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.01; done"
+
+
+def rest(host: Host, method: str, path: str, **body: Any) -> httpx.Response:
+    with httpx.Client(base_url=host.url, headers={"X-API-KEY": API_KEY}) as client:
+        return client.request(method, path, **({"json": body} if method == "POST" else {}))
+
+
+def details(host: Host, sandbox: Sandbox) -> dict[str, Any]:
+    answer: dict[str, Any] = rest(host, "GET", f"/sandboxes/{sandbox.sandbox_id}").json()
+    return answer
+
+
+def boot_id(sandbox: Sandbox) -> str:
+    return sandbox.files.read("/proc/sys/kernel/random/boot_id").strip()
+
+
+def events(host: Host, sandbox: Sandbox) -> list[str]:
+    folder = host.data / "sandboxes" / sandbox.sandbox_id
+    return [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_frozen_sandbox_stands_still_and_goes_on_where_it_was(host: Host, sandbox: Sandbox) -> None:
+    handle = sandbox.commands.run(COUNT, background=True, timeout=0)
+    eventually(lambda: sandbox.files.exists("/tmp/count"))
+    before = boot_id(sandbox)
+    assert sandbox.pause() is True
+    assert not sandbox.is_running()
+    assert sandbox.pause() is False
+    told = details(host, sandbox)
+    assert (told["state"], told["memoryKept"]) == ("paused", True)
+    processes = _processes(host, sandbox)
+    assert processes
+    used = [_cpu_ticks(pid) for pid in processes]
+    time.sleep(0.2)
+    assert [_cpu_ticks(pid) for pid in processes] == used
+    again = sandbox.connect()
+    assert again.is_running()
+    assert boot_id(again) == before
+    assert handle.pid in [process.pid for process in again.commands.list()]
+    count = eventually(lambda: int(again.files.read("/tmp/count") or 0))
+    eventually(lambda: int(again.files.read("/tmp/count") or 0) > count)
+    told = details(host, sandbox)
+    assert (told["state"], told["memoryKept"]) == ("running", True)
+
+
+def _processes(host: Host, sandbox: Sandbox) -> list[int]:
+    """The pids on this machine of what runs in a sandbox."""
+    init = host.record(sandbox.sandbox_id)["init"]["pid"]
+    listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    children: dict[int, list[int]] = {}
+    for line in listing.splitlines()[1:]:
+        pid, parent = map(int, line.split())
+        children.setdefault(parent, []).append(pid)
+    found, left = [], [init]
+    while left:
+        found.append(left.pop())
+        left += children.get(found[-1], [])
+    return found
+
+
+def _lives(pid: int) -> bool:
+    """Whether it is more than what is left of a process until its parent looks at it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_output_that_came_before_the_pause_is_not_lost(sandbox: Sandbox) -> None:
+    handle = sandbox.commands.run(
+        "for i in $(seq 1 300); do echo line $i; sleep 0.005; done", background=True, timeout=0
+    )
+    assert next(iter(handle))[0].startswith("line 1\n")
+    sandbox.pause()
+    again = sandbox.connect()
+    result = again.commands.connect(handle.pid).wait()
+    assert result.stdout == "".join(f"line {number}\n" for number in range(1, 301))
+
+
+def test_a_pause_without_memory_keeps_the_files_and_says_so(host: Host, sandbox: Sandbox) -> None:
+    sandbox.files.write("/home/user/kept.txt", "kept")
+    sandbox.commands.run("sleep 1000", background=True, timeout=0)
+    before, record = boot_id(sandbox), host.record(sandbox.sandbox_id)
+    assert sandbox.pause(keep_memory=False)
+    parked = host.record(sandbox.sandbox_id)
+    assert parked["init"] is None
+    assert not any(Path(folder).exists() for folder in record["cgroups"])
+    assert details(host, sandbox)["memoryKept"] is False
+    again = sandbox.connect()
+    assert again.files.read("/home/user/kept.txt") == "kept"
+    assert boot_id(again) != before
+    assert again.commands.list() == []
+    resumed = host.record(sandbox.sandbox_id)
+    assert (resumed["uid"], resumed["token"]) == (record["uid"], record["token"])
+    told = details(host, sandbox)
+    assert (told["state"], told["memoryKept"]) == ("running", False)
+    assert "sandbox resumed without its memory: its processes are new" in events(host, sandbox)
+
+
+def test_the_environment_is_there_again_after_a_resume_without_memory(host: Host) -> None:
+    sandbox = host.create(envs={"COLOUR": "blue"})
+    sandbox.pause(keep_memory=False)
+    assert sandbox.connect().commands.run("echo $COLOUR $E2B_SANDBOX_ID").stdout == (
+        f"blue {sandbox.sandbox_id}\n"
+    )
+    sandbox.kill()
+
+
+def test_what_is_paused_for_long_is_parked(own_host: MakeHost) -> None:
+    host = own_host("--park-after", "0.3")
+    sandbox = host.create()
+    sandbox.pause()
+    assert host.record(sandbox.sandbox_id)["init"] is not None
+    eventually(lambda: host.record(sandbox.sandbox_id)["init"] is None)
+    told = details(host, sandbox)
+    assert (told["state"], told["memoryKept"]) == ("paused", False)
+    assert sandbox.connect().commands.run("echo back").stdout == "back\n"
+
+
+def test_a_timeout_can_pause_and_a_request_can_resume(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create(timeout=1, lifecycle={"on_timeout": "pause", "auto_resume": True})
+    asleep = host.create(timeout=1, lifecycle={"on_timeout": "pause", "auto_resume": False})
+    assert sandbox.get_info().state == SandboxState.RUNNING
+    told = details(host, sandbox)["lifecycle"]
+    assert told == {"autoResume": True, "onTimeout": "pause"}
+    sandbox.commands.run("python3 -m http.server 8000", background=True, timeout=0)
+    for one in (sandbox, asleep):
+        eventually(lambda one=one: one.get_info().state == SandboxState.PAUSED)
+    assert not asleep.is_running()
+    answer = httpx.get(
+        host.url, headers={"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8000"}, timeout=15
+    )
+    assert answer.status_code == 200
+    assert sandbox.get_info().state == SandboxState.RUNNING
+    assert asleep.get_info().state == SandboxState.PAUSED
+    assert asleep.connect(timeout=60).is_running()
+
+
+def test_a_stranger_without_the_traffic_token_wakes_nobody(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create(
+        timeout=60,
+        lifecycle={"on_timeout": "pause", "auto_resume": True},
+        network={"allow_public_traffic": False},
+    )
+    sandbox.pause()
+    answer = httpx.get(host.url, headers={"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8000"})
+    assert answer.status_code == 403
+    assert sandbox.get_info().state == SandboxState.PAUSED
+
+
+def test_a_timeout_that_pauses_without_memory_starts_anew(host: Host) -> None:
+    sandbox = host.create(
+        timeout=1, lifecycle={"on_timeout": {"action": "pause", "keep_memory": False}, "auto_resume": False}
+    )
+    before = boot_id(sandbox)
+    eventually(lambda: sandbox.get_info().state == SandboxState.PAUSED)
+    assert boot_id(sandbox.connect(timeout=60)) != before
+    sandbox.kill()
+
+
+def test_paused_sandboxes_are_listed_do_not_expire_and_can_be_killed(host: Host) -> None:
+    sandbox = host.create(timeout=1, metadata={"test": "listed"})
+    sandbox.pause()
+
+    def listed(*states: SandboxState) -> list[str]:
+        query = SandboxQuery(metadata={"test": "listed"}, state=list(states))
+        return [item.sandbox_id for item in Sandbox.list(query=query, **host.options_of_sdk).next_items()]
+
+    assert sandbox.get_info().end_at.timestamp() < time.time() + 1.5
+    time.sleep(1.2)
+    assert listed(SandboxState.PAUSED) == [sandbox.sandbox_id]
+    assert listed(SandboxState.RUNNING) == []
+    assert listed() == [sandbox.sandbox_id]
+    processes = _processes(host, sandbox)
+    assert sandbox.kill()
+    assert listed() == []
+    eventually(lambda: not any(map(_lives, processes)))
+
+
+def test_the_old_route_resumes_what_is_paused_and_refuses_what_runs(host: Host, sandbox: Sandbox) -> None:
+    path = f"/sandboxes/{sandbox.sandbox_id}/resume"
+    assert rest(host, "POST", path, timeout=60).status_code == 409
+    sandbox.pause()
+    assert rest(host, "POST", f"/sandboxes/{sandbox.sandbox_id}/timeout", timeout=60).status_code == 409
+    answer = rest(host, "POST", path, timeout=60)
+    assert (answer.status_code, answer.json()["memoryKept"]) == (201, True)
+    assert sandbox.is_running()
+
+
+def test_a_refresh_only_extends(host: Host, sandbox: Sandbox) -> None:
+    path = f"/sandboxes/{sandbox.sandbox_id}/refreshes"
+    end = sandbox.get_info().end_at
+    assert rest(host, "POST", path, duration=10).status_code == 204
+    assert sandbox.get_info().end_at == end
+    assert rest(host, "POST", path, duration=3000).status_code == 204
+    assert sandbox.get_info().end_at > end
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_a_frozen_sandbox_survives_the_host(own_host: MakeHost, kill: bool) -> None:
+    host = own_host()
+    sandbox = host.create()
+    handle = sandbox.commands.run(COUNT, background=True, timeout=0)
+    before = boot_id(sandbox)
+    sandbox.pause()
+    host.restart(kill=kill)
+    told = details(host, sandbox)
+    assert (told["state"], told["memoryKept"]) == ("paused", True)
+    again = sandbox.connect()
+    assert boot_id(again) == before
+    assert handle.pid in [process.pid for process in again.commands.list()]
+    # The way out is taken up again as well: a refusal by the proxy, not a refused connection.
+    tried = again.commands.run("curl -s -o /dev/null -w '%{http_code}' http://10.0.0.1/ || true")
+    assert tried.stdout == "403"
+
+
+def test_a_frozen_sandbox_whose_processes_die_becomes_a_parked_one(own_host: MakeHost) -> None:
+    host = own_host()
+    alone, watched = host.create(), host.create()
+    for sandbox in (alone, watched):
+        sandbox.files.write("/home/user/kept.txt", "kept")
+        sandbox.pause()
+    _kill_frozen(host, watched)
+    eventually(lambda: host.record(watched.sandbox_id)["init"] is None)
+    host.stop(kill=True)
+    _kill_frozen(host, alone)
+    host.start()
+    for sandbox in (alone, watched):
+        told = details(host, sandbox)
+        assert (told["state"], told["memoryKept"]) == ("paused", False)
+        assert sandbox.connect().files.read("/home/user/kept.txt") == "kept"
+
+
+def _kill_frozen(host: Host, sandbox: Sandbox) -> None:
+    """As a reboot or the machine's lack of memory would."""
+    record = host.record(sandbox.sandbox_id)
+    os.kill(record["init"]["pid"], signal.SIGKILL)
+    _switch_freezer(record, "0", "THAWED")
+
+
+def _switch_freezer(record: dict[str, Any], word_2: str, word_1: str) -> None:
+    """Halt or release a sandbox's processes, by version 2 of cgroups where it is there."""
+    for name, word in (("cgroup.freeze", word_2), ("freezer.state", word_1)):
+        for folder in record["cgroups"]:
+            if (Path(folder) / name).exists():
+                (Path(folder) / name).write_text(word)
+                return
+
+
+def test_a_parked_sandbox_survives_a_reboot(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    sandbox.files.write("/home/user/kept.txt", "kept")
+    sandbox.pause(keep_memory=False)
+    host.stop(kill=True)
+    # What a new boot changes: another kernel's boot id, and a monotonic clock that begins again.
+    path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
+    record = json.loads(path.read_text())
+    for moment in (record["end"], record["paused"]):
+        moment["boot"] = "another"
+        moment["monotonic"] += 1e6
+    path.write_text(json.dumps(record))
+    host.start()
+    assert sandbox.connect().files.read("/home/user/kept.txt") == "kept"
+
+
+def test_a_host_that_died_between_freezing_and_telling_finds_a_running_sandbox(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    record = host.record(sandbox.sandbox_id)
+    host.stop(kill=True)
+    _switch_freezer(record, "1", "FROZEN")
+    host.start()
+    assert sandbox.commands.run("echo runs").stdout == "runs\n"
+
+
+def test_a_host_that_died_in_a_resume_leaves_a_parked_sandbox(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    sandbox.files.write("/home/user/kept.txt", "kept")
+    init = host.record(sandbox.sandbox_id)["init"]["pid"]
+    host.stop(kill=True)
+    path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "state": "resuming", "init": None, "monitor": None}))
+    host.start()
+    assert not _lives(init)
+    assert details(host, sandbox)["state"] == "paused"
+    assert sandbox.connect().files.read("/home/user/kept.txt") == "kept"
+
+
+def test_a_supervisor_that_dies_takes_its_sandbox_along_and_a_pausing_one_is_parked(
+    own_host: MakeHost,
+) -> None:
+    host = own_host()
+    sandbox = host.create()
+    pausing = host.create(lifecycle={"on_timeout": "pause", "auto_resume": False})
+    pausing.files.write("/home/user/kept.txt", "kept")
+    record = host.record(sandbox.sandbox_id)
+    for one in (sandbox, pausing):
+        os.kill(host.record(one.sandbox_id)["init"]["pid"], signal.SIGKILL)
+    eventually(lambda: not (host.data / "sandboxes" / sandbox.sandbox_id).exists())
+    assert not any(Path(folder).exists() for folder in record["cgroups"])
+    assert "sandbox ended by itself" in host.log()
+    eventually(lambda: pausing.get_info().state == SandboxState.PAUSED)
+    assert pausing.connect().files.read("/home/user/kept.txt") == "kept"
