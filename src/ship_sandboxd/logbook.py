@@ -41,9 +41,10 @@ def _host_entries(path: Path) -> Iterator[Entry]:
     for line in _tail(path):
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
             values = json.loads(line)
+            values.pop("sandbox", None)
             yield Entry(
                 _milliseconds(values.pop("time")),
-                _level(str(values.pop("level", "info"))),
+                _level(str(values.pop("level", "warning"))),
                 "host",
                 str(values.pop("event", "egress refused")),
                 {

@@ -1,6 +1,8 @@
 """What a browser is shown in place of JSON: small pages that load nothing from elsewhere."""
 
+from functools import cache
 from html import escape
+from pathlib import Path
 
 from .envd.http1 import Request
 
@@ -23,6 +25,29 @@ code {{ font: .875em ui-monospace, monospace; overflow-wrap: anywhere }}
 <p>{hint}</p>
 <p><code>{detail}</code></p>
 """
+
+
+_STATUS = Path(__file__).parent / "status"
+_TYPES = {".html": HTML, ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+STATUS_FIELDS = [
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
+    ),
+    ("Cache-Control", "no-cache"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+]
+
+
+@cache
+def status(name: str) -> tuple[bytes, str]:
+    """A file of the status page, and its content type."""
+    path = _STATUS / name
+    return path.read_bytes(), _TYPES[path.suffix]
 
 
 def wanted(request: Request) -> bool:

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from .. import pages
 from ..errors import Unauthorized
 from ..metrics import CONTENT_TYPE, Metrics
-from .call import Answer, Call, Route
+from .call import Answer, Call, Handler, Route
 from .router import not_offered, presented_key
 
 _VOLUMES = "files that several sandboxes share belong into a template's mounts or into a snapshot"
@@ -52,6 +53,8 @@ class OperationRoutes:
         return [
             Route("GET", "/health", self._health, open=True),
             Route("GET", "/metrics", self._read_metrics, open=True),
+            Route("GET", "/", _page("index.html"), open=True),
+            *(Route("GET", f"/{name}", _page(name), open=True) for name in ("status.css", "status.js")),
             Route("GET", "/teams", self._teams),
             *(Route(method, path, not_offered(why)) for method, path, why in _NOT_OFFERED),
         ]
@@ -75,3 +78,13 @@ class OperationRoutes:
 
     async def _health(self, call: Call) -> Answer:
         return Answer(200, self._about)
+
+
+def _page(name: str) -> Handler:
+    """The handler of a file of the status page, which holds no secret: it asks for a key itself."""
+
+    async def show(call: Call) -> Answer:
+        body, content_type = pages.status(name)
+        return Answer(200, body, pages.STATUS_FIELDS, content_type)
+
+    return show
