@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from e2b import Sandbox
 
-API_KEY = "a-test-key"
+API_KEY = "e2b_" + "7" * 40
 START_TIMEOUT_S = 20.0
 
 

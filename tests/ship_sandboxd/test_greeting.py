@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from e2b import Sandbox
-from tests.ship_sandboxd.conftest import eventually
+from tests.ship_sandboxd.conftest import API_KEY, eventually
 
 
 def test_a_person_is_told_what_to_do_next_and_it_works(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_person_is_told_what_to_do_next_and_it_works(tmp_path: Path) -> None:
         "--data",
         str(tmp_path / "data"),
     ]
-    environment = {**os.environ, "SHIP_SANDBOXD_API_KEY": "a-secret-key"}
+    environment = {**os.environ, "SHIP_SANDBOXD_API_KEY": API_KEY}
     host = subprocess.Popen(command, stdout=slave, stderr=subprocess.DEVNULL, env=environment)
     os.close(slave)
     os.set_blocking(master, False)
@@ -37,12 +37,12 @@ def test_a_person_is_told_what_to_do_next_and_it_works(tmp_path: Path) -> None:
     try:
         eventually(told)
         text = shown.decode()
-        assert "a-secret-key" not in text
+        assert API_KEY not in text
         exported = next(line for line in text.splitlines() if "export " in line)
         settings = dict(word.split("=", 1) for word in exported.split()[1:])
         assert settings.pop("E2B_API_KEY") == '"$SHIP_SANDBOXD_API_KEY"'
         made = Sandbox.create(
-            api_key="a-secret-key", api_url=settings["E2B_API_URL"], sandbox_url=settings["E2B_SANDBOX_URL"]
+            api_key=API_KEY, api_url=settings["E2B_API_URL"], sandbox_url=settings["E2B_SANDBOX_URL"]
         )
         assert made.commands.run("echo hello").stdout == "hello\n"
         made.kill()
