@@ -216,6 +216,37 @@ def test_a_log_that_is_followed_ends_with_its_sandbox(sandbox: Sandbox) -> None:
         person.close()
 
 
+def test_a_sandbox_is_paused_and_goes_on_where_it_was(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str]
+) -> None:
+    counting = "i=0; while sleep 0.05; do i=$((i+1)); echo $i > count; done"
+    sandbox.commands.run(counting, background=True, timeout=0)
+    eventually(lambda: sandbox.files.exists("count"))
+    assert run(["sandbox", "pause", sandbox.sandbox_id]) == Exit.OK
+    assert run(["sandbox", "pause", sandbox.sandbox_id[:12]]) == Exit.OK
+    assert re.findall(r"paused.*", capfd.readouterr().out) == ["paused", "paused already"]
+    assert sandbox.sandbox_id in listed(capfd, "--state", "paused")
+    assert run(["sandbox", "resume", sandbox.sandbox_id, "--timeout", "90"]) == Exit.OK
+    assert capfd.readouterr().out == f"{sandbox.sandbox_id} runs\n"
+    before = sandbox.files.read("count")
+    eventually(lambda: sandbox.files.read("count") not in ("", before))
+
+
+def test_resuming_without_memory_is_said(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    sandbox.files.write("kept", "still here")
+    sandbox.pause(keep_memory=False)
+    assert run(["sandbox", "resume", sandbox.sandbox_id]) == Exit.OK
+    assert "its processes had ended, its files are there" in capfd.readouterr().out
+    assert sandbox.files.read("kept") == "still here"
+
+
+def test_a_shell_wakes_a_paused_sandbox(sandbox: Sandbox) -> None:
+    sandbox.pause()
+    with at_shell(sandbox) as person:
+        person.type("echo awake-$((1 + 1))\r")
+        person.wait_for("awake-2")
+
+
 def test_a_shell_is_a_terminal_and_keeps_its_exit_code(sandbox: Sandbox) -> None:
     with at_shell(sandbox) as person:
         person.type("tty; stty size; echo $TERM\r")
