@@ -27,6 +27,7 @@ has_libseccomp() {
     compgen -G '/usr/lib*/libseccomp.so.2*' || compgen -G '/usr/lib/*/libseccomp.so.2*' || compgen -G '/lib/*/libseccomp.so.2*'
 }
 has_certificates() { [[ -s /etc/ssl/certs/ca-certificates.crt || -s /etc/pki/tls/certs/ca-bundle.crt ]]; }
+on_sbin() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1"; }
 has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
 need essential python3-venv "Ship is written in Python and installs into an environment of its own (3.11 or newer)" has_python
@@ -35,9 +36,15 @@ need essential libseccomp2 "filters the system calls of a sandbox" has_libseccom
 need essential util-linux "starts sandboxes as a user of their own (setpriv)" command -v setpriv
 need essential git "clones repositories, makes and applies diffs" command -v git
 need essential ca-certificates "checks who answers on HTTPS" has_certificates
+need optional e2fsprogs "bounds the disk of each sandbox (mkfs.ext4)" on_sbin mkfs.ext4
+need optional nftables "leads programs that know of no proxy out of a sandbox (nft)" on_sbin nft
+need optional fakeroot "plays the user root in sandboxes" command -v fakeroot
+need optional zstd "packs snapshots and templates" command -v zstd
 need optional ripgrep "the agent's search tool" command -v rg
 if [[ ${1:-} == --tests ]]; then
     need optional chromium "the browser tests drive it" has_chromium
+    need optional mmdebstrap "makes the Debian root that templates are built on" command -v mmdebstrap
+    need optional runsc "the second way to isolate sandboxes, gVisor" command -v runsc
 fi
 
 by_hand() { # by_hand WHY

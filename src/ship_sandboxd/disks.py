@@ -183,6 +183,9 @@ def _free_number() -> int:
 
 def _format(image: Path, disk_mb: int) -> None:
     """Make an empty disk. Its inode tables are left for later, so that it takes no room. Raises OSError."""
+    program = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        raise OSError(errno.ENOENT, "mkfs.ext4 is missing: install the package e2fsprogs")
     content = image.with_name(image.name + ".content")
     _make_folder(content)
     try:
@@ -191,7 +194,7 @@ def _format(image: Path, disk_mb: int) -> None:
         options = ["-q", "-F", "-b", str(_BLOCK_BYTES), "-m", "0", "-J", "size=16", "-O", "^resize_inode"]
         lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,packed_meta_blocks=1,root_owner=0:0"
         done = subprocess.run(
-            ["mkfs.ext4", *options, "-E", lazy, "-d", str(content), str(image)],
+            [program, *options, "-E", lazy, "-d", str(content), str(image)],
             capture_output=True,
             text=True,
             check=False,
