@@ -1,0 +1,111 @@
+"""Nothing is left of sandboxes: not of a thousand in a row, and not of those that were being made when the host died."""
+
+import contextlib
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import traces
+from conftest import API_KEY, Host, eventually
+from e2b import Sandbox
+
+pytestmark = pytest.mark.system
+
+MakeHost = Callable[..., Host]
+CYCLES, AT_ONCE, TIME_S, LEAST = 1000, 6, 60.0, 60
+ROUNDS = 8
+
+
+def test_a_thousand_sandboxes_leave_nothing(own_host: MakeHost) -> None:
+    host = own_host()
+    assert host.process is not None
+    host.create().kill()
+    eventually(lambda: traces.of(host) == traces.Traces())
+    before = [traces.descriptors(pid) for pid in (host.process.pid, traces.fork_server(host))]
+    resident = _resident_mb(host.process.pid)
+    records = _cycles(host)
+    print(f"{len(records)} cycles")
+    assert len(records) >= LEAST, "this machine is too slow for the test to mean anything"
+    eventually(lambda: traces.of(host) == traces.Traces())
+    eventually(lambda: list((host.data / "trash").iterdir()) == [])
+    after = [traces.descriptors(pid) for pid in (host.process.pid, traces.fork_server(host))]
+    assert after[0] <= before[0] + AT_ONCE + 2, "more than the clients' open connections"
+    assert after[1] == before[1]
+    names = {record["id"] for record in records}
+    assert traces.groups(names) == []
+    assert traces.processes({record["uid"] for record in records} - {None}, names) == []
+    assert list((host.data / "sandboxes").iterdir()) == []
+    assert _resident_mb(host.process.pid) < resident + 24
+
+
+def _cycles(host: Host) -> list[dict[str, Any]]:
+    """Make sandboxes, let each leave something to clean up, and end them, several at once; answers their records."""
+    deadline, numbers = time.monotonic() + TIME_S, itertools.count()
+    records: list[dict[str, Any]] = []
+
+    def work() -> None:
+        while next(numbers) < CYCLES and time.monotonic() < deadline:
+            sandbox = host.create()
+            records.append(host.record(sandbox.sandbox_id))
+            if len(records) % 5 == 0:
+                sandbox.commands.run(
+                    "sleep 1000 & setsid sleep 1000 > /dev/null & touch /opt/x; mkdir -p /tmp/a/b/c",
+                    timeout=60,
+                )
+            sandbox.kill()
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for done in [pool.submit(work) for _ in range(AT_ONCE)]:
+            done.result()
+    return records
+
+
+def _resident_mb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) // 1024
+
+
+def test_a_host_that_is_killed_while_it_makes_sandboxes_leaves_whole_ones_or_none(own_host: MakeHost) -> None:
+    host = own_host()
+    host.create().kill()
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    seen: set[str] = set()
+    for _ in range(ROUNDS):
+        asking = [threading.Thread(target=_ask, args=(host,)) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+        time.sleep(chance.uniform(0, 0.25))  # the moment is what the test varies
+        host.stop(kill=True)
+        for thread in asking:
+            thread.join()
+        seen |= {folder.name for folder in (host.data / "sandboxes").iterdir()}
+        host.start()
+        kept = {info.sandbox_id for info in Sandbox.list(**_api(host)).next_items()}
+        assert {folder.name for folder in (host.data / "sandboxes").iterdir()} == kept
+        assert traces.processes(set(), seen - kept) == []
+        for name in kept:
+            sandbox = Sandbox.connect(name, **host.options_of_sdk)
+            assert sandbox.commands.run("echo whole", timeout=60).stdout == "whole\n"
+            sandbox.kill()
+    eventually(lambda: traces.of(host) == traces.Traces())
+    assert traces.groups(seen) == []
+    assert traces.processes(set(), seen) == []
+    eventually(lambda: list((host.data / "trash").iterdir()) == [])
+
+
+def _ask(host: Host) -> None:
+    with contextlib.suppress(httpx.HTTPError):  # the host dies meanwhile
+        httpx.post(f"{host.url}/v2/sandboxes", json={"templateID": "base"}, headers={"X-API-KEY": API_KEY})
+
+
+def _api(host: Host) -> dict[str, Any]:
+    return {key: value for key, value in host.options_of_sdk.items() if key != "sandbox_url"}
