@@ -37,7 +37,6 @@ need essential util-linux "starts sandboxes as a user of their own (setpriv)" co
 need essential git "clones repositories, makes and applies diffs" command -v git
 need essential ca-certificates "checks who answers on HTTPS" has_certificates
 need optional e2fsprogs "bounds the disk of each sandbox (mkfs.ext4)" on_sbin mkfs.ext4
-need optional nftables "leads programs that know of no proxy out of a sandbox (nft)" on_sbin nft
 need optional fakeroot "plays the user root in sandboxes" command -v fakeroot
 need optional zstd "packs snapshots and templates" command -v zstd
 need optional ripgrep "the agent's search tool" command -v rg
