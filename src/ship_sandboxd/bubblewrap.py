@@ -16,6 +16,7 @@ from . import layout
 from .backend import Launched, LaunchSpec, Streams
 from .cgroups import freeze, thaw
 from .envd.daemon import LISTENER_PATH
+from .envd.http1 import CHUNK_BYTES
 from .errors import LaunchFailed, SetupError
 from .forkserver import FIRST_FD, ForkServer, Launch
 from .listeners import OPENED, Listeners
@@ -127,7 +128,7 @@ class Bubblewrap:
 
     async def connect(self, folder: Path) -> Streams:
         with short_path(folder, "envd.sock") as path:
-            return await asyncio.open_unix_connection(path)
+            return await asyncio.open_unix_connection(path, limit=CHUNK_BYTES)
 
     async def listeners(self, folder: Path, token: str) -> Listeners:
         return await asyncio.to_thread(_fetch_listeners, folder, token)

@@ -11,9 +11,7 @@ from .envd.http1 import (
     Exchange,
     Headers,
     Request,
-    frame,
     framing_fields,
-    last_frame,
 )
 from .envd.relay import relay
 
@@ -56,11 +54,8 @@ async def _send_body(exchange: Exchange, server: Connection, sent: asyncio.Event
     """Send the request's body; ends only by an error. A server that stops reading may still answer."""
     if exchange.request.upgrade:
         await asyncio.get_running_loop().create_future()
-    kind = exchange.request.framing[0]
     with contextlib.suppress(ConnectionError):
-        async for piece in exchange.body():
-            await server.send(frame(kind, piece))
-        await server.send(last_frame(kind))
+        await exchange.pass_body(server)
         sent.set()
     await exchange.connection.peer_closed()
     raise BrokenStreamError("the client went away")
@@ -86,6 +81,4 @@ async def _bring_back(exchange: Exchange, server: Connection, sent: asyncio.Even
     if not sent.is_set() or framing[0] == UNTIL_CLOSE:
         exchange.reusable = False
     await exchange.send_head(response.status, fields, response.reason)
-    async for piece in server.body(framing):
-        await exchange.connection.send(frame(framing[0], piece))
-    await exchange.connection.send(last_frame(framing[0]))
+    await server.pass_on(framing, exchange.connection)

@@ -22,6 +22,7 @@ from .blobs import FolderBlobs
 from .bubblewrap import Bubblewrap
 from .cgroups import Cgroups
 from .endpoints import Endpoints
+from .envd.http1 import BACKLOG, CHUNK_BYTES
 from .errors import SetupError
 from .forkserver import ForkServer
 from .front import Front
@@ -184,7 +185,11 @@ def _metrics(settings: Settings, sandboxes: Sandboxes, gateway: Gateway) -> Metr
 
 
 async def _serve(front: Front, endpoints: Endpoints) -> list[asyncio.Server]:
-    servers = [await asyncio.start_server(front.serve_connection, sock=endpoints.http)]
+    servers = [
+        await asyncio.start_server(
+            front.serve_connection, sock=endpoints.http, limit=CHUNK_BYTES, backlog=BACKLOG
+        )
+    ]
     if endpoints.https is not None:
         servers.append(
             await asyncio.start_server(
@@ -192,6 +197,8 @@ async def _serve(front: Front, endpoints: Endpoints) -> list[asyncio.Server]:
                 sock=endpoints.https.socket,
                 ssl=endpoints.https.certificate.context,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+                limit=CHUNK_BYTES,
+                backlog=BACKLOG,
             )
         )
     return servers

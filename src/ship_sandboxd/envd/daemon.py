@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from . import rpc
 from .account import Account
 from .filesystem import Filesystem
-from .http1 import Connection, Exchange, ProtocolError, serve_connection
+from .http1 import BACKLOG, CHUNK_BYTES, Connection, Exchange, ProtocolError, serve_connection
 from .processes import Processes
 from .relay import relay
 from .transfer import Transfer, TransferError
@@ -279,7 +279,9 @@ async def _run(config: dict[str, Any]) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await serve_connection(reader, writer, daemon.handle, error_body)
 
-    server = await asyncio.start_unix_server(serve, sock=socket.socket(fileno=config["listen_fd"]))
+    server = await asyncio.start_unix_server(
+        serve, sock=socket.socket(fileno=config["listen_fd"]), limit=CHUNK_BYTES, backlog=BACKLOG
+    )
     with socket.socket(fileno=config["ready_fd"]) as ready:
         send_sockets(ready, b"ready", listeners)
     await server.serve_forever()

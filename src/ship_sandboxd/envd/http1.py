@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
+from .splice import CannotSplice, Splice, write_all
+
 MAX_HEAD_BYTES = 64 * 1024
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 256 * 1024
+SPLICE_FROM_BYTES = 256 * 1024
 IDLE_TIMEOUT_S = 75.0
+BACKLOG = 4096
 
 NONE, LENGTH, CHUNKED, UNTIL_CLOSE = "none", "length", "chunked", "until-close"
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -166,6 +171,7 @@ class Connection:
         self._writer = writer
         self._buffer = bytearray()
         self._eof = False
+        self.left = 0
         sock = writer.get_extra_info("socket")
         self._tcp = sock if sock is not None and sock.family != socket.AF_UNIX else None
         if self._tcp is not None:
@@ -201,7 +207,7 @@ class Connection:
         return Response(int(status), reason, _headers(lines[1:]), version)
 
     async def body(self, framing: tuple[str, int]) -> AsyncIterator[bytes]:
-        """The message's body in pieces of at most 64 KiB; raises BrokenStreamError when it is cut short."""
+        """The message's body in pieces of at most 256 KiB; raises BrokenStreamError when it is cut short."""
         kind, length = framing
         if kind == LENGTH:
             async for piece in self._exactly(length):
@@ -229,6 +235,65 @@ class Connection:
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()
+
+    async def pass_on(self, framing: tuple[str, int], target: Connection) -> None:
+        """Send the message's body to another connection, framed as it came; a long one moves inside the kernel."""
+        kind, length = framing
+        if kind == LENGTH:
+            length = await self.splice(length, target)
+        async for piece in self.body((kind, length)):
+            await target.send(frame(kind, piece))
+        await target.send(last_frame(kind))
+
+    async def send_file(self, fd: int, start: int, size: int) -> None:
+        """Send a part of a file. Raises BrokenStreamError when the file has become shorter."""
+        with os.fdopen(os.dup(fd), "rb", buffering=0) as file:
+            sent = await asyncio.get_running_loop().sendfile(self._writer.transport, file, start, size)
+        if sent < size:
+            raise BrokenStreamError("the file has become shorter while it was sent")
+
+    async def splice(self, length: int, target: Connection | int) -> int:
+        """Move the next `length` bytes to a connection or a file, where it is worth it and the kernel can; answers how
+        many are left for the ordinary way, which `left` tells also after a failure."""
+        self.left = length
+        secure = self.secure or (isinstance(target, Connection) and target.secure)
+        if length < SPLICE_FROM_BYTES or secure:
+            return length
+        await self._take_in(length)
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport can
+        ahead = self._take(length)
+        self.left -= len(ahead)
+        try:
+            if isinstance(target, Connection):
+                await target.flush(ahead)
+            else:
+                await asyncio.get_running_loop().run_in_executor(None, write_all, target, ahead)
+            with Splice(self.fileno(), target if isinstance(target, int) else target.fileno()) as splice:
+                try:
+                    await splice.move(self.left)
+                finally:
+                    self.left -= splice.taken
+        except CannotSplice:
+            pass  # the ordinary way it is
+        except EOFError:
+            raise BrokenStreamError("the connection ended in the middle of a body") from None
+        finally:
+            self._writer.transport.resume_reading()  # type: ignore[attr-defined] # as above
+        return self.left
+
+    async def _take_in(self, size: int) -> None:
+        """Take what asyncio has read ahead, without waiting: reading it leaves no time for more to come."""
+        while len(self._buffer) < size and self._reader._buffer:  # type: ignore[attr-defined] # noqa: SLF001 - no public name tells
+            await self._fill()
+
+    async def flush(self, data: bytes) -> None:
+        """Send, and wait until the kernel has taken all of it."""
+        self._writer.write(data)
+        self._writer.transport.set_write_buffer_limits(0)
+        try:
+            await self._writer.drain()
+        finally:
+            self._writer.transport.set_write_buffer_limits()
 
     @property
     def secure(self) -> bool:
@@ -274,15 +339,19 @@ class Connection:
         return not self._eof
 
     def _take(self, size: int) -> bytes:
-        data = bytes(self._buffer[:size])
+        with memoryview(self._buffer) as view:
+            data = bytes(view[:size])
         del self._buffer[: len(data)]
         return data
 
     async def _exactly(self, size: int) -> AsyncIterator[bytes]:
         while size:
-            if not self._buffer and not await self._fill():
+            if self._buffer:
+                piece = self._take(min(size, CHUNK_BYTES))
+            else:
+                piece = await self._reader.read(min(size, CHUNK_BYTES))
+            if not piece:
                 raise BrokenStreamError("the connection ended in the middle of a body")
-            piece = self._take(min(size, CHUNK_BYTES))
             size -= len(piece)
             yield piece
 
@@ -370,9 +439,37 @@ class Exchange:
             self._body = self._read_body()
         return self._body
 
-    async def _read_body(self) -> AsyncIterator[bytes]:
+    async def pass_body(self, target: Connection) -> None:
+        """Send the request's body on to another connection, framed as it came."""
+        await self._splice_body(target)
+        kind = self.request.framing[0]
+        async for piece in self.body():
+            await target.send(frame(kind, piece))
+        await target.send(last_frame(kind))
+
+    async def save_body(self, fd: int) -> None:
+        """Write the request's body to a file."""
+        await self._splice_body(fd)
+        async for piece in self.body():
+            await asyncio.get_running_loop().run_in_executor(None, write_all, fd, piece)
+
+    async def _splice_body(self, target: Connection | int) -> None:
+        """What can be moved inside the kernel; the rest is what `body` gives from then on."""
+        kind, length = self.request.framing
+        if kind != LENGTH or length < SPLICE_FROM_BYTES:
+            return
+        await self._go_on()
+        try:
+            await self.connection.splice(length, target)
+        finally:
+            self._body = self.connection.body((LENGTH, self.connection.left))
+
+    async def _go_on(self) -> None:
         if "100-continue" in self.request.headers.tokens("expect"):
             await self.connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def _read_body(self) -> AsyncIterator[bytes]:
+        await self._go_on()
         async for piece in self.connection.body(self.request.framing):
             yield piece
 

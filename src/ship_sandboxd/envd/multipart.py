@@ -92,7 +92,8 @@ class _Reader:
             end = self._buffer.find(self._delimiter)
             safe = end if end >= 0 else max(0, len(self._buffer) - len(self._delimiter))
             if safe:
-                piece = bytes(self._buffer[:safe])
+                with memoryview(self._buffer) as view:
+                    piece = bytes(view[:safe])
                 del self._buffer[:safe]
                 yield piece
             if end >= 0:

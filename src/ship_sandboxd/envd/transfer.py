@@ -8,13 +8,14 @@ import errno
 import os
 import stat
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from .account import Account
 from .filesystem import METADATA_PREFIX, read_metadata
 from .http1 import CHUNK_BYTES, Exchange, ProtocolError
 from .multipart import parameter, parts
 from .rpc import MAX_MESSAGE_BYTES, Message, RpcError, basic_username, decode, encode
+from .splice import write_all
 
 METADATA_HEADER_PREFIX = "x-metadata-"
 MAX_METADATA_KEY_BYTES = 246
@@ -32,6 +33,9 @@ _STATUS = {
     errno.ENOSPC: 507,
     errno.EDQUOT: 507,
 }
+
+
+Save = Callable[[int], Awaitable[None]]
 
 
 class TransferError(Exception):
@@ -58,19 +62,20 @@ class Transfer:
             fields.append(("Accept-Ranges", "bytes"))
             await exchange.send_head(206 if "Content-Range" in dict(fields) else 200, fields)
             if exchange.request.method != "HEAD":
-                await _send(exchange, file.fd, start, stop)
+                await exchange.connection.send_file(file.fd, start, stop - start)
 
     async def upload(self, exchange: Exchange, query: dict[str, str]) -> None:
         """Write one file (octet-stream) or several (multipart); answers what was written."""
         user = self._user(exchange, query.get("username", ""))
         headers = exchange.request.headers
         metadata = _metadata(headers.fields)
-        body = _decoded(exchange.body(), headers.get("content-encoding"))
-        content_type = headers.get("content-type")
+        encoding, content_type = headers.get("content-encoding"), headers.get("content-type")
         if content_type.lower().startswith("multipart/form-data"):
+            body = _decoded(exchange.body(), encoding)
             written = await self._upload_parts(body, content_type, query.get("path", ""), metadata, user)
         elif query.get("path"):
-            written = [await self._write(self._account.path(query["path"], user), body, metadata)]
+            save = exchange.save_body if not encoding else _saving(_decoded(exchange.body(), encoding))
+            written = [await self._write(self._account.path(query["path"], user), save, metadata)]
         else:
             raise TransferError(400, "the query parameter 'path' is missing")
         await exchange.respond(200, encode_list(written), "application/json")
@@ -90,7 +95,7 @@ class Transfer:
             target = path or part.filename
             if not target:
                 raise TransferError(400, "a file has neither a path nor a file name")
-            written.append(await self._write(self._account.path(target, user), part.data, metadata))
+            written.append(await self._write(self._account.path(target, user), _saving(part.data), metadata))
         if not written:
             raise TransferError(400, "no file was sent")
         return written
@@ -110,13 +115,11 @@ class Transfer:
             raise transfer_error(error, str(error.filename or destination)) from error
         await exchange.respond(200, encode(_written(destination)), "application/json")
 
-    async def _write(self, path: str, data: AsyncIterator[bytes], metadata: dict[str, str]) -> Message:
-        loop = asyncio.get_running_loop()
+    async def _write(self, path: str, save: Save, metadata: dict[str, str]) -> Message:
         try:
-            fd = await loop.run_in_executor(None, _create, path)
+            fd = await asyncio.get_running_loop().run_in_executor(None, _create, path)
             try:
-                async for piece in data:
-                    await loop.run_in_executor(None, _write_all, fd, piece)
+                await save(fd)
                 _set_metadata(fd, metadata)
             finally:
                 os.close(fd)
@@ -130,6 +133,22 @@ class Transfer:
             return self._account.require(username or asked)
         except RpcError as error:
             raise TransferError(401, str(error)) from error
+
+
+def _saving(data: AsyncIterator[bytes]) -> Save:
+    """Writes to a file what comes piece by piece: each piece in a thread, while the next one is read."""
+
+    async def save(fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(None, write_all, fd, b"")
+        try:
+            async for piece in data:
+                await writing
+                writing = loop.run_in_executor(None, write_all, fd, piece)
+        finally:
+            await writing
+
+    return save
 
 
 def encode_list(messages: list[Message]) -> bytes:
@@ -163,18 +182,6 @@ class _Opened:
         os.close(self.fd)
 
 
-async def _send(exchange: Exchange, fd: int, start: int, stop: int) -> None:
-    while start < stop:
-        piece = os.pread(fd, min(CHUNK_BYTES, stop - start), start)
-        if not piece:
-            # The file has shrunk: the length that we promised cannot be kept.
-            exchange.connection.abort()
-            exchange.reusable = False
-            return
-        start += len(piece)
-        await exchange.connection.send(piece)
-
-
 def _range(field: str, size: int) -> tuple[int, int, list[tuple[str, str]]]:
     """The (start, stop) that `Range: bytes=a-b` asks for; anything else means the whole file."""
     unit, _, span = field.partition("=")
@@ -202,12 +209,6 @@ def _create(path: str) -> int:
         raise OSError(errno.EISDIR, "path is not a regular file")
     os.fchown(fd, os.getuid(), os.getgid())  # as envd does; who watches the folder counts on that event
     return fd
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _compose(sources: list[str], destination: str) -> None:
