@@ -30,6 +30,7 @@ from .gateway import Gateway
 from .launches import Launches
 from .layers import Layers
 from .metrics import Metrics
+from .openapi import with_document
 from .records import DEFAULT_TENANT
 from .rootfs import Roots
 from .sandboxes import Sandboxes
@@ -144,7 +145,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
         *SnapshotRoutes().table(),
         *TemplateRoutes().table(),
     ]
-    api = Api(routes, tenants, metrics)
+    api = Api(with_document(routes), tenants, metrics)
     front = Front(sandboxes, api, endpoints.domain, metrics)
     servers = await _serve(front, endpoints)
     greeting.announce({**endpoints.told(), "pid": os.getpid()}, settings)

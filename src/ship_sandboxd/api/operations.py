@@ -7,7 +7,7 @@ from .. import pages
 from ..errors import Unauthorized
 from ..metrics import CONTENT_TYPE, Metrics
 from .call import Answer, Call, Handler, Route
-from .router import not_offered, presented_key
+from .router import NotOffered, presented_key
 
 _VOLUMES = "files that several sandboxes share belong into a template's mounts or into a snapshot"
 _SECRETS = "pass what a sandbox must know in envVars, and keep the rest outside of it"
@@ -56,7 +56,7 @@ class OperationRoutes:
             Route("GET", "/", _page("index.html"), open=True),
             *(Route("GET", f"/{name}", _page(name), open=True) for name in ("status.css", "status.js")),
             Route("GET", "/teams", self._teams),
-            *(Route(method, path, not_offered(why)) for method, path, why in _NOT_OFFERED),
+            *(Route(method, path, NotOffered(why)) for method, path, why in _NOT_OFFERED),
         ]
 
     async def _teams(self, call: Call) -> Answer:

@@ -5,13 +5,14 @@ import json
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from ..envd.http1 import BrokenStreamError, Exchange, ProtocolError, Request
 from ..errors import ApiError, NotFound, Unauthorized, Unsupported
 from ..metrics import Metrics
 from ..records import DEFAULT_TENANT
 from ..tenants import Tenants
-from .call import Answer, Call, Handler, Route, parse_json, parse_query
+from .call import Answer, Call, Route, parse_json, parse_query
 
 MAX_BODY_BYTES = 1024 * 1024
 BODY_TIMEOUT_S = 30.0
@@ -104,15 +105,16 @@ def presented_key(request: Request) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def not_offered(why: str = "") -> Handler:
+@dataclass(frozen=True)
+class NotOffered:
     """The handler of what E2B's protocol has and this host does not."""
 
-    async def refuse(call: Call) -> Answer:
+    why: str = ""
+
+    async def __call__(self, call: Call) -> Answer:
         request = call.exchange.request
         what = f"{request.method} {request.target.partition('?')[0]} is not offered by this sandbox host"
-        raise Unsupported(f"{what}: {why}" if why else what)
-
-    return refuse
+        raise Unsupported(f"{what}: {self.why}" if self.why else what)
 
 
-unsupported = not_offered()
+unsupported = NotOffered()
