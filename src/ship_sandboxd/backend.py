@@ -66,6 +66,11 @@ class Backend(Protocol):
     def keeps_memory(self) -> bool:
         """Whether `freeze` works here. Where it does not, a pause can only end the processes and keep the disk."""
 
+    @property
+    def shares_kernel(self) -> bool:
+        """Whether a sandbox's processes are processes of this machine, which a cgroup can count. Where they are not, the
+        daemon limits their number, and a cgroup counts the backend's own."""
+
     async def launch(self, spec: LaunchSpec) -> Launched:
         """Start a sandbox and wait until its daemon answers.
 

@@ -81,6 +81,7 @@ class Bubblewrap:
     """The backend of namespaces, see `Backend`; knows what its sandboxes all have in common."""
 
     name = "bubblewrap"
+    shares_kernel = True
 
     def __init__(
         self, program: str, forks: ForkServer, roots: Roots, daemon: Path, seccomp: bytes, freezes: bool

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(arguments)
         lock = server.claim(settings.data)
         try:
-            machine = server.Machine(settings.data)
+            machine = server.Machine(settings.data, settings.backend)
             if arguments.stop_all:
                 count = asyncio.run(server.stop_all(settings, machine))
                 sys.stdout.write(json.dumps({"stopped": count}) + "\n")
@@ -113,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         help="how long a paused sandbox keeps its memory (default %(default)g)",
     )
     parser.add_argument(
+        "--backend",
+        choices=("bubblewrap", "gvisor"),
+        default="bubblewrap",
+        help="what isolates sandboxes whose template does not say",
+    )
+    parser.add_argument(
         "--stop-all", action="store_true", help="end every sandbox of the data folder, and exit"
     )
     return parser
@@ -139,6 +145,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         keys=arguments.keys.resolve() if arguments.keys else None,
         domain=domain,
         tls=_tls(arguments, domain),
+        backend=arguments.backend,
         upstreams=tuple(_upstream(text) for text in arguments.upstream),
         private=tuple(_private(text) for text in arguments.allow_private),
         park_after_s=max(0.0, arguments.park_after),

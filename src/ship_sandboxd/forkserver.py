@@ -38,7 +38,8 @@ class Launch:
     """What a child does, in this order: join `cgroups`; assemble `root` or, where roots cannot be assembled, bind
     `staged` to `stage/0`, `stage/1` and so on; become `uid`; run `argv` with no environment.
 
-    `file_bytes` bounds each file that it writes.
+    `file_bytes` bounds each file that it writes. `feeds_stdin`: the first descriptor that is handed to it becomes its
+    standard input.
     """
 
     argv: tuple[str, ...]
@@ -48,6 +49,7 @@ class Launch:
     root: RootPlan | None = None
     stage: str = ""
     staged: tuple[str, ...] = ()
+    feeds_stdin: bool = False
 
 
 class ForkServer:
@@ -185,6 +187,8 @@ def _become(values: dict[str, object], given: list[int], stage: str) -> NoReturn
         device = others.pop(0) if has_device else None
         _prepare(launch, device, stage)
         os.setsid()
+        if launch.feeds_stdin:
+            os.dup2(others.pop(0), 0)
         for place, fd in ((1, log), (2, log), *((FIRST_FD + count, fd) for count, fd in enumerate(others))):
             os.dup2(fd, place)
         os.chdir("/")

@@ -15,6 +15,8 @@ from .listeners import NAMES_PORT, OPENED, REDIRECTED_PORT, Listeners
 from .records import CREATING, RESUMING, SandboxRecord
 from .sandbox import Sandbox
 
+# What a kernel of the sandbox's own may need, with all the processes that it serves.
+_TASKS_OF_A_KERNEL = 8192
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _log = logging.getLogger("ship_sandboxd.launches")
 
@@ -38,7 +40,9 @@ class Launches:
         """
         record, template = sandbox.record, sandbox.record.made_of
         layers = [await self._layers.unpacked(digest) for digest in template.layers]
-        self._groups.create(record.id, Limits(template.memory_mb, template.pids, template.cpu_count))
+        is_counted = sandbox.backend.shares_kernel and "pids" in self._groups.controllers
+        tasks = template.pids if sandbox.backend.shares_kernel else _TASKS_OF_A_KERNEL
+        self._groups.create(record.id, Limits(template.memory_mb, tasks, template.cpu_count))
         launched = await sandbox.backend.launch(
             LaunchSpec(
                 id=record.id,
@@ -52,7 +56,7 @@ class Launches:
                     "memory_mb": record.memory_mb,
                     "cpu_count": record.cpu_count,
                     "listeners": OPENED,
-                    "max_processes": None if "pids" in self._groups.controllers else template.pids,
+                    "max_processes": None if is_counted else template.pids,
                 },
                 cgroups=record.cgroups,
                 disk_mb=record.disk_mb,

@@ -56,6 +56,7 @@ _OPEN_TO_ALL = ("tmp", "var/tmp")
 # What must be a folder of the root's own for a sandbox to start, whatever was made of it before.
 _FIXED = ("proc", "dev", "run", "run/envd", "run/envd/lib", "home", "home/user", "tmp")
 _FORMAT = 1
+_SERVER_UID = 199_997
 # Features that would make a layer mean nothing without the one that it was made on.
 _OVERLAY = "redirect_dir=off,metacopy=off,index=off,xino=off"
 
@@ -63,13 +64,15 @@ _OVERLAY = "redirect_dir=off,metacopy=off,index=off,xino=off"
 @dataclass(frozen=True)
 class RootPlan:
     """A root to assemble. `stage` is a folder to mount on; `layers` go from the lowest up; `disk` is the folder with
-    `upper` and `work`, empty where they are on a device; `binds` are (source, target), read-only."""
+    `upper` and `work`, empty where they are on a device; `binds` are (source, target), read-only. `server` is an id that
+    makes files and then gives them to `uid`, where a backend has one."""
 
     stage: str
     uid: int
     layers: tuple[str, ...]
     disk: str
     binds: tuple[tuple[str, str], ...]
+    server: int | None = None
 
     @property
     def root(self) -> str:
@@ -84,7 +87,8 @@ def assemble(plan: RootPlan, device: int | None) -> None:
     """Mount the root at `plan.root`, in this process's own mount namespace. Raises OSError."""
     mounts.mount("tmpfs", plan.stage, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755,size=1m")
     os.chdir(plan.stage)
-    owners = mounts.owners(((STORAGE_UID, plan.uid), (0, 0)))
+    servers = () if plan.server is None else ((_SERVER_UID, plan.server),)
+    owners = mounts.owners(((STORAGE_UID, plan.uid), (0, 0), *servers))
     try:
         if device is not None:
             Path("device").mkdir()

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from hmac import compare_digest
 from pathlib import Path
 
-from . import bubblewrap, cgroups, greeting, layout, netfilter, seccomp, staging
+from . import bubblewrap, cgroups, greeting, gvisor, layout, netfilter, seccomp, staging
 from .api.operations import OperationRoutes
 from .api.router import Api
 from .api.sandboxes import SandboxRoutes
 from .api.snapshots import SnapshotRoutes
 from .api.telemetry import TelemetryRoutes
 from .api.templates import TemplateRoutes
-from .backend import Backends
+from .backend import Backend, Backends
 from .blobs import FolderBlobs
 from .bubblewrap import Bubblewrap
 from .cgroups import Cgroups
@@ -27,6 +27,7 @@ from .errors import SetupError
 from .forkserver import ForkServer
 from .front import Front
 from .gateway import Gateway
+from .gvisor import GVisor
 from .launches import Launches
 from .layers import Layers
 from .metrics import Metrics
@@ -62,7 +63,7 @@ def claim(data: Path) -> int:
 class Machine:
     """What this machine allows: found out once, at the start, before any thread runs."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, default: str = Bubblewrap.name) -> None:
         self.is_root = os.geteuid() == 0
         program = bubblewrap.find()
         bubblewrap.check(program, PROBE_UID if self.is_root else None)
@@ -74,9 +75,11 @@ class Machine:
         self.roots = Roots.detect(data, stage, etc)
         forks = ForkServer.start(data, stage)
         self.redirects = self.is_root and netfilter.is_available()
-        self.backends = Backends(
-            Bubblewrap(program, forks, self.roots, daemon, filter_program, self.groups.can_freeze)
-        )
+        freezes = self.groups.can_freeze
+        found: list[Backend] = [Bubblewrap(program, forks, self.roots, daemon, filter_program, freezes)]
+        if default == GVisor.name or not gvisor.obstacle(self.roots):
+            found.append(GVisor(gvisor.find(self.roots), forks, self.roots, daemon, freezes))
+        self.backends = Backends(*sorted(found, key=lambda backend: backend.name != default))
 
     def about(self) -> dict[str, object]:
         """What `GET /health` tells, for `doctor` commands: how strong the isolation and the limits are."""

@@ -36,6 +36,7 @@ class Settings:
     tls: Tls | None = None
     metrics_key: str = ""
     metrics_public: bool = False
+    backend: str = "bubblewrap"
     upstreams: tuple[Upstream, ...] = ()
     private: tuple[Block, ...] = ()
     park_after_s: float = PARK_AFTER_S

@@ -4,7 +4,8 @@ The host starts it with the number of a descriptor to read its configuration fro
 `listen_fd` (the bound Unix socket), `ready_fd` (told once we listen, together with the listeners that lead out),
 `listeners` (those: pairs of "tcp" or "udp" and a port of loopback), `token` (what X-Access-Token must hold), `envs`,
 `memory_mb`, `cpu_count`, `max_processes` (a number where no cgroup counts them, else null); and if they are given,
-`user` and `workdir`: who runs commands, and where, when a caller names neither.
+`user` and `workdir`: who runs commands, and where, when a caller names neither. Where descriptors cannot be
+handed over, `link` stands in place of the two of them and of the listeners, see `link.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from . import rpc
 from .account import Account
 from .filesystem import Filesystem
 from .http1 import BACKLOG, CHUNK_BYTES, Connection, Exchange, ProtocolError, serve_connection
+from .link import Link
 from .processes import Processes
 from .relay import relay
 from .transfer import Transfer, TransferError
@@ -35,7 +37,10 @@ from .watchers import Watchers
 Route = Callable[[Exchange], Awaitable[None]]
 OPEN_FILES = 65536
 LISTENER_PATH = "/egress-listener"
-HOST_PATHS = frozenset({"/init", "/out-of-memory", LISTENER_PATH})  # what no request from outside may reach
+HANG_UP_PATH = "/hang-up"
+HOST_PATHS = frozenset(
+    {"/init", "/out-of-memory", LISTENER_PATH, HANG_UP_PATH}
+)  # what no request from outside may reach
 _CONNECT_TIMEOUT_S = 10.0
 _PR_SET_DUMPABLE = 4
 _log = logging.getLogger("envd")
@@ -52,6 +57,7 @@ class Daemon:
             workdir=str(config.get("workdir") or ""),
         )
         self._listeners = listeners
+        self.link: Link | None = None
         self._usage = Usage(config["cpu_count"], config["memory_mb"], self._account.home)
         self._transfer = Transfer(self._account)
         self.processes = Processes(self._account)
@@ -65,6 +71,7 @@ class Daemon:
             ("POST", "/init"): self._init,
             ("POST", "/out-of-memory"): self._out_of_memory,
             ("POST", "/files/compose"): self._transfer.compose,
+            ("POST", HANG_UP_PATH): self._hang_up,
         }
         processes, files, watchers = self.processes, Filesystem(self._account), Watchers(self._account)
         unary: dict[str, rpc.Unary] = {
@@ -205,6 +212,13 @@ class Daemon:
         with socket.socket(fileno=duplicate) as raw:
             send_sockets(raw, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", self._listeners)
 
+    async def _hang_up(self, exchange: Exchange) -> None:
+        """End every connection with the host, this one last."""
+        exchange.reusable = False
+        await exchange.respond(204)
+        if self.link is not None:
+            self.link.hang_up()
+
 
 def parse_target(target: str) -> tuple[str, dict[str, str]]:
     """The path and the query of a request's target. Raises ProtocolError when it is malformed."""
@@ -271,6 +285,17 @@ def _limit(max_processes: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (max_processes, max_processes))
 
 
+async def _run_linked(config: dict[str, Any]) -> None:
+    daemon = Daemon(config, [])
+    daemon.processes.watch_children()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await serve_connection(reader, writer, daemon.handle, error_body)
+
+    daemon.link = Link(config["link"], serve)
+    await daemon.link.run()
+
+
 async def _run(config: dict[str, Any]) -> None:
     listeners = [_listener(kind, port) for kind, port in config["listeners"]]
     daemon = Daemon(config, listeners)
@@ -305,4 +330,8 @@ def main() -> None:
     os.umask(0o022)
     _hide()
     _limit(config["max_processes"])
-    asyncio.run(_run(config))
+    if "link" in config:
+        os.open(os.devnull, os.O_RDWR)  # in place of the standard input, which is closed
+        asyncio.run(_run_linked(config))
+    else:
+        asyncio.run(_run(config))

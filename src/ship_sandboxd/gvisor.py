@@ -1,0 +1,233 @@
+"""Sandboxes by gVisor: a kernel of their own, in user space, serves their system calls.
+
+`runsc` starts two processes for a sandbox: its kernel (the sentry), as `nobody` in a user namespace, with an empty root, no
+network and a short list of system calls; and its file server (the gofer), as an id of the sandbox's own, which sees
+the sandbox's files and nothing else. Neither takes descriptors from us, so the daemon inside dials the host, see
+`lines.py`.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from . import layout, lines, oci
+from .backend import Launched, LaunchSpec, Streams
+from .cgroups import freeze, thaw
+from .envd.daemon import OPEN_FILES
+from .errors import LaunchFailed, SetupError
+from .forkserver import ForkServer, Launch
+from .lines import Lines
+from .listeners import PROXY_PORT, Listeners
+from .pids import ProcessIdentity, find_by_argument
+from .rootfs import PreparedRoot, RootPlan, Roots
+
+_READY_TIMEOUT_S = 30.0
+_PROGRAMS = ("runsc", "runsc-sandbox")  # the file server ends with the kernel
+_BUNDLE = "gvisor"
+_LIBRARY, _LINK = "/run/envd/lib", "/run/envd/link"
+_DAEMON = f"import sys; sys.path.insert(0, '{_LIBRARY}'); from envd.daemon import main; main()"
+# The host changes what is in the one while the sandbox runs; runsc would keep the other in memory.
+_MOUNTS = {_LINK: "ro", "/tmp": "rw"}  # noqa: S108 - a path of the sandbox
+_SLOW_PLATFORM = "ptrace"
+# There, each process of a sandbox costs a thread of the machine for each thread of its kernel.
+_MAX_PROCESSES_PTRACE = 128
+
+
+def obstacle(roots: Roots) -> str:
+    """Why this machine cannot have this backend; empty where it can."""
+    if shutil.which("runsc") is None:
+        return "gVisor is missing: install it (apt install runsc)"
+    return roots.obstacle
+
+
+def find(roots: Roots) -> str:
+    """The path of runsc. Raises SetupError `runsc_missing`, or `runsc_refused` where sandboxes have no root of their own."""
+    path, reason = shutil.which("runsc"), obstacle(roots)
+    if path is None:
+        raise SetupError(reason, "runsc_missing")
+    if reason:
+        raise SetupError(f"gVisor needs sandboxes to have a root of their own: {reason}", "runsc_refused")
+    return path
+
+
+class GVisor:
+    """The backend of gVisor, see `Backend`."""
+
+    name = "gvisor"
+    shares_kernel = False
+
+    def __init__(self, program: str, forks: ForkServer, roots: Roots, daemon: Path, freezes: bool) -> None:
+        self.keeps_memory = freezes
+        self._program = program
+        self._platform = _platform(program)
+        self._forks = forks
+        self._roots = roots
+        self._daemon = daemon
+        self._lines: dict[str, Lines] = {}
+
+    async def launch(self, spec: LaunchSpec) -> Launched:
+        uid = spec.uid or os.getuid()
+        link = {"folder": _LINK, "key": lines.new_key(spec.folder, uid), "proxy_port": PROXY_PORT}
+        config = {**spec.config, "link": link}
+        if self._platform == _SLOW_PLATFORM:
+            config["max_processes"] = min(config["max_processes"], _MAX_PROCESSES_PTRACE)
+        binds = [(str(self._daemon), _LIBRARY), (str(spec.folder / "link"), _LINK)]
+        binds += [(mount.source, mount.target) for mount in spec.mounts]
+        await self._forget(spec.id)
+        try:
+            with self._roots.prepared(spec.folder, spec.uid, spec.root.layers, binds, spec.disk_mb) as root:
+                async with asyncio.timeout(_READY_TIMEOUT_S):
+                    return await self._start(spec, root, json.dumps(config).encode())
+        except (LaunchFailed, OSError) as error:
+            await self.end(spec.id, None, None, spec.cgroups)
+            raise LaunchFailed(f"the sandbox did not start: {error}; {_last_words(spec.folder)}") from error
+
+    async def _start(self, spec: LaunchSpec, root: PreparedRoot, config: bytes) -> Launched:
+        found = await self._opened(spec.folder)
+        if root.plan is None:
+            raise LaunchFailed(f"gVisor needs sandboxes to have a root of their own: {self._roots.obstacle}")
+        plan = replace(root.plan, server=root.plan.uid + oci.ROOT_OFFSET)
+        _write_bundle(spec, plan)
+        bundle = str(spec.folder / _BUNDLE)
+        launch = Launch(
+            argv=tuple(self._command(spec.folder, "run", "--detach", "--bundle", bundle, spec.id)),
+            uid=None,
+            cgroups=tuple(spec.cgroups),
+            file_bytes=resource.RLIM_INFINITY,
+            root=plan,
+            stage=root.stage,
+            feeds_stdin=True,
+        )
+        with _memory_file(config) as stdin, _log_file(spec.folder) as log:
+            pid = await self._forks.launch(launch, log, root.device, [stdin])
+        runtime = ProcessIdentity.of(pid)
+        if runtime is not None:
+            await runtime.wait()
+        kernel, files = _processes(spec)
+        await _dialled(found, kernel)
+        return Launched(kernel, files, _listeners(spec.folder))
+
+    def _command(self, folder: Path, *words: str) -> list[str]:
+        options = [f"--root={folder / _BUNDLE / 'state'}", f"--platform={self._platform}", "--network=none"]
+        return [self._program, *options, "--ignore-cgroups", "--host-uds=open", *words]
+
+    async def connect(self, folder: Path) -> Streams:
+        return await (await self._opened(folder)).take()
+
+    async def listeners(self, folder: Path, token: str) -> Listeners:
+        await self._opened(folder)
+        return _listeners(folder)
+
+    async def end(
+        self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
+    ) -> None:
+        """The end of the kernel is the end of every process that it serves; the file server has then nothing to do."""
+        for process in (init, monitor):
+            if process is not None:
+                # The signal first: so nothing of a frozen sandbox runs before it ends.
+                process.signal(signal.SIGKILL)
+        await thaw(cgroups)
+        for process in (init, monitor):
+            if process is not None:
+                await process.wait()
+        while found := find_by_argument(_PROGRAMS, name):
+            for process in found:
+                await process.kill()
+        await self._forget(name)
+        self._roots.disks.forget(name)
+
+    async def freeze(self, cgroups: list[str]) -> None:
+        await freeze(cgroups)
+
+    async def thaw(self, cgroups: list[str]) -> None:
+        await thaw(cgroups)
+
+    async def _opened(self, folder: Path) -> Lines:
+        """The lines of a sandbox, listened for from now on."""
+        if folder.name not in self._lines:
+            found = self._lines[folder.name] = Lines(folder)
+            await found.open()
+        return self._lines[folder.name]
+
+    async def _forget(self, name: str) -> None:
+        found = self._lines.pop(name, None)
+        if found is not None:
+            await found.close()
+
+
+def _platform(program: str) -> str:
+    """How the kernel gets hold of system calls: by the faster way, where this build has it."""
+    flags = subprocess.run([program, "flags"], capture_output=True, text=True, check=False)
+    return "systrap" if "systrap" in flags.stdout + flags.stderr else _SLOW_PLATFORM
+
+
+def _write_bundle(spec: LaunchSpec, plan: RootPlan) -> None:
+    command = [layout.SANDBOX_PYTHON, "-I", "-S", "-B", "-c", _DAEMON, "0", spec.id]
+    limits = {
+        "RLIMIT_NOFILE": OPEN_FILES,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": spec.disk_mb * 1024 * 1024,
+    }
+    oci.write_config(spec.folder / _BUNDLE, plan.root, _MOUNTS, command, plan.uid, limits)
+
+
+def _listeners(folder: Path) -> Listeners:
+    """The proxy alone: there is no way to redirect what goes elsewhere, as the sandbox's network is its own kernel's."""
+    return Listeners(lines.listen(folder, lines.EGRESS))
+
+
+def _processes(spec: LaunchSpec) -> tuple[ProcessIdentity, ProcessIdentity]:
+    """The kernel and the file server of a sandbox that runs."""
+    kernel = find_by_argument(("runsc-sandbox",), spec.id)
+    files = find_by_argument(("runsc-gofer",), str(spec.folder / _BUNDLE))
+    if not kernel or not files:
+        raise LaunchFailed("runsc refused")
+    return kernel[0], files[0]
+
+
+async def _dialled(found: Lines, kernel: ProcessIdentity) -> None:
+    """Wait until the daemon has dialled. Raises LaunchFailed when its kernel ends before."""
+    ready, end = asyncio.ensure_future(found.ready()), asyncio.ensure_future(kernel.wait())
+    try:
+        await asyncio.wait([ready, end], return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            raise LaunchFailed("the daemon in the sandbox did not start")
+    finally:
+        for task in (ready, end):
+            task.cancel()
+        await asyncio.gather(ready, end, return_exceptions=True)
+
+
+@contextmanager
+def _memory_file(content: bytes) -> Iterator[int]:
+    fd = os.memfd_create("config")
+    try:
+        os.write(fd, content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _log_file(folder: Path) -> Iterator[int]:
+    fd = os.open(folder / "envd.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _last_words(folder: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (folder / "envd.log").read_text(errors="replace")[-2000:].strip() or "nothing was logged"
+    return "nothing was logged"

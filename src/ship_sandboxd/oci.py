@@ -1,0 +1,66 @@
+"""What an OCI runtime reads of a sandbox: `config.json` in its bundle.
+
+Source: Open Container Initiative, runtime specification 1.0.2.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import layout
+
+INSIDE_ID = 1000
+# The root of a sandbox's user namespace is an id of the machine that owns nothing, another one for each sandbox.
+ROOT_OFFSET = 100_000
+_CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
+_NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "user")
+
+
+def write_config(
+    bundle: Path, root: str, mounts: dict[str, str], command: Sequence[str], uid: int, limits: dict[str, int]
+) -> None:
+    """Write it. The command runs as `user` without a capability, and no other user than this and `uid` exists in the
+    sandbox or outside. `mounts` are folders of the root that need a mount of their own, `ro` or `rw`; `limits` go by
+    the names of rlimits."""
+    ids = [
+        {"containerID": 0, "hostID": uid + ROOT_OFFSET, "size": 1},
+        {"containerID": INSIDE_ID, "hostID": uid, "size": 1},
+    ]
+    config: dict[str, Any] = {
+        "ociVersion": "1.0.2",
+        "hostname": layout.HOSTNAME,
+        "root": {"path": root, "readonly": False},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
+            *(_bind(root, folder, mode) for folder, mode in mounts.items()),
+        ],
+        "process": {
+            "terminal": False,
+            "user": {"uid": INSIDE_ID, "gid": INSIDE_ID},
+            "args": list(command),
+            "env": [],
+            "cwd": "/home/user",
+            "capabilities": {name: [] for name in _CAPABILITY_SETS},
+            "noNewPrivileges": True,
+            "rlimits": [{"type": name, "hard": limit, "soft": limit} for name, limit in limits.items()],
+        },
+        "linux": {
+            "namespaces": [{"type": kind} for kind in _NAMESPACES],
+            "uidMappings": ids,
+            "gidMappings": ids,
+        },
+    }
+    bundle.mkdir(mode=0o700, exist_ok=True)
+    (bundle / "config.json").write_text(json.dumps(config))
+
+
+def _bind(root: str, folder: str, mode: str) -> dict[str, Any]:
+    return {
+        "destination": folder,
+        "type": "bind",
+        "source": root + folder,
+        "options": ["rbind", mode, "nosuid", "nodev"],
+    }

@@ -1,0 +1,208 @@
+"""What every backend must do, whatever it isolates sandboxes with: one suite, run on each that this machine has."""
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Host, eventually
+from e2b import CommandExitException, FileType, Sandbox, SandboxException
+
+pytestmark = pytest.mark.system
+
+BACKENDS = [
+    pytest.param(
+        "bubblewrap",
+        marks=pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed"),
+    ),
+    pytest.param(
+        "gvisor",
+        marks=pytest.mark.skipif(
+            shutil.which("runsc") is None or os.geteuid() != 0,
+            reason="runsc is not installed, or this is not root",
+        ),
+    ),
+]
+
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = f"hello from {self.path}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[int]:
+    """A server that sandboxes reach by a reserved name; answers its port."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def host(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, upstream: int
+) -> Iterator[Host]:
+    """A host of this backend, in place of the one that other modules share."""
+    data = tmp_path_factory.mktemp(request.param) / "data"
+    small = data / "templates" / "small"
+    small.mkdir(parents=True)
+    (small / "template.json").write_text(json.dumps({"memory_mb": 512, "pids": 60}))
+    host = Host(data, ("--backend", request.param, "--upstream", f"tests.internal:80=127.0.0.1:{upstream}"))
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="module")
+def shared(host: Host) -> Iterator[Sandbox]:
+    made = host.create(timeout=600, envs={"COLOUR": "green"})
+    yield made
+    made.kill()
+
+
+def test_a_command_gives_its_output_and_its_exit_code(shared: Sandbox) -> None:
+    with pytest.raises(CommandExitException) as raised:
+        shared.commands.run("echo $COLOUR; echo err >&2; id -u; pwd; exit 7")
+    assert (raised.value.stdout, raised.value.stderr) == ("green\n1000\n/home/user\n", "err\n")
+    assert raised.value.exit_code == 7
+
+
+def test_files_are_written_and_read_on_both_sides(shared: Sandbox) -> None:
+    content = os.urandom(3 * 1024 * 1024)
+    shared.files.write("/workspace/a/data", content)
+    copied = shared.commands.run(
+        "cp /workspace/a/data /tmp/data; echo by command > /opt/own; sha256sum < /tmp/data"
+    )
+    assert len(copied.stdout.split()[0]) == 64
+    assert bytes(shared.files.read("/tmp/data", format="bytes")) == content
+    assert shared.files.read("/opt/own") == "by command\n"
+    assert [(entry.name, entry.type) for entry in shared.files.list("/workspace")] == [("a", FileType.DIR)]
+
+
+def test_input_signals_and_the_background(shared: Sandbox) -> None:
+    fed = shared.commands.run("read line; echo got $line", background=True, stdin=True)
+    fed.send_stdin("words\n")
+    assert fed.wait().stdout == "got words\n"
+    sleeping = shared.commands.run(
+        "trap 'echo caught; exit 3' TERM; while :; do sleep 0.1; done", background=True
+    )
+    eventually(lambda: sleeping.pid in [process.pid for process in shared.commands.list()])
+    shared.commands.run(f"sleep 0.3; kill -TERM {sleeping.pid}")
+    with pytest.raises(CommandExitException) as raised:
+        sleeping.wait()
+    assert (raised.value.stdout, raised.value.exit_code) == ("caught\n", 3)
+    endless = shared.commands.run("sleep 1000", background=True)
+    assert endless.kill()
+    eventually(lambda: endless.pid not in [process.pid for process in shared.commands.list()])
+
+
+def test_the_way_out_is_the_proxy_and_keeps_to_the_rules(host: Host, shared: Sandbox) -> None:
+    assert shared.commands.run("curl -sS http://tests.internal/path").stdout == "hello from /path"
+    with pytest.raises(CommandExitException, match="403"):
+        shared.commands.run("curl -sS -m 10 https://10.0.0.1/")
+    with pytest.raises(CommandExitException):
+        shared.commands.run("curl -sS -m 5 --noproxy '*' http://10.0.0.1/")
+    eventually(lambda: "10.0.0.1" in host.log())
+
+
+def test_a_port_is_reached_through_the_host(host: Host, shared: Sandbox) -> None:
+    import httpx
+
+    shared.commands.run("cd /workspace && echo served > page && python3 -m http.server 4000", background=True)
+    headers = {"E2b-Sandbox-Id": shared.sandbox_id, "E2b-Sandbox-Port": "4000"}
+    answer = eventually(
+        lambda: (got := httpx.get(f"{host.url}/page", headers=headers)).status_code == 200 and got, 20
+    )
+    assert answer.text == "served\n"
+
+
+def test_what_is_outside_is_hidden_and_nothing_gives_privileges(host: Host, shared: Sandbox) -> None:
+    secret = host.data.parent / "secret"
+    secret.write_text("secret")
+    other = host.create()
+    other.files.write("/tmp/mine", "private")
+    for path in (str(secret), str(host.data), "/etc/shadow", "/tmp/mine", "/run/ship-sandboxd"):
+        with pytest.raises(CommandExitException):
+            shared.commands.run(f"cat {path} || stat {path}")
+    for command in ("touch /usr/x", "mount -t tmpfs none /mnt", "chown 0 /tmp/data", "mknod /tmp/null c 1 3"):
+        with pytest.raises(CommandExitException):
+            shared.commands.run(command)
+    status = shared.commands.run("cat /proc/self/status").stdout
+    assert "CapEff:\t0000000000000000" in status
+    assert "CapBnd:\t0000000000000000" in status
+    for process in ("init", "monitor"):
+        outside = Path(f"/proc/{host.record(shared.sandbox_id)[process]['pid']}/status").read_text()
+        assert os.geteuid() != 0 or "\nUid:\t0\t" not in outside
+    other.kill()
+
+
+def test_a_fork_bomb_and_a_memory_bomb_leave_the_neighbours_well(host: Host, shared: Sandbox) -> None:
+    forks, memory = host.create(template="small"), host.create(template="small")
+    bomb = "for i in $(seq 200); do sleep 30 & done; wait"
+    forks.commands.run(bomb, background=True)
+    with pytest.raises(SandboxException):
+        memory.commands.run("python3 -c 'x = bytearray(900 * 1024 * 1024)'")
+    assert shared.commands.run("echo well").stdout == "well\n"
+    listed = forks.commands.list()
+    assert [process.cmd for process in listed] == ["/bin/bash"]
+    forks.kill()
+    if memory.is_running():
+        memory.kill()
+
+
+def test_a_command_outlives_the_host_and_its_output_is_not_lost(host: Host, shared: Sandbox) -> None:
+    handle = shared.commands.run(
+        "for i in $(seq 1 60); do echo line $i; sleep 0.05; done", background=True, timeout=0
+    )
+    assert next(iter(handle))[0] == "line 1\n"
+    host.restart(kill=True)
+    again = Sandbox.connect(shared.sandbox_id, **host.options_of_sdk)
+    assert again.commands.connect(handle.pid).wait().stdout == "".join(f"line {n}\n" for n in range(1, 61))
+    assert again.commands.run("curl -sS http://tests.internal/again").stdout == "hello from /again"
+
+
+def test_nothing_is_left_of_a_sandbox(host: Host) -> None:
+    sandbox = host.create()
+    record = host.record(sandbox.sandbox_id)
+    sandbox.commands.run("setsid sleep 1000 > /dev/null & sleep 0.1")
+    sandbox.kill()
+    assert not sandbox.is_running()
+    eventually(lambda: not any(_alive(record[name]["pid"]) for name in ("init", "monitor")))
+    assert not [folder for folder in record["cgroups"] if Path(folder).exists()]
+    eventually(lambda: not list((host.data / "trash").iterdir()))
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if sandbox.sandbox_id in _words(path)]
+    assert not [line for line in Path("/proc/mounts").read_text().splitlines() if str(host.data) in line]
+
+
+def test_a_sandbox_that_dies_is_noticed(host: Host) -> None:
+    sandbox = host.create()
+    os.kill(host.record(sandbox.sandbox_id)["init"]["pid"], signal.SIGKILL)
+    eventually(lambda: not sandbox.is_running())
+    eventually(lambda: not (host.data / "sandboxes" / sandbox.sandbox_id).exists())
+
+
+def _words(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
