@@ -15,7 +15,7 @@ from hmac import compare_digest
 
 from . import pages
 from .api.router import Api
-from .envd.daemon import is_for_host
+from .envd.daemon import is_for_host, parse_target
 from .envd.http1 import (
     BrokenStreamError,
     Connection,
@@ -25,6 +25,7 @@ from .envd.http1 import (
     Request,
     serve_connection,
 )
+from .envd.signature import is_signed
 from .errors import NotFound
 from .forward import forward, onward
 from .metrics import Metrics
@@ -115,12 +116,24 @@ class Front:
         if not sandbox_id:
             match = _HOST.fullmatch(request.headers.get("host").lower())
             if match is None or match["domain"] not in self._domains:
-                return None
+                signer = self._signer(request)
+                return Target(signer, ENVD_PORT) if signer else None
             sandbox_id, port = match["id"], match["port"]
         port = port or str(ENVD_PORT)
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ProtocolError("E2b-Sandbox-Port is not a port")
         return Target(sandbox_id.partition("-")[0], int(port))
+
+    def _signer(self, request: Request) -> str:
+        """The sandbox whose token has signed a file's URL; empty when none has. Clients that are aimed at this one
+        address make such URLs without the sandbox's id."""
+        path, query = parse_target(request.target)
+        if path != "/files" or not query.get("signature"):
+            return ""
+        signers = (
+            box.id for box in self._sandboxes.all() if is_signed(query, request.method, box.record.token)
+        )
+        return next(signers, "")
 
     async def _forward(self, exchange: Exchange, sandbox: Sandbox, port: int) -> None:
         server = await _open(sandbox, port)

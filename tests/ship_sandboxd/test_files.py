@@ -134,15 +134,18 @@ def test_writing_outside_of_the_writable_folders_is_refused(shared: Sandbox) -> 
         shared.files.write("/usr/bin/evil", "x")
 
 
-def test_signed_urls_work_without_a_token_and_only_for_their_path(host, shared: Sandbox) -> None:
+def test_signed_urls_work_by_themselves_and_only_for_their_path(host, shared: Sandbox) -> None:
     shared.files.write("/tmp/signed", "content")
-    headers = {"E2b-Sandbox-Id": shared.sandbox_id, "E2b-Sandbox-Port": "49983"}
     url = shared.download_url("/tmp/signed", use_signature_expiration=60)
-    assert httpx.get(url, headers=headers).text == "content"
-    assert httpx.get(url.replace("signed", "other", 1), headers=headers).status_code == 401
-    assert httpx.get(f"{host.url}/files?path=/tmp/signed", headers=headers).status_code == 401
-    expired = shared.download_url("/tmp/signed", use_signature_expiration=-10)
-    assert httpx.get(expired, headers=headers).status_code == 401
+    headers = {"E2b-Sandbox-Id": shared.sandbox_id, "E2b-Sandbox-Port": "49983"}
+    assert [httpx.get(url).text, httpx.get(url, headers=headers).text] == ["content", "content"]
+    for wrong in (url.replace("signed", "other", 1), f"{host.url}/files?path=/tmp/signed"):
+        assert httpx.get(wrong).status_code == 401
+        assert httpx.get(wrong, headers=headers).status_code == 401
+    expired = httpx.get(shared.download_url("/tmp/signed", use_signature_expiration=-10))
+    assert (expired.status_code, expired.json()["message"]) == (401, "signature is already expired")
+    assert httpx.post(shared.upload_url("/tmp/sent"), files={"file": b"sent"}).status_code == 200
+    assert shared.files.read("/tmp/sent") == "sent"
 
 
 def test_a_range_of_a_file_can_be_read(host, shared: Sandbox) -> None:

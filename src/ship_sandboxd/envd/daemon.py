@@ -11,7 +11,6 @@ handed over, `link` stands in place of the two of them and of the listeners, see
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from .http1 import BACKLOG, CHUNK_BYTES, Connection, Exchange, ProtocolError, se
 from .link import Link
 from .processes import Processes
 from .relay import relay
+from .signature import is_signed
 from .transfer import Transfer, TransferError
 from .usage import Usage
 from .watchers import Watchers
@@ -141,26 +141,15 @@ class Daemon:
         return _equal(token, self._token)
 
     async def _files(self, exchange: Exchange, query: dict[str, str]) -> None:
-        operation = "write" if exchange.request.method == "POST" else "read"
+        method = exchange.request.method
         if not self._is_authorized(exchange.request.headers.get("x-access-token")):
-            self._check_signature(query, operation)
-        await (self._transfer.upload if operation == "write" else self._transfer.download)(exchange, query)
+            self._check_signature(query, method)
+        await (self._transfer.upload if method == "POST" else self._transfer.download)(exchange, query)
 
-    def _check_signature(self, query: dict[str, str], operation: str) -> None:
-        """A signed URL: `v1_` and the unpadded base64 of sha256("path:operation:user:token[:expiry]")."""
-        import hashlib  # it takes milliseconds to load, and most sandboxes never see a signed URL
-
-        expiry = query.get("signature_expiration", "")
-        parts = [
-            query.get("path", ""),
-            operation,
-            query.get("username", ""),
-            self._token,
-            *([expiry] if expiry else []),
-        ]
-        digest = base64.b64encode(hashlib.sha256(":".join(parts).encode()).digest()).rstrip(b"=").decode()
-        if not _equal(query.get("signature", ""), f"v1_{digest}"):
+    def _check_signature(self, query: dict[str, str], method: str) -> None:
+        if not is_signed(query, method, self._token):
             raise TransferError(401, "unauthorized access, please provide a valid access token or signature")
+        expiry = query.get("signature_expiration", "")
         if expiry and not (expiry.isascii() and expiry.isdigit() and int(expiry) >= time.time()):
             raise TransferError(401, "signature is already expired")
 
