@@ -6,8 +6,6 @@ knowing it (`redirected`); the names that these look up are answered by `nameser
 
 import asyncio
 import contextlib
-import json
-import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -19,17 +17,15 @@ from .addresses import Address, address_of
 from .gateway import Gateway
 from .listeners import PROXY_PORT, Listeners
 from .names import Names
+from .refusals import Refusals
 from .rules import Refused, Rules, Unreachable, Upstream, canonical
 
 UPSTREAM_PATIENCE_S = 30.0
 MAX_CONNECTIONS = 512
-MAX_LOOKUPS = 16
+MAX_LOOKUPS = 8
 _CONNECT_TIMEOUT_S = 15.0
 _LOOKUP_TIMEOUT_S = 10.0
 _RETRY_S = 0.1
-_REFUSALS_FILE_BYTES = 1024 * 1024
-_LOG_LINES_A_MINUTE = 120
-_log = logging.getLogger("ship_sandboxd.egress")
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -60,16 +56,14 @@ class Egress:
     """All that leads out of one sandbox. `folder` holds the refusals and the names that were looked up."""
 
     def __init__(self, sandbox_id: str, gateway: Gateway, rules: Rules, folder: Path) -> None:
-        self._sandbox_id = sandbox_id
         self._gateway = gateway
         self._rules = rules
-        self._refusals = folder / "egress.jsonl"
+        self.refusals = Refusals(sandbox_id, folder, gateway.refusals)
         self.names = Names(folder / "names.txt")
         self._servers: list[asyncio.Server] = []
         self._datagrams: asyncio.DatagramTransport | None = None
         self._connections: dict[asyncio.Task[None], Destination | None] = {}
         self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
-        self._minute, self._lines = 0.0, 0
 
     async def serve(self, listeners: Listeners) -> None:
         ways: list[tuple[socket.socket | None, _Serve]] = [
@@ -102,7 +96,7 @@ class Egress:
                 try:
                     rules.check(destination.name, destination.address, destination.port)
                 except Refused as refusal:
-                    self.record("CUT", str(destination), refusal)
+                    self.refusals.record("CUT", str(destination), refusal)
                     task.cancel()
 
     def _bounded(self, serve: _Serve) -> _Serve:
@@ -150,13 +144,24 @@ class Egress:
 
     async def _look_up(self, name: str) -> list[Address]:
         try:
-            async with self._lookups:
-                texts = await asyncio.wait_for(self._gateway.lookup(name), _LOOKUP_TIMEOUT_S)
+            texts = await asyncio.wait_for(self._found(name), _LOOKUP_TIMEOUT_S)
         except socket.gaierror as error:
             raise Unreachable(f"cannot resolve {name}: {error}", error.errno in _NO_SUCH_NAME) from error
         except (OSError, UnicodeError) as error:
             raise Unreachable(f"cannot resolve {name}: {error or 'no name server answers'}") from error
         return [address_of(text) for text in texts]
+
+    async def _found(self, name: str) -> list[str]:
+        """A lookup holds its place until it has ended, even when nobody waits for it any more: its thread goes on."""
+        await self._lookups.acquire()
+        lookup = asyncio.ensure_future(self._gateway.lookup(name))
+        lookup.add_done_callback(self._looked_up)
+        return await asyncio.shield(lookup)
+
+    def _looked_up(self, lookup: asyncio.Future[list[str]]) -> None:
+        self._lookups.release()
+        if not lookup.cancelled():
+            lookup.exception()  # told to whoever waits; nobody may
 
     def _allowed(self, name: str, addresses: list[Address], port: int) -> list[Address]:
         """Those that the rules of this moment allow; Refused where they allow none."""
@@ -183,29 +188,6 @@ class Egress:
                 failure = str(error) or "it does not answer"
         shown = name or (addresses[0] if addresses else "")
         raise Unreachable(f"cannot connect to {shown}:{port}: {failure}")
-
-    def record(self, method: str, target: str, refusal: Refused) -> None:
-        """Count a refusal, log it, and keep it with the sandbox; each up to a bound."""
-        self._gateway.refusals[refusal.kind] += 1
-        facts = {
-            "sandbox": self._sandbox_id,
-            "method": method,
-            "target": target[:512],
-            "reason": str(refusal),
-        }
-        if self._may_log():
-            _log.warning("egress refused", extra=facts)
-        if not self._refusals.exists() or self._refusals.stat().st_size < _REFUSALS_FILE_BYTES:
-            with self._refusals.open("a") as file:
-                file.write(json.dumps({"time": time.time(), **facts}) + "\n")
-
-    def _may_log(self) -> bool:
-        """A sandbox that is refused again and again must not fill the host's log."""
-        now = time.monotonic()
-        if now - self._minute > 60:
-            self._minute, self._lines = now, 0
-        self._lines += 1
-        return self._lines <= _LOG_LINES_A_MINUTE
 
 
 def _canonical(host: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 LEVELS = ("debug", "info", "warn", "error")
 _LEVEL_NAMES = {"warning": "warn", "critical": "error"}
-_HOST_FILES = ("log.1.jsonl", "log.jsonl", "egress.jsonl")
+_HOST_FILES = ("log.1.jsonl", "log.jsonl", "egress.1.jsonl", "egress.jsonl")
 _DAEMON_FILE = "envd.log"
 _DAEMON_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ([A-Z]+) (\S+) (.*)")
 _MAX_FILE_BYTES = 1024 * 1024

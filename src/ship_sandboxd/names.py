@@ -68,14 +68,15 @@ class Names:
 
     def _write(self, address: ipaddress.IPv4Address, name: str) -> None:
         self._lines += 1
-        if self._lines > 2 * self._capacity:
-            scratch = self._file.with_suffix(".new")
-            scratch.write_text("".join(f"{key} {value}\n" for key, value in self._names.items()))
-            scratch.replace(self._file)
-            self._lines = len(self._names)
-            return
-        with self._file.open("a") as file:
-            file.write(f"{address} {name}\n")
+        with contextlib.suppress(OSError):  # on a full disk the names hold for as long as this process runs
+            if self._lines > 2 * self._capacity:
+                scratch = self._file.with_suffix(".new")
+                scratch.write_text("".join(f"{key} {value}\n" for key, value in self._names.items()))
+                scratch.replace(self._file)
+                self._lines = len(self._names)
+                return
+            with self._file.open("a") as file:
+                file.write(f"{address} {name}\n")
 
     def _load(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -34,7 +34,7 @@ class NameServer:
                 return query.answer(dns.NO_ERROR)
             name = await self._egress.check_lookup(query.name)
         except Refused as refusal:
-            self._egress.record("DNS", query.name, refusal)
+            self._egress.refusals.record("DNS", query.name, refusal)
             return query.answer(_code(refusal))
         return query.answer(dns.NO_ERROR, self._egress.names.address_of(name))
 

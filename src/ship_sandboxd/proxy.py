@@ -27,7 +27,7 @@ class Proxy:
             authority, host, port, path = _destination(request)
             opened = await self._egress.open(host, port)
         except Refused as refusal:
-            self._egress.record(request.method, request.target, refusal)
+            self._egress.refusals.record(request.method, request.target, refusal)
             body, content_type = _error_body(refusal.status, str(refusal))
             await exchange.respond(refusal.status, body, content_type)
             return

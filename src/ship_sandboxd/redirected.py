@@ -37,7 +37,7 @@ class Redirected:
             finally:
                 await server.close()
         except Refused as refusal:
-            self._egress.record("TCP", target, refusal)
+            self._egress.refusals.record("TCP", target, refusal)
             client.abort()
         except (OSError, BrokenStreamError):
             client.abort()

@@ -331,15 +331,15 @@ def test_an_update_cuts_what_it_does_not_allow(named: Named, hosts_file: Path, o
     sandbox = host.create()
     options = f"-sN {option} http://far.example:{server.port}/stream"
     handle = sandbox.commands.run(f"curl {options} > /tmp/out", background=True, timeout=0)
-    eventually(lambda: "more" in sandbox.commands.run("cat /tmp/out").stdout)
+    eventually(lambda: "more" in sandbox.commands.run("cat /tmp/out").stdout, 30)
     sandbox.update_network({"deny_out": ["10.0.0.0/8"]})
     size = len(sandbox.files.read("/tmp/out"))
-    eventually(lambda: len(sandbox.files.read("/tmp/out")) > size + 20)
+    eventually(lambda: len(sandbox.files.read("/tmp/out")) > size + 20, 30)
     sandbox.update_network({"deny_out": ["0.0.0.0/0"], "allow_out": ["other.example"]})
     with pytest.raises(CommandExitException) as raised:
         handle.wait()
     assert raised.value.exit_code in {18, 56}
-    assert server.cut.wait(10)
+    assert server.cut.wait(30)
     assert host.was_refused(sandbox, "CUT", f"far.example:{server.port}")
     failing(sandbox, f"curl -sf {option} http://far.example:{server.port}/")
     sandbox.update_network({})
@@ -395,5 +395,5 @@ def test_too_many_connections_are_broken_off(named: Named, far: TextServer) -> N
     )
     sandbox.files.write("/tmp/many.py", f"import socket\nsocket.getaddrinfo('far.example', 80)\n{code}")
     assert int(sandbox.commands.run("python3 /tmp/many.py").stdout) >= 600 - 512
-    eventually(lambda: "hello" in sandbox.commands.run(f"{ASK} far.example {far.port} || true").stdout)
+    eventually(lambda: "hello" in sandbox.commands.run(f"{ASK} far.example {far.port} || true").stdout, 30)
     sandbox.kill()
