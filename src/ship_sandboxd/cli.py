@@ -13,6 +13,7 @@ from . import logs, server
 from .errors import SetupError
 from .rules import Block, Upstream, parse_private
 from .settings import PARK_AFTER_S, Settings, Tls
+from .templates import MAX_WARM
 
 API_KEY_VARIABLE = "SHIP_SANDBOXD_API_KEY"
 METRICS_KEY_VARIABLE = "SHIP_SANDBOXD_METRICS_KEY"
@@ -119,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
         help="what isolates sandboxes whose template does not say",
     )
     parser.add_argument(
+        "--warm",
+        action="append",
+        default=[],
+        metavar="TEMPLATE=N",
+        help="keep so many sandboxes of a template ready to be handed out; repeatable",
+    )
+    parser.add_argument(
         "--stop-all", action="store_true", help="end every sandbox of the data folder, and exit"
     )
     return parser
@@ -149,6 +157,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         upstreams=tuple(_upstream(text) for text in arguments.upstream),
         private=tuple(_private(text) for text in arguments.allow_private),
         park_after_s=max(0.0, arguments.park_after),
+        warm=tuple(_warm(text) for text in arguments.warm),
     )
 
 
@@ -171,6 +180,13 @@ def _tls(arguments: argparse.Namespace, domain: str) -> Tls | None:
         raise SetupError("--tls-cert needs --domain, the name that it is for", "option_invalid", 2)
     host, port = _address("--tls-listen", arguments.tls_listen)
     return Tls(host, port, certificate, key)
+
+
+def _warm(text: str) -> tuple[str, int]:
+    name, _, count = text.partition("=")
+    if not name or not count.isdecimal() or int(count) > MAX_WARM:
+        raise SetupError(f"--warm {text} is not TEMPLATE=N with N up to {MAX_WARM}", "option_invalid", 2)
+    return name, int(count)
 
 
 def _upstream(text: str) -> Upstream:

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import logging
 
-from . import cgroups, netfilter
+from . import cgroups, netfilter, notices
 from .backend import LaunchSpec, Root
-from .cgroups import Cgroups, Limits
+from .cgroups import Cgroups, Limits, MemoryWatch
 from .egress import Egress, proxy_variables
 from .errors import LaunchFailed
 from .gateway import Gateway
@@ -28,6 +28,7 @@ class Launches:
         self._groups = groups
         self._gateway = gateway
         self._layers = layers
+        self._notices: set[asyncio.Task[None]] = set()
 
     def groups_of(self, sandbox_id: str) -> list[str]:
         """Where its control groups are going to be."""
@@ -63,8 +64,25 @@ class Launches:
             )
         )
         record.init, record.monitor = launched.init, launched.monitor
+        self.watch_memory(sandbox)
         await self._redirect(sandbox, launched.listeners)
         await self._open_egress(sandbox, launched.listeners)
+
+    def watch_memory(self, sandbox: Sandbox) -> None:
+        """Tell its log and its daemon when the kernel ends a process of it for want of memory."""
+        sandbox.forget_memory()
+        sandbox.memory = MemoryWatch(sandbox.record.cgroups, lambda: self._out_of_memory(sandbox))
+
+    def _out_of_memory(self, sandbox: Sandbox) -> None:
+        sandbox.tell("out of memory: the kernel has ended a process", "warning", code="out_of_memory")
+        task = asyncio.create_task(notices.out_of_memory(sandbox))
+        self._notices.add(task)
+        task.add_done_callback(self._told)
+
+    def _told(self, task: asyncio.Task[None]) -> None:
+        self._notices.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("a daemon was not told that memory ran out", extra={"reason": str(error)})
 
     async def find_egress(self, sandbox: Sandbox) -> None:
         """Take up the way out of a sandbox that an earlier host process has started. It must not be frozen."""
@@ -99,6 +117,7 @@ class Launches:
         if sandbox.watch is not None:
             sandbox.watch.cancel()
             sandbox.watch = None
+        sandbox.forget_memory()
         await self.close_egress(sandbox)
         record = sandbox.record
         if record.init is not None or record.state in (CREATING, RESUMING):

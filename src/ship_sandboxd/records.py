@@ -10,7 +10,7 @@ from .moments import Moment
 from .pids import ProcessIdentity
 from .templates import Mount, Template
 
-CREATING, RUNNING, PAUSED, RESUMING = "creating", "running", "paused", "resuming"
+CREATING, WARM, RUNNING, PAUSED, RESUMING = "creating", "warm", "running", "paused", "resuming"
 KILL, PAUSE = "kill", "pause"
 DEFAULT_TENANT = "default"
 FILE_NAME = "sandbox.json"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from .backend import Backend, Streams
+from .cgroups import MemoryWatch
 from .egress import Egress
 from .errors import NotFound
 from .journal import Journal
@@ -32,6 +33,7 @@ class Sandbox:
         self.timer: asyncio.TimerHandle | None = None
         self.watch: asyncio.Task[None] | None = None
         self.ending: asyncio.Task[None] | None = None
+        self.memory: MemoryWatch | None = None
         self._turn = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
         self._visits: WeakSet[asyncio.StreamWriter] = WeakSet()
@@ -60,6 +62,12 @@ class Sandbox:
         """Break every connection to its daemon: who waits for a paused sandbox would wait for ever."""
         for writer in list(self._visits):
             writer.transport.abort()
+
+    def forget_memory(self) -> None:
+        """Watch no longer for its memory to run out."""
+        if self.memory is not None:
+            self.memory.close()
+            self.memory = None
 
     def stop_timer(self) -> None:
         if self.timer is not None:

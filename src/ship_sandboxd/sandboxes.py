@@ -1,6 +1,7 @@
 """The sandboxes of this host: made, found, kept alive for their time, found again after a restart, ended.
 
     creating ── launched ──► running ⇄ paused ── killed, or a running one's time is over ──► gone
+        │└─ launched ahead ──► warm ── handed out ──► running         see pool.py
         └── the launch failed, or the host died meanwhile ──► gone
 
 A record on disk comes before anything else that a sandbox uses and goes last, so nothing can be left without one.
@@ -11,18 +12,19 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import network, records, templates
+from . import network, notices, records, templates
 from .backend import Backend, Backends
-from .errors import Conflict, LaunchFailed, NotFound
+from .errors import ApiError, Conflict, LaunchFailed, NotFound
 from .launches import Launches
 from .moments import Moment
 from .pauses import Pauses
-from .records import DEFAULT_TENANT, KILL, PAUSE, PAUSED, RESUMING, RUNNING, SandboxRecord
+from .pool import Pool
+from .records import DEFAULT_TENANT, KILL, PAUSE, PAUSED, RESUMING, RUNNING, WARM, SandboxRecord
 from .sandbox import Sandbox, gone
 from .settings import PARK_AFTER_S
 
@@ -64,6 +66,7 @@ class Sandboxes:
         launches: Launches,
         per_uid: bool,
         park_after_s: float = PARK_AFTER_S,
+        warm: Mapping[str, int] | None = None,
     ) -> None:
         self._folder = data / "sandboxes"
         self._trash = data / "trash"
@@ -71,6 +74,8 @@ class Sandboxes:
         self._backends = backends
         self._launches = launches
         self._pauses = Pauses(launches, self._attend)
+        self._warm = warm or {}
+        self.pool = Pool(self._warm, self._make_warm, self._end)
         self._per_uid = per_uid
         self._park_after_s = park_after_s
         self._sandboxes: dict[str, Sandbox] = {}
@@ -111,20 +116,60 @@ class Sandboxes:
         """Start a sandbox and wait until it answers; of `template`, where that is not one that `wanted` could name.
         Raises NotFound for the template, LaunchFailed."""
         template = template or templates.read(self._templates, wanted.template)
-        sandbox = self._register(wanted, template)
+        sandbox = await self._hand_out(wanted, template)
+        warm = sandbox is not None
+        if sandbox is None:
+            sandbox = self._register(template)
+            _give(sandbox.record, wanted)
+            await self._launch(sandbox, RUNNING)
+        sandbox.tell("sandbox created", template=template.name, warm=warm)
+        self._attend(sandbox)
+        return sandbox
+
+    async def _launch(self, sandbox: Sandbox, state: str) -> None:
         try:
             _make_folders(sandbox)
             await self._launches.start(sandbox)
-            sandbox.record.state = RUNNING
+            sandbox.record.state = state
             sandbox.record.save(sandbox.folder)
         except BaseException:
             await asyncio.shield(self._end(sandbox))
             raise
-        sandbox.tell("sandbox created", template=template.name)
+
+    async def _make_warm(self, template: templates.Template) -> Sandbox:
+        sandbox = self._register(template)
+        await self._launch(sandbox, WARM)
         self._attend(sandbox)
         return sandbox
 
-    def _register(self, wanted: NewSandbox, template: templates.Template) -> Sandbox:
+    async def _hand_out(self, wanted: NewSandbox, template: templates.Template) -> Sandbox | None:
+        """A warm sandbox that is now the caller's; None when there is none."""
+        while (sandbox := self.pool.take(template)) is not None:
+            try:
+                _give(sandbox.record, wanted)
+                self._launches.update_rules(sandbox)
+                await notices.hand_out(sandbox, sandbox.record.envs)
+                sandbox.record.state = RUNNING
+                sandbox.record.save(sandbox.folder)
+            except (ApiError, OSError) as error:
+                sandbox.tell("a warm sandbox is of no use", "warning", reason=str(error))
+                await self._end(sandbox)
+            except BaseException:
+                await asyncio.shield(self._end(sandbox))
+                raise
+            else:
+                return sandbox
+        return None
+
+    def warm_up(self) -> None:
+        """Start filling the pool with what the operator wants to have at hand."""
+        for name in {*self._warm, *templates.names(self._templates)}:
+            try:
+                self.pool.fill(templates.read(self._templates, name))
+            except (NotFound, templates.TemplateInvalid) as error:
+                _log.error("no warm sandboxes of a template", extra={"template": name, "reason": str(error)})
+
+    def _register(self, template: templates.Template) -> Sandbox:
         backend = self._backends.named(template.backend)
         record = SandboxRecord(
             id="".join(secrets.choice(_ALPHABET) for _ in range(20)),
@@ -132,25 +177,14 @@ class Sandboxes:
             token=secrets.token_hex(32),
             traffic_token=secrets.token_hex(32),
             started_at=time.time(),
-            end=Moment.after(wanted.timeout_s),
-            timeout_s=wanted.timeout_s,
+            end=Moment.after(0),
+            timeout_s=0,
             cpu_count=template.cpu_count,
             memory_mb=template.memory_mb,
             disk_mb=template.disk_mb,
             uid=self._take_uid() if self._per_uid else None,
             made_of=template,
             backend=backend.name,
-            tenant=wanted.tenant,
-            metadata=dict(wanted.metadata),
-            envs=dict(wanted.envs),
-            allow_internet=wanted.allow_internet,
-            allow_public_traffic=wanted.allow_public_traffic,
-            network=wanted.network,
-            on_timeout=PAUSE if wanted.auto_pause else KILL,
-            pause_keeps_memory=wanted.auto_pause_keeps_memory,
-            auto_resume=wanted.auto_resume,
-            idempotency_key=wanted.idempotency_key,
-            request_digest=wanted.request_digest,
         )
         record.cgroups = self._launches.groups_of(record.id)
         sandbox = Sandbox(record, self._folder / record.id, backend)
@@ -165,6 +199,8 @@ class Sandboxes:
         if record.state == PAUSED:
             frozen_s = 0.0 if record.paused is None else -record.paused.left_s
             left_s = self._park_after_s - frozen_s if record.frozen else None
+        elif record.state == WARM:
+            left_s = None
         if left_s is not None:
             sandbox.timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._due, sandbox)
         if sandbox.watch is None and record.init is not None:
@@ -202,7 +238,10 @@ class Sandboxes:
         if sandbox.ending is not None:
             return
         record = sandbox.record
-        if record.state == PAUSED or record.on_timeout == PAUSE:
+        if record.state == WARM:
+            self.pool.lost(sandbox)
+            await self._end(sandbox)
+        elif record.state == PAUSED or record.on_timeout == PAUSE:
             with contextlib.suppress(NotFound):
                 await sandbox.change(lambda: self._pauses.park(sandbox, "its processes have ended"))
         else:
@@ -343,9 +382,12 @@ class Sandboxes:
             # The earlier process may have ended while it was halted for a snapshot, or half paused.
             await sandbox.backend.thaw(record.cgroups)
             self._attend(sandbox)
+            self._launches.watch_memory(sandbox)
             await self._launches.find_egress(sandbox)
         elif record.state == PAUSED and (alive or record.init is None):
             self._attend(sandbox)
+            if alive:
+                self._launches.watch_memory(sandbox)
         elif record.state in (PAUSED, RESUMING) or (record.state == RUNNING and record.on_timeout == PAUSE):
             await self._pauses.park(sandbox, "its processes ended while no host ran")
         else:
@@ -359,13 +401,29 @@ class Sandboxes:
         self._throw_away(folder)
 
     async def leave(self) -> None:
-        """Stop attending to the sandboxes; they run on, and the paused ones stay paused."""
+        """Stop attending to the sandboxes; they run on, and the paused ones stay paused. Warm ones end."""
+        await self.pool.close()
         for sandbox in self._sandboxes.values():
             sandbox.stop_timer()
             if sandbox.watch is not None:
                 sandbox.watch.cancel()
+            sandbox.forget_memory()
             await self._launches.close_egress(sandbox)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _give(record: SandboxRecord, wanted: NewSandbox) -> None:
+    """Make it what a caller asks for."""
+    record.started_at = time.time()
+    record.end, record.timeout_s = Moment.after(wanted.timeout_s), wanted.timeout_s
+    record.tenant = wanted.tenant
+    record.metadata, record.envs = dict(wanted.metadata), dict(wanted.envs)
+    record.allow_internet, record.network = wanted.allow_internet, wanted.network
+    record.allow_public_traffic = wanted.allow_public_traffic
+    record.on_timeout = PAUSE if wanted.auto_pause else KILL
+    record.pause_keeps_memory = wanted.auto_pause_keeps_memory
+    record.auto_resume = wanted.auto_resume
+    record.idempotency_key, record.request_digest = wanted.idempotency_key, wanted.request_digest
 
 
 def _make_folders(sandbox: Sandbox) -> None:

@@ -106,7 +106,9 @@ def _cgroups() -> Cgroups:
 def _sandboxes(settings: Settings, machine: Machine, gateway: Gateway) -> Sandboxes:
     layers = Layers(settings.data / "layers", FolderBlobs(settings.data / "blobs"))
     launches = Launches(machine.groups, gateway, layers)
-    sandboxes = Sandboxes(settings.data, machine.backends, launches, machine.is_root, settings.park_after_s)
+    sandboxes = Sandboxes(
+        settings.data, machine.backends, launches, machine.is_root, settings.park_after_s, dict(settings.warm)
+    )
     layers.add_holder(sandboxes.layers_in_use)
     return sandboxes
 
@@ -152,6 +154,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
     front = Front(sandboxes, api, endpoints.domain, metrics)
     servers = await _serve(front, endpoints)
     greeting.announce({**endpoints.told(), "pid": os.getpid()}, settings)
+    sandboxes.warm_up()
     await stop.wait()
     for server in servers:
         server.close()
@@ -184,6 +187,9 @@ def _metrics(settings: Settings, sandboxes: Sandboxes, gateway: Gateway) -> Metr
         "kind",
         lambda: gateway.refusals,
         kind="counter",
+    )
+    metrics.read(
+        "warm_sandboxes", "Sandboxes that wait to be handed out", "template", lambda: sandboxes.pool.counts()
     )
     return metrics
 

@@ -23,7 +23,7 @@ class Tls:
 class Settings:
     """`api_key` is that of the tenant `default`, `keys` the file of all tenants' keys; one of them is given. `domain` is the
     suffix of `{port}-{sandbox id}.{domain}` host names, `api_key_variable` the environment's variable that `api_key` is from, if any.
-    `private` are the special addresses that sandboxes may reach. A paused sandbox keeps its memory for `park_after_s`
+    `warm` says how many sandboxes of a template are kept ready. `private` are the special addresses that sandboxes may reach. A paused sandbox keeps its memory for `park_after_s`
     seconds."""
 
     listen_host: str
@@ -40,3 +40,4 @@ class Settings:
     upstreams: tuple[Upstream, ...] = ()
     private: tuple[Block, ...] = ()
     park_after_s: float = PARK_AFTER_S
+    warm: tuple[tuple[str, int], ...] = ()

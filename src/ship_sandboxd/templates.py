@@ -14,6 +14,7 @@ from typing import Any
 from .errors import ApiError, NotFound
 
 BASE = "base"
+MAX_WARM = 1000
 _NUMBERS = ("memory_mb", "cpu_count", "pids", "disk_mb")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _RESERVED = (
@@ -55,7 +56,7 @@ class Template:
 
     Commands start in `workdir` as `user`. `start_command` runs from the sandbox's first moment on, in the same way, and
     the sandbox is ready once `ready_command` has ended with status 0. `backend` says how it is isolated; empty: as the host
-    does by default.
+    does by default. `warm` sandboxes of it are kept ready to be handed out.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Template:
     ready_command: str = ""
     alias: str = ""
     backend: str = ""
+    warm: int = 0
 
 
 def read(folder: Path, name: str) -> Template:
@@ -87,11 +89,16 @@ def read(folder: Path, name: str) -> Template:
         raise TemplateInvalid(f"{path}: {error}") from error
 
 
+def names(folder: Path) -> list[str]:
+    """The operator's templates."""
+    return sorted(path.parent.name for path in folder.glob("*/template.json"))
+
+
 def parse(name: str, values: Any) -> Template:
     """A template of its JSON value; ValueError says what is wrong with it."""
     if not isinstance(values, dict):
         raise ValueError("a template is a JSON object")
-    unknown = set(values) - {"mounts", "env", "backend", *_NUMBERS}
+    unknown = set(values) - {"mounts", "env", "backend", "warm", *_NUMBERS}
     if unknown:
         raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
     for key in _NUMBERS:
@@ -103,9 +110,12 @@ def parse(name: str, values: Any) -> Template:
     backend = values.get("backend", "")
     if not isinstance(backend, str):
         raise ValueError("backend must be a name")
+    warm = values.get("warm", 0)
+    if not isinstance(warm, int) or not 0 <= warm <= MAX_WARM:
+        raise ValueError(f"warm must be a whole number from 0 to {MAX_WARM}")
     mounts = tuple(_mount(mount) for mount in values.get("mounts", []))
     numbers = {key: values[key] for key in _NUMBERS if key in values}
-    return Template(name, mounts, env, backend=backend, **numbers)
+    return Template(name, mounts, env, backend=backend, warm=warm, **numbers)
 
 
 def _mount(values: Any) -> Mount:

@@ -104,6 +104,9 @@ def test_a_memory_bomb_ends_inside(host: Host) -> None:
     with pytest.raises(CommandExitException) as raised:
         sandbox.commands.run("python3 -c 'x = bytearray(600 * 1024 * 1024)'")
     assert raised.value.exit_code in {-1, 137}
+    assert "out of memory" in (raised.value.error or "")
+    log = (host.data / "sandboxes" / sandbox.sandbox_id / "log.jsonl").read_text()
+    assert '"code": "out_of_memory"' in log
     assert sandbox.commands.run("echo alive").stdout == "alive\n"
     sandbox.kill()
 

@@ -1,0 +1,111 @@
+"""Sandboxes that wait ready: handed out with what the caller wants, refilled, renewed, and gone with their host."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import traces
+from conftest import Host, eventually
+from e2b import Sandbox
+
+pytestmark = pytest.mark.system
+MakeHost = Callable[..., Host]
+
+
+def records(host: Host, state: str) -> dict[str, dict[str, Any]]:
+    """The records in this state, by id."""
+    found = {}
+    for path in host.data.glob("sandboxes/*/sandbox.json"):
+        try:
+            record = json.loads(path.read_text())
+        except FileNotFoundError:
+            continue  # it has just ended
+        if record["state"] == state:
+            found[record["id"]] = record
+    return found
+
+
+def filled(host: Host, count: int) -> dict[str, dict[str, Any]]:
+    return eventually(lambda: len(warm := records(host, "warm")) == count and warm, 30)
+
+
+def test_a_warm_sandbox_is_handed_out_with_what_its_caller_wants(own_host: MakeHost) -> None:
+    host = own_host("--warm", "base=2")
+    warm = filled(host, 2)
+    assert (
+        Sandbox.list(**{k: v for k, v in host.options_of_sdk.items() if k != "sandbox_url"}).next_items()
+        == []
+    )
+    began = time.time()
+    sandbox = host.create(
+        envs={"MINE": "yes", "LANG": "de"}, metadata={"a": "b"}, timeout=77, allow_internet_access=False
+    )
+    assert sandbox.sandbox_id in warm
+    info = sandbox.get_info()
+    assert (info.metadata, info.state.value) == ({"a": "b"}, "running")
+    assert info.started_at.timestamp() >= began - 1
+    assert 70 < info.end_at.timestamp() - began < 80
+    script = (
+        "echo $MINE $LANG $E2B_SANDBOX_ID; curl -s -o /dev/null -w '%{http_code}' http://1.1.1.1/ || true"
+    )
+    assert sandbox.commands.run(script).stdout == f"yes de {sandbox.sandbox_id}\n403"
+    other = host.create()
+    assert other.sandbox_id in warm
+    assert other.commands.run("echo -$MINE-").stdout == "--\n"
+    renewed = filled(host, 2)
+    assert not renewed.keys() & warm.keys()
+    host.restart(kill=True)
+    again = filled(host, 2)
+    assert not again.keys() & renewed.keys()
+    assert traces.processes(set(), set(renewed)) == []
+    assert sandbox.commands.run("echo $MINE").stdout == "yes\n"
+
+
+def test_a_warm_sandbox_that_dies_or_grows_old_is_replaced(own_host: MakeHost) -> None:
+    host = own_host()
+    folder = host.data / "templates" / "ready"
+    folder.mkdir()
+    (folder / "template.json").write_text(json.dumps({"warm": 1, "env": {"AGE": "old"}}))
+    host.restart()
+    (first,) = filled(host, 1).values()
+    os.kill(first["init"]["pid"], signal.SIGKILL)
+    eventually(lambda: first["id"] not in records(host, "warm"))
+    (second,) = filled(host, 1).values()
+    (folder / "template.json").write_text(json.dumps({"warm": 1, "env": {"AGE": "new"}}))
+    sandbox = host.create(template="ready")
+    assert sandbox.sandbox_id != second["id"]
+    assert sandbox.commands.run("echo $AGE").stdout == "new\n"
+    eventually(lambda: second["id"] not in records(host, "warm"))
+    (third,) = filled(host, 1).values()
+    assert host.create(template="ready").sandbox_id == third["id"]
+
+
+def test_no_warm_sandbox_outlives_a_host_that_stops(own_host: MakeHost) -> None:
+    host = own_host("--warm", "base=2")
+    warm = filled(host, 2)
+    host.stop()
+    assert traces.processes(set(), set(warm)) == []
+    assert records(host, "warm") == {}
+    host.start()
+
+
+def test_callers_at_once_get_different_ones(own_host: MakeHost) -> None:
+    host = own_host("--warm", "base=2")
+    filled(host, 2)
+
+    with ThreadPoolExecutor(5) as threads:
+        made = list(threads.map(lambda _: host.create(), range(5)))
+    assert len({sandbox.sandbox_id for sandbox in made}) == 5
+    assert {sandbox.commands.run("echo ok").stdout for sandbox in made} == {"ok\n"}
+
+
+def test_a_template_that_cannot_be_made_warm_does_not_stop_the_host(own_host: MakeHost) -> None:
+    host = own_host("--warm", "missing=1", "--warm", "base=1")
+    filled(host, 1)
+    assert "template 'missing' not found" in Path(host.data.parent / "host.log").read_text()
