@@ -7,6 +7,7 @@ HostError                 code, message
     ├── Unauthorized      401
     ├── NotFound          404
     ├── Conflict          409
+    ├── WrongContentType  415
     ├── Unsupported       501, part of E2B's protocol that this host does not offer
     ├── LaunchFailed      500, a sandbox that did not come up
     └── FreezeFailed      500, a sandbox that did not stand still
@@ -63,6 +64,13 @@ class Conflict(ApiError):
 
     status = 409
     code = "idempotency_request_mismatch"
+
+
+class WrongContentType(ApiError):
+    """A body that does not claim to be JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class Unsupported(ApiError):

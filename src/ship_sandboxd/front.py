@@ -33,6 +33,7 @@ from .sandbox import Sandbox
 from .sandboxes import Sandboxes
 
 ENVD_PORT = 49983
+MAX_CONNECTIONS = 10_000
 _START = "/process.Process/Start"
 _HOST = re.compile(r"(?P<port>\d{1,5})-(?P<id>[a-z0-9]+)(-[a-z0-9]+)?\.(?P<domain>[^:]+?)\.?(:\d+)?")
 # What belongs to the host and its callers, and is none of a sandbox's business.
@@ -69,6 +70,9 @@ class Front:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         if task is not None:
             self._connections.add(task)

@@ -4,7 +4,7 @@ Everything that a caller sends is checked here or by the readers below; what is 
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from ..errors import BadRequest
 from ..records import DEFAULT_TENANT
 
 MAX_QUERY_FIELDS = 100
+MAX_NESTING = 64
 MAX_TIMEOUT_S = 10 * 365 * 24 * 3600
 
 
@@ -91,7 +92,22 @@ def parse_json(data: bytes) -> dict[str, Any]:
         raise BadRequest(f"the body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadRequest("the body is not a JSON object")
+    if _nests_deeper(value, MAX_NESTING):
+        raise BadRequest(f"the body is nested deeper than {MAX_NESTING} levels")
     return value
+
+
+def _nests_deeper(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        layer = [inner for outer in layer for inner in _inner(outer)]
+    return bool(layer)
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    """The containers that lie directly in this one."""
+    found = value.values() if isinstance(value, dict) else value
+    return (each for each in found if isinstance(each, dict | list))
 
 
 def parse_query(text: str) -> dict[str, str]:

@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ..envd.http1 import BrokenStreamError, Exchange, ProtocolError, Request
-from ..errors import ApiError, NotFound, Unauthorized, Unsupported
+from ..errors import ApiError, NotFound, Unauthorized, Unsupported, WrongContentType
 from ..metrics import Metrics
 from ..records import DEFAULT_TENANT
 from ..tenants import Tenants
@@ -16,6 +17,7 @@ from .call import Answer, Call, Route, parse_json, parse_query
 
 MAX_BODY_BYTES = 1024 * 1024
 BODY_TIMEOUT_S = 30.0
+_JSON_TYPES = ("", "application/json")
 _log = logging.getLogger("ship_sandboxd.api")
 
 
@@ -67,7 +69,7 @@ class Api:
         tenant = DEFAULT_TENANT if route is not None and route.open else self._authenticate(exchange)
         if route is None:
             raise NotFound(f"{exchange.request.method} {path} does not exist")
-        body = {} if route.streamed else parse_json(await _read_body(exchange))
+        body = {} if route.streamed else await _read_json(exchange)
         return await route.handle(Call(exchange, variables, parse_query(query), body, tenant))
 
     def _find(self, request: Request) -> tuple[tuple[str, str], Route | None, dict[str, str]]:
@@ -88,11 +90,15 @@ class Api:
         return tenant
 
 
-async def _read_body(exchange: Exchange) -> bytes:
+async def _read_json(exchange: Exchange) -> dict[str, Any]:
     try:
-        return await asyncio.wait_for(exchange.read_all(MAX_BODY_BYTES), BODY_TIMEOUT_S)
+        data = await asyncio.wait_for(exchange.read_all(MAX_BODY_BYTES), BODY_TIMEOUT_S)
     except TimeoutError as error:
         raise ProtocolError("the body did not come in time", 408) from error
+    content_type = exchange.request.headers.get("content-type").partition(";")[0].strip().lower()
+    if data and content_type not in _JSON_TYPES:
+        raise WrongContentType(f"the body must be application/json, not {content_type}")
+    return parse_json(data)
 
 
 def presented_key(request: Request) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from .splice import CannotSplice, Splice, write_all
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_FIELDS = 256
 CHUNK_BYTES = 256 * 1024
 SPLICE_FROM_BYTES = 256 * 1024
 IDLE_TIMEOUT_S = 75.0
@@ -49,6 +50,7 @@ _REASONS = {
     401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
+    408: "Request Timeout",
     409: "Conflict",
     413: "Content Too Large",
     415: "Unsupported Media Type",
@@ -385,6 +387,8 @@ class Connection:
 
 
 def _headers(lines: list[str]) -> Headers:
+    if len(lines) > MAX_FIELDS:
+        raise ProtocolError(f"there are more than {MAX_FIELDS} header fields", 431)
     fields = []
     for line in lines:
         name, colon, value = line.partition(":")
