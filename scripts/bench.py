@@ -34,7 +34,7 @@ def main() -> None:
     chosen = [name for name in SECTIONS if _is_chosen(name, arguments.sections)]
     if not chosen:
         parser.error(f"no such section; there are {', '.join(SECTIONS)}")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     report: dict[str, dict[str, object]] = {}
     for name in chosen:
         figures = _measurement(name, arguments)()

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+KEYS = ("min", "p50", "p95", "p99")
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -40,7 +42,7 @@ class Figure:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """How many, the median, and what 95 and 99 of a hundred stay under."""
+    """How many, the least, the median, and what 95 and 99 of a hundred stay under."""
     ordered = sorted(values)
 
     def below(share: float) -> float:
@@ -48,6 +50,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
     return {
         "n": len(ordered),
+        "min": round(ordered[0], 3),
         "p50": round(statistics.median(ordered), 3),
         "p95": below(0.95),
         "p99": below(0.99),
@@ -58,7 +61,7 @@ def table(section: str, figures: Sequence[Figure]) -> Table:
     """The figures for people."""
     floors, goals = any(figure.floor for figure in figures), any(figure.goal for figure in figures)
     shown = Table(title=section, title_justify="left", title_style="bold")
-    for heading in ("figure", "n", "median", "p95", "p99", "unit"):
+    for heading in ("figure", "n", "least", "median", "p95", "p99", "unit"):
         shown.add_column(heading, justify="left" if heading in ("figure", "unit") else "right")
     if floors:
         shown.add_column("plain", justify="right")
@@ -66,7 +69,7 @@ def table(section: str, figures: Sequence[Figure]) -> Table:
         shown.add_column("goal", justify="right")
     for figure in figures:
         of = summary(figure.samples)
-        row = [figure.name, str(of["n"]), *(_number(of[key]) for key in ("p50", "p95", "p99")), figure.unit]
+        row = [figure.name, str(of["n"]), *(_number(of[key]) for key in KEYS), figure.unit]
         if floors:
             row.append(_number(statistics.median(figure.floor)) if figure.floor else "")
         if goals:

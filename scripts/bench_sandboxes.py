@@ -237,7 +237,7 @@ def many(plan: Plan) -> list[Figure]:
         Figure(f"create all {len(ids)}", "s", (total_s,)),
         Figure("kill", "ms", tuple(killed)),
         Figure("memory of a sandbox's processes", "MB", tuple(memory), (_plain_memory_mb(),), 12),
-        Figure("memory that the machine lacks, per sandbox", "MB", (machine,)),
+        Figure("memory gone from the machine, each", "MB", (machine,)),
         Figure("memory of the host itself", "MB", (size,)),
     ]
 
@@ -332,7 +332,7 @@ def files(plan: Plan) -> list[Figure]:
         Figure(f"{plan.size_mb} MiB {kind}", "MB/s", tuple(values), floor, 300)
         for kind, values in rates.items()
     ]
-    return [*figures, Figure("most memory that the daemon in it took", "MB", (peak,))]
+    return [*figures, Figure("most memory of its daemon", "MB", (peak,))]
 
 
 def _fill(file: Path, size_mb: int) -> None:

@@ -13,7 +13,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.system
 def test_the_sandbox_host_is_measured_beside_its_floor(tmp_path: Path) -> None:
     report = tmp_path / "figures.json"
-    sections = ("sandboxes.commands", "sandboxes.files")
+    sections = (
+        "sandboxes.warm",
+        "sandboxes.commands",
+        "sandboxes.pause",
+        "sandboxes.many",
+        "sandboxes.files",
+    )
     small = ("--rounds", "2", "--count", "4", "--size-mb", "8")
     ended = subprocess.run(
         [sys.executable, ROOT / "scripts/bench.py", *sections, *small, "--json", report],
