@@ -16,9 +16,10 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 @dataclass(frozen=True)
 class Root:
     """What a sandbox's own files lie on. Without layers the machine's `/usr`, read-only; else the unpacked layers,
-    lowest first, each a folder that belongs to `STORAGE_UID`."""
+    lowest first, each a folder that belongs to `STORAGE_UID`; with the machine's `/usr` all the same if `on_machine`."""
 
     layers: tuple[Path, ...] = ()
+    on_machine: bool = False
 
 
 @dataclass(frozen=True)

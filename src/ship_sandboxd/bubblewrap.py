@@ -98,7 +98,7 @@ class Bubblewrap:
         binds = [(str(self._daemon), "/run/envd/lib")]
         binds += [(mount.source, mount.target) for mount in spec.mounts]
         with (
-            self._roots.prepared(spec.folder, spec.uid, spec.root.layers, binds, spec.disk_mb) as root,
+            self._roots.prepared(spec.folder, spec.uid, spec.root, binds, spec.disk_mb) as root,
             _Descriptors(spec, self._seccomp) as descriptors,
         ):
             return await self._start(spec, root, descriptors)

@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         help="debug logs each request",
     )
     parser.add_argument(
+        "--blobs",
+        default="",
+        metavar="DIR",
+        help="where layers and snapshots are kept; several hosts may share it. Default: DATA/blobs",
+    )
+    parser.add_argument(
         "--park-after",
         type=float,
         default=PARK_AFTER_S,
@@ -156,6 +162,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         backend=arguments.backend,
         upstreams=tuple(_upstream(text) for text in arguments.upstream),
         private=tuple(_private(text) for text in arguments.allow_private),
+        blobs=_blobs(arguments),
         park_after_s=max(0.0, arguments.park_after),
         warm=tuple(_warm(text) for text in arguments.warm),
     )
@@ -187,6 +194,10 @@ def _warm(text: str) -> tuple[str, int]:
     if not name or not count.isdecimal() or int(count) > MAX_WARM:
         raise SetupError(f"--warm {text} is not TEMPLATE=N with N up to {MAX_WARM}", "option_invalid", 2)
     return name, int(count)
+
+
+def _blobs(arguments: argparse.Namespace) -> str:
+    return str(Path(arguments.blobs or arguments.data / "blobs").resolve())
 
 
 def _upstream(text: str) -> Upstream:

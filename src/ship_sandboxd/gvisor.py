@@ -84,7 +84,7 @@ class GVisor:
         binds += [(mount.source, mount.target) for mount in spec.mounts]
         await self._forget(spec.id)
         try:
-            with self._roots.prepared(spec.folder, spec.uid, spec.root.layers, binds, spec.disk_mb) as root:
+            with self._roots.prepared(spec.folder, spec.uid, spec.root, binds, spec.disk_mb) as root:
                 async with asyncio.timeout(_READY_TIMEOUT_S):
                     return await self._start(spec, root, json.dumps(config).encode())
         except (LaunchFailed, OSError) as error:

@@ -49,7 +49,7 @@ class Launches:
                 id=record.id,
                 folder=sandbox.folder,
                 uid=record.uid,
-                root=Root(tuple(layers)),
+                root=Root(tuple(layers), template.on_machine),
                 mounts=template.mounts,
                 config={
                     "token": record.token,

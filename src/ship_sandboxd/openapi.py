@@ -94,6 +94,8 @@ _SCHEMAS: dict[str, Shape] = {
             "lifecycle": _object({"autoResume": _FLAG, "onTimeout": _STRING}),
         },
     ),
+    "Snapshot": _object({"snapshotID": _STRING, "names": _list(_STRING)}),
+    "Fork": _object({}, {"sandbox": _ref("Handle"), "error": _ref("Error")}),
     "Metric": _object(
         {
             "timestamp": _TIME,
@@ -150,6 +152,24 @@ _TOLD: dict[tuple[str, str], tuple[str, dict[str, Shape], Shape | None, dict[str
     ("POST", f"{_ONE}/resume"): ("Resume it", {}, _ref("Timeout"), {**_MADE}),
     ("POST", f"{_ONE}/refreshes"): ("Extend its life", {}, _object({}, {"duration": _COUNT}), {"204": None}),
     ("PUT", f"{_ONE}/network"): ("Replace its rules for the way out", {}, _ref("Network"), {"204": None}),
+    ("POST", f"{_ONE}/snapshots"): (
+        "Keep its files as a template",
+        {},
+        _object({}, {"name": {**_STRING, "description": "name or name:tag"}}),
+        {"201": _ref("Snapshot")},
+    ),
+    ("POST", f"{_ONE}/fork"): (
+        "Make others of its files",
+        {},
+        _object({}, {"timeout": _COUNT, "count": {**_COUNT, "maximum": 100}}),
+        {"201": _list(_ref("Fork"))},
+    ),
+    ("GET", "/snapshots"): (
+        "Snapshots, newest first, by pages",
+        {"sandboxID": _STRING, "name": _STRING, **_PAGING},
+        None,
+        {"200": _list(_ref("Snapshot"))},
+    ),
     ("GET", f"{_ONE}/metrics"): (
         "What it uses, sampled every 5 seconds",
         {"start": _COUNT, "end": _COUNT},

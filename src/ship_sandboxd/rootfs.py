@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import disks, layout, mounts
+from .backend import Root
 from .disks import STORAGE_UID, Disks
 from .errors import LaunchFailed, Unsupported
 
@@ -264,7 +265,7 @@ class Roots:
         self,
         folder: Path,
         uid: int | None,
-        layers: tuple[Path, ...],
+        root: Root,
         binds: list[tuple[str, str]],
         disk_mb: int,
     ) -> Iterator[PreparedRoot]:
@@ -274,7 +275,7 @@ class Roots:
             if not Path(source).exists():
                 raise LaunchFailed(f"the mount source {source} does not exist", "mount_missing")
         if self._skeleton is None or uid is None:
-            if layers:
+            if root.layers:
                 raise Unsupported(f"no layers can be laid here: {self.obstacle}", "layers_unsupported")
             yield self._bound(folder, uid, binds)
             return
@@ -282,12 +283,13 @@ class Roots:
             self.disks.create(folder, disk_mb)
         except OSError as error:
             raise LaunchFailed(f"the sandbox's disk cannot be made: {error}", _code_of(error)) from error
-        machine = [] if layers else [(path, path) for path in _machine_folders()]
+        on_machine = root.on_machine or not root.layers
+        machine = [(path, path) for path in _machine_folders()] if on_machine else []
         with self.disks.device(folder) as device:
             plan = RootPlan(
                 stage=self._stage,
                 uid=uid,
-                layers=(str(self._skeleton), *map(str, layers)),
+                layers=(str(self._skeleton), *map(str, root.layers)),
                 disk="" if device is not None else str(folder / "disk"),
                 binds=(*machine, *((os.path.realpath(source), target) for source, target in binds)),
             )

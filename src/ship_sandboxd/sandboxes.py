@@ -12,13 +12,14 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import network, notices, records, templates
 from .backend import Backend, Backends
+from .captures import Captures
 from .errors import ApiError, Conflict, LaunchFailed, NotFound
 from .launches import Launches
 from .moments import Moment
@@ -27,7 +28,9 @@ from .pool import Pool
 from .records import DEFAULT_TENANT, KILL, PAUSE, PAUSED, RESUMING, RUNNING, WARM, SandboxRecord
 from .sandbox import Sandbox, gone
 from .settings import PARK_AFTER_S
+from .templates import Template
 
+Find = Callable[[str, str], Awaitable[Template]]
 DEFAULT_TIMEOUT_S = 300
 _AUTO_RESUME_S = 300
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -56,7 +59,8 @@ class NewSandbox:
 
 
 class Sandboxes:
-    """All of them. `data` holds one folder each; `per_uid` says whether each gets a Unix user of its own. A frozen one
+    """All of them. `data` holds one folder each; `find` tells what a template's or a snapshot's name means to a tenant, and
+    raises NotFound; `per_uid` says whether each gets a Unix user of its own. A frozen one
     is parked after `park_after_s` seconds."""
 
     def __init__(
@@ -64,15 +68,19 @@ class Sandboxes:
         data: Path,
         backends: Backends,
         launches: Launches,
+        captures: Captures,
+        find: Find,
         per_uid: bool,
         park_after_s: float = PARK_AFTER_S,
         warm: Mapping[str, int] | None = None,
     ) -> None:
         self._folder = data / "sandboxes"
         self._trash = data / "trash"
-        self._templates = data / "templates"
         self._backends = backends
         self._launches = launches
+        self._templates = data / "templates"
+        self._captures = captures
+        self._find = find
         self._pauses = Pauses(launches, self._attend)
         self._warm = warm or {}
         self.pool = Pool(self._warm, self._make_warm, self._end)
@@ -83,7 +91,7 @@ class Sandboxes:
         # Another host on this machine has the same range: starting anywhere in it keeps the two apart.
         self._next_uid = secrets.randbelow(len(_UIDS))
         self._tasks: set[asyncio.Task[None]] = set()
-        for folder in (self._folder, self._trash, self._templates):
+        for folder in (self._folder, self._trash):
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def get(self, sandbox_id: str, tenant: str | None = None) -> Sandbox:
@@ -112,11 +120,13 @@ class Sandboxes:
         """Every one that runs or is paused."""
         return [sandbox for sandbox in self._sandboxes.values() if sandbox.there]
 
-    async def create(self, wanted: NewSandbox, template: templates.Template | None = None) -> Sandbox:
+    async def create(self, wanted: NewSandbox, template: Template | None = None) -> Sandbox:
         """Start a sandbox and wait until it answers; of `template`, where that is not one that `wanted` could name.
         Raises NotFound for the template, LaunchFailed."""
-        template = template or templates.read(self._templates, wanted.template)
-        sandbox = await self._hand_out(wanted, template)
+        sandbox = None
+        if template is None:
+            template = await self._find(wanted.template, wanted.tenant)
+            sandbox = await self._hand_out(wanted, template)
         warm = sandbox is not None
         if sandbox is None:
             sandbox = self._register(template)
@@ -136,13 +146,13 @@ class Sandboxes:
             await asyncio.shield(self._end(sandbox))
             raise
 
-    async def _make_warm(self, template: templates.Template) -> Sandbox:
+    async def _make_warm(self, template: Template) -> Sandbox:
         sandbox = self._register(template)
         await self._launch(sandbox, WARM)
         self._attend(sandbox)
         return sandbox
 
-    async def _hand_out(self, wanted: NewSandbox, template: templates.Template) -> Sandbox | None:
+    async def _hand_out(self, wanted: NewSandbox, template: Template) -> Sandbox | None:
         """A warm sandbox that is now the caller's; None when there is none."""
         while (sandbox := self.pool.take(template)) is not None:
             try:
@@ -161,15 +171,15 @@ class Sandboxes:
                 return sandbox
         return None
 
-    def warm_up(self) -> None:
+    async def warm_up(self) -> None:
         """Start filling the pool with what the operator wants to have at hand."""
         for name in {*self._warm, *templates.names(self._templates)}:
             try:
-                self.pool.fill(templates.read(self._templates, name))
-            except (NotFound, templates.TemplateInvalid) as error:
+                self.pool.fill(await self._find(name, DEFAULT_TENANT))
+            except (ApiError, OSError) as error:
                 _log.error("no warm sandboxes of a template", extra={"template": name, "reason": str(error)})
 
-    def _register(self, template: templates.Template) -> Sandbox:
+    def _register(self, template: Template) -> Sandbox:
         backend = self._backends.named(template.backend)
         record = SandboxRecord(
             id="".join(secrets.choice(_ALPHABET) for _ in range(20)),
@@ -300,6 +310,28 @@ class Sandboxes:
             return True
         self.set_timeout(sandbox_id, timeout_s, only_extend=True)
         return False
+
+    async def capture(self, sandbox_id: str) -> tuple[Template, int]:
+        """A template of a sandbox as it is now, see `Captures.take`. Raises NotFound."""
+        sandbox = self.get(sandbox_id)
+        return await sandbox.change(lambda: self._captures.take(sandbox))
+
+    async def fork(self, sandbox: Sandbox, template: Template, timeout_s: int) -> Sandbox:
+        """Another sandbox that was made as this one was, of a capture of it. Raises LaunchFailed."""
+        record = sandbox.record
+        wanted = NewSandbox(
+            template=record.template,
+            tenant=record.tenant,
+            timeout_s=timeout_s,
+            metadata=tuple(record.metadata.items()),
+            allow_internet=record.allow_internet,
+            allow_public_traffic=record.allow_public_traffic,
+            network=record.network,
+            auto_pause=record.on_timeout == PAUSE,
+            auto_pause_keeps_memory=record.pause_keeps_memory,
+            auto_resume=record.auto_resume,
+        )
+        return await self.create(wanted, template)
 
     async def kill(self, sandbox_id: str) -> None:
         """End it and everything in it. Raises NotFound."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import logging
 import os
 import resource
 import signal
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hmac import compare_digest
 from pathlib import Path
 
-from . import bubblewrap, cgroups, greeting, gvisor, layout, netfilter, seccomp, staging
+from . import bubblewrap, cgroups, greeting, gvisor, layout, netfilter, seccomp, staging, templates
 from .api.operations import OperationRoutes
 from .api.router import Api
 from .api.sandboxes import SandboxRoutes
@@ -20,10 +21,11 @@ from .api.templates import TemplateRoutes
 from .backend import Backend, Backends
 from .blobs import FolderBlobs
 from .bubblewrap import Bubblewrap
+from .captures import Captures
 from .cgroups import Cgroups
 from .endpoints import Endpoints
 from .envd.http1 import BACKLOG, CHUNK_BYTES
-from .errors import SetupError
+from .errors import NotFound, SetupError
 from .forkserver import ForkServer
 from .front import Front
 from .gateway import Gateway
@@ -36,12 +38,16 @@ from .records import DEFAULT_TENANT
 from .rootfs import Roots
 from .sandboxes import Sandboxes
 from .settings import Settings
+from .snapshots import Snapshots
+from .templates import Template
 from .tenants import Tenants
 from .tls import HANDSHAKE_TIMEOUT_S
 from .usage import Usage
 
 STAGE = Path("/run/ship-sandboxd")
 PROBE_UID = 199_999
+_TIDY_S = 3600.0
+_log = logging.getLogger("ship_sandboxd.server")
 
 
 def claim(data: Path) -> int:
@@ -103,13 +109,48 @@ def _cgroups() -> Cgroups:
     return cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mounts").read_text())
 
 
-def _sandboxes(settings: Settings, machine: Machine, gateway: Gateway) -> Sandboxes:
-    layers = Layers(settings.data / "layers", FolderBlobs(settings.data / "blobs"))
-    launches = Launches(machine.groups, gateway, layers)
+class Store:
+    """What outlives sandboxes: layers, and what is made of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        blobs = FolderBlobs(Path(settings.blobs))
+        self._operators = settings.data / "templates"
+        self._operators.mkdir(mode=0o700, exist_ok=True)
+        self.layers = Layers(settings.data / "layers", blobs)
+        self.snapshots = Snapshots(blobs)
+        self.layers.add_holder(self.snapshots.layers)
+
+    async def find(self, reference: str, tenant: str) -> Template:
+        """The template or snapshot that a sandbox is to be made of. Raises NotFound."""
+        try:
+            return templates.read(self._operators, reference)
+        except NotFound:
+            return await self.snapshots.template(reference, tenant)
+
+    async def tidy(self) -> None:
+        """Delete layers that nothing needs, from time to time."""
+        while True:
+            try:
+                await self.snapshots.refresh()
+                if self.snapshots.complete:
+                    await self.layers.collect()
+            except OSError:
+                _log.exception("layers cannot be collected")
+            await asyncio.sleep(_TIDY_S)
+
+
+def _sandboxes(settings: Settings, machine: Machine, gateway: Gateway, store: Store) -> Sandboxes:
     sandboxes = Sandboxes(
-        settings.data, machine.backends, launches, machine.is_root, settings.park_after_s, dict(settings.warm)
+        settings.data,
+        machine.backends,
+        Launches(machine.groups, gateway, store.layers),
+        Captures(store.layers, machine.roots.disks, machine.roots.obstacle),
+        store.find,
+        machine.is_root,
+        settings.park_after_s,
+        dict(settings.warm),
     )
-    layers.add_holder(sandboxes.layers_in_use)
+    store.layers.add_holder(sandboxes.layers_in_use)
     return sandboxes
 
 
@@ -132,8 +173,10 @@ async def serve(settings: Settings, machine: Machine) -> None:
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     gateway = Gateway(settings.upstreams, settings.private, redirects=machine.redirects)
-    sandboxes = _sandboxes(settings, machine, gateway)
+    store = Store(settings)
+    sandboxes = _sandboxes(settings, machine, gateway, store)
     await sandboxes.recover()
+    tidying = asyncio.create_task(store.tidy())
     usage = Usage(lambda: ((sandbox.record, sandbox.folder) for sandbox in sandboxes.all()))
     sampling = asyncio.create_task(usage.run())
     metrics = _metrics(settings, sandboxes, gateway)
@@ -143,29 +186,32 @@ async def serve(settings: Settings, machine: Machine) -> None:
         known = bool(settings.metrics_key) and compare_digest(key.encode(), settings.metrics_key.encode())
         return settings.metrics_public or known or tenants.owner(key) == DEFAULT_TENANT
 
+    of_sandboxes = SandboxRoutes(sandboxes, endpoints.domain, metrics)
     routes = [
         *OperationRoutes(about, metrics, may_read_metrics).table(),
-        *SandboxRoutes(sandboxes, endpoints.domain, metrics).table(),
+        *of_sandboxes.table(),
         *TelemetryRoutes(sandboxes, usage).table(),
-        *SnapshotRoutes().table(),
-        *TemplateRoutes().table(),
+        *SnapshotRoutes(sandboxes, store.snapshots, of_sandboxes.handle_of).table(),
+        *TemplateRoutes(store.snapshots).table(),
     ]
     api = Api(with_document(routes), tenants, metrics)
     front = Front(sandboxes, api, endpoints.domain, metrics)
     servers = await _serve(front, endpoints)
     greeting.announce({**endpoints.told(), "pid": os.getpid()}, settings)
-    sandboxes.warm_up()
+    warming = asyncio.create_task(sandboxes.warm_up())
     await stop.wait()
     for server in servers:
         server.close()
     sampling.cancel()
+    tidying.cancel()
+    warming.cancel()
     await front.close()
     await sandboxes.leave()
 
 
 async def stop_all(settings: Settings, machine: Machine) -> int:
     """End every sandbox of the data folder; answers how many there were."""
-    sandboxes = _sandboxes(settings, machine, Gateway())
+    sandboxes = _sandboxes(settings, machine, Gateway(), Store(settings))
     await sandboxes.recover()
     count = len(sandboxes.all())
     await sandboxes.kill_all()

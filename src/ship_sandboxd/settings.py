@@ -23,7 +23,8 @@ class Tls:
 class Settings:
     """`api_key` is that of the tenant `default`, `keys` the file of all tenants' keys; one of them is given. `domain` is the
     suffix of `{port}-{sandbox id}.{domain}` host names, `api_key_variable` the environment's variable that `api_key` is from, if any.
-    `warm` says how many sandboxes of a template are kept ready. `private` are the special addresses that sandboxes may reach. A paused sandbox keeps its memory for `park_after_s`
+    `warm` says how many sandboxes of a template are kept ready. `private` are the special addresses that sandboxes may
+    reach. `blobs` is where layers and snapshots are kept. A paused sandbox keeps its memory for `park_after_s`
     seconds."""
 
     listen_host: str
@@ -39,5 +40,6 @@ class Settings:
     backend: str = "bubblewrap"
     upstreams: tuple[Upstream, ...] = ()
     private: tuple[Block, ...] = ()
+    blobs: str = ""
     park_after_s: float = PARK_AFTER_S
     warm: tuple[tuple[str, int], ...] = ()

@@ -52,7 +52,7 @@ class Mount:
 @dataclass(frozen=True)
 class Template:
     """`name` is what clients are told as its id, `alias` what people call it. `layers` are the digests of what its
-    root is laid of, lowest first; none is the machine's own `/usr`.
+    root is laid of, lowest first; none is the machine's own `/usr`, which the layers lie on if `on_machine`.
 
     Commands start in `workdir` as `user`. `start_command` runs from the sandbox's first moment on, in the same way, and
     the sandbox is ready once `ready_command` has ended with status 0. `backend` says how it is isolated; empty: as the host
@@ -67,6 +67,7 @@ class Template:
     pids: int = 2048
     disk_mb: int = 10240
     layers: tuple[str, ...] = ()
+    on_machine: bool = False
     workdir: str = "/home/user"
     user: str = "user"
     start_command: str = ""

@@ -144,12 +144,13 @@ def test_what_is_paused_for_long_is_parked(own_host: MakeHost) -> None:
 
 def test_a_timeout_can_pause_and_a_request_can_resume(own_host: MakeHost) -> None:
     host = own_host()
-    sandbox = host.create(timeout=1, lifecycle={"on_timeout": "pause", "auto_resume": True})
-    asleep = host.create(timeout=1, lifecycle={"on_timeout": "pause", "auto_resume": False})
-    assert sandbox.get_info().state == SandboxState.RUNNING
+    sandbox = host.create(timeout=60, lifecycle={"on_timeout": "pause", "auto_resume": True})
+    asleep = host.create(timeout=60, lifecycle={"on_timeout": "pause", "auto_resume": False})
     told = details(host, sandbox)["lifecycle"]
     assert told == {"autoResume": True, "onTimeout": "pause"}
     sandbox.commands.run("python3 -m http.server 8000", background=True, timeout=0)
+    for one in (sandbox, asleep):
+        one.set_timeout(1)
     for one in (sandbox, asleep):
         eventually(lambda one=one: one.get_info().state == SandboxState.PAUSED)
     assert not asleep.is_running()
@@ -177,16 +178,18 @@ def test_a_stranger_without_the_traffic_token_wakes_nobody(own_host: MakeHost) -
 
 def test_a_timeout_that_pauses_without_memory_starts_anew(host: Host) -> None:
     sandbox = host.create(
-        timeout=1, lifecycle={"on_timeout": {"action": "pause", "keep_memory": False}, "auto_resume": False}
+        timeout=60, lifecycle={"on_timeout": {"action": "pause", "keep_memory": False}, "auto_resume": False}
     )
     before = boot_id(sandbox)
+    sandbox.set_timeout(1)
     eventually(lambda: sandbox.get_info().state == SandboxState.PAUSED)
     assert boot_id(sandbox.connect(timeout=60)) != before
     sandbox.kill()
 
 
 def test_paused_sandboxes_are_listed_do_not_expire_and_can_be_killed(host: Host) -> None:
-    sandbox = host.create(timeout=1, metadata={"test": "listed"})
+    sandbox = host.create(metadata={"test": "listed"})
+    sandbox.set_timeout(1)
     sandbox.pause()
 
     def listed(*states: SandboxState) -> list[str]:

@@ -94,7 +94,7 @@ class SandboxRoutes:
             sandbox = await self._make(wanted)
         else:
             sandbox = await self._created.once(_scoped(call.tenant, key), digest, lambda: self._make(wanted))
-        return Answer(201, self._handle_of(sandbox))
+        return Answer(201, self.handle_of(sandbox))
 
     async def _make(self, wanted: NewSandbox) -> Sandbox:
         began = time.monotonic()
@@ -153,14 +153,14 @@ class SandboxRoutes:
         timeout_s = parse_timeout(call.body.get("timeout", DEFAULT_TIMEOUT_S))
         sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
         resumed = await self._sandboxes.resume(sandbox.id, timeout_s)
-        return Answer(201 if resumed else 200, self._handle_of(sandbox))
+        return Answer(201 if resumed else 200, self.handle_of(sandbox))
 
     async def _resume(self, call: Call) -> Answer:
         timeout_s = parse_timeout(call.body.get("timeout", DEFAULT_TIMEOUT_S))
         sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
         if not await self._sandboxes.resume(sandbox.id, timeout_s):
             raise Conflict(f"sandbox '{sandbox.id}' is running already", "sandbox_running")
-        return Answer(201, self._handle_of(sandbox))
+        return Answer(201, self.handle_of(sandbox))
 
     async def _pause(self, call: Call) -> Answer:
         keep_memory = parse_flag(call.body, "memory", default=True)
@@ -189,7 +189,8 @@ class SandboxRoutes:
         await self._sandboxes.kill(self._sandboxes.get(call.sandbox_id, call.tenant).id)
         return Answer(204)
 
-    def _handle_of(self, sandbox: Sandbox) -> dict[str, Any]:
+    def handle_of(self, sandbox: Sandbox) -> dict[str, Any]:
+        """What a client needs to use a sandbox."""
         record = sandbox.record
         handle = {
             "templateID": record.template,
