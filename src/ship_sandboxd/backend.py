@@ -86,6 +86,10 @@ class Backend(Protocol):
         """`Launched.listeners` again, for a host that was started anew. `token` is the daemon's. Raises OSError, or
         LaunchFailed when something else came than listeners."""
 
+    def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
+        """Before the `end` of a sandbox whose disk nobody wants any more: what it has not written out yet need not be.
+        What it writes from here on is lost. Nothing is raised: it only saves time."""
+
     async def end(
         self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
     ) -> None:

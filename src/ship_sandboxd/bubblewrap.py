@@ -134,6 +134,9 @@ class Bubblewrap:
     async def listeners(self, folder: Path, token: str) -> Listeners:
         return await asyncio.to_thread(_fetch_listeners, folder, token)
 
+    def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
+        self._roots.disks.abandon(folder, monitor)
+
     async def end(
         self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
     ) -> None:

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from . import mounts
+from .pids import ProcessIdentity
 
 STORAGE_UID = 199_998
 MOUNT_OPTIONS = "noinit_itable,discard"
@@ -30,6 +31,8 @@ _FORMAT = 1
 _CONTROL = "/dev/loop-control"
 _GET_FREE, _CONFIGURE, _GET_STATUS = 0x4C82, 0x4C0A, 0x4C05
 _AUTOCLEAR = 4
+_LOOP_MAJOR = 7
+_SHUT_DOWN, _WITHOUT_WRITING = 0x8004587D, struct.pack("I", 2)  # EXT4_IOC_SHUTDOWN
 _INFO = struct.Struct("QQQQQIIII64s64s32sQQ")  # struct loop_info64 of linux/loop.h
 _CONFIG_HEAD = struct.Struct("II")
 _CONFIG_TAIL = bytes(64)
@@ -115,6 +118,26 @@ class Disks:
                     await asyncio.to_thread(mounts.unmount, str(point))
             finally:
                 point.rmdir()
+
+    def abandon(self, folder: Path, holder: ProcessIdentity) -> None:
+        """Let nothing more be written to a disk that nobody wants: unmounting it would write all that is in memory.
+        `holder` is a process in whose mount namespace it is mounted."""
+        with contextlib.suppress(OSError):  # it is not there, or is a folder: then there is nothing to save
+            there = os.open(
+                f"/proc/{holder.pid}/root{self._points}/disk", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            )
+            try:
+                if holder.alive and self._lies_on(there, folder / _IMAGE):
+                    fcntl.ioctl(there, _SHUT_DOWN, _WITHOUT_WRITING)
+            finally:
+                os.close(there)
+
+    def _lies_on(self, mounted: int, image: Path) -> bool:
+        device = os.open(f"/dev/loop{os.minor(os.fstat(mounted).st_dev)}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.major(os.fstat(mounted).st_dev) == _LOOP_MAJOR and _holds(device, image)
+        finally:
+            os.close(device)
 
     async def sync(self, folder: Path) -> None:
         """Bring what the sandbox has written so far to the machine's own disk. Raises OSError."""

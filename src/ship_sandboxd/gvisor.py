@@ -127,6 +127,9 @@ class GVisor:
         await self._opened(folder)
         return _listeners(folder)
 
+    def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
+        self._roots.disks.abandon(folder, monitor)
+
     async def end(
         self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
     ) -> None:

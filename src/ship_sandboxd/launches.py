@@ -112,14 +112,16 @@ class Launches:
         if sandbox.egress is not None:
             sandbox.egress.update(self._gateway.rules(sandbox.record.network, sandbox.record.allow_internet))
 
-    async def stop(self, sandbox: Sandbox) -> None:
-        """End its processes, frozen or not, and what they used; its files stay."""
+    async def stop(self, sandbox: Sandbox, *, for_good: bool = False) -> None:
+        """End its processes, frozen or not, and what they used; its files stay, or are of no use if `for_good`."""
         if sandbox.watch is not None:
             sandbox.watch.cancel()
             sandbox.watch = None
         sandbox.forget_memory()
         await self.close_egress(sandbox)
         record = sandbox.record
+        if for_good and record.monitor is not None:
+            sandbox.backend.abandon(sandbox.folder, record.monitor)
         if record.init is not None or record.state in (CREATING, RESUMING):
             await sandbox.backend.end(record.id, record.init, record.monitor, record.cgroups)
             record.init = record.monitor = None

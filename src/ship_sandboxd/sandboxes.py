@@ -352,7 +352,7 @@ class Sandboxes:
         record = sandbox.record
         sandbox.stop_timer()
         await sandbox.cut_changes()
-        await self._launches.stop(sandbox)
+        await self._launches.stop(sandbox, for_good=True)
         self._throw_away(sandbox.folder)
         self._sandboxes.pop(record.id, None)
         if record.uid is not None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,7 +14,8 @@ from conftest import Host
 from e2b import CommandExitException, Sandbox
 
 from ship_sandboxd import mounts, rootfs, staging
-from ship_sandboxd.disks import STORAGE_UID, Disks
+from ship_sandboxd.disks import STORAGE_UID, Disks, mount
+from ship_sandboxd.pids import ProcessIdentity
 from ship_sandboxd.rootfs import RootPlan, Roots
 
 pytestmark = pytest.mark.system
@@ -152,7 +153,8 @@ def test_the_kinds_of_what_is_mounted_and_where_must_agree(place: Path) -> None:
     assert "mounted" not in said
 
 
-def test_a_disk_can_be_opened_while_it_is_in_use_and_is_released_at_the_end(tmp_path: Path) -> None:
+def in_a_child(tmp_path: Path, work: Callable[[Path, str], None]) -> None:
+    """Call `work` with a folder and a place to mount on, in a process of its own."""
     if os.geteuid() != 0:
         pytest.skip("only root mounts")
     pid = os.fork()
@@ -160,13 +162,40 @@ def test_a_disk_can_be_opened_while_it_is_in_use_and_is_released_at_the_end(tmp_
         status = 1
         try:
             (tmp_path / "stage").mkdir()
-            asyncio.run(_open_twice(tmp_path, staging.enter(tmp_path / "stage")))
+            work(tmp_path, staging.enter(tmp_path / "stage"))
             status = 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_disk_can_be_opened_while_it_is_in_use_and_is_released_at_the_end(tmp_path: Path) -> None:
+    in_a_child(tmp_path, lambda data, stage: asyncio.run(_open_twice(data, stage)))
+
+
+def test_an_abandoned_disk_takes_no_more(tmp_path: Path) -> None:
+    in_a_child(tmp_path, _abandon)
+
+
+def _abandon(data: Path, stage: str) -> None:
+    disks, own = Disks(data, Path(stage), limited=True), ProcessIdentity.of(os.getpid())
+    assert own is not None
+    for name in ("mine", "other"):
+        (data / name).mkdir()
+        disks.create(data / name, 64)
+    Path(stage, "disk").mkdir()
+    with disks.device(data / "mine") as device:
+        assert device is not None
+        mount(device, f"{stage}/disk")
+    note = Path(stage, "disk/upper/note")
+    for folder, holder in ((data / "other", own), (data / "mine", ProcessIdentity(own.pid, own.started + 1))):
+        disks.abandon(folder, holder)
+        note.write_text("kept")
+    disks.abandon(data / "mine", own)
+    with pytest.raises(OSError, match="rror"):
+        note.write_text("lost")
 
 
 async def _open_twice(data: Path, stage: str) -> None:
