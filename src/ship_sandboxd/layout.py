@@ -13,6 +13,7 @@ from .names import SERVER
 SANDBOX_PYTHON = "/usr/bin/python3"
 HOSTNAME = "sandbox"
 _MIN_PYTHON = (3, 10)
+_PROGRAMS = ("bin", "standins")  # folders beside the daemon's code: on PATH before all others, and after them
 
 # Links into /usr, or folders beside it, as the machine has them.
 SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -63,21 +64,20 @@ def install_daemon(data: Path) -> Path:
     A sandbox that runs keeps the version that it was started with, whatever is installed later.
     """
     home = Path(envd.__file__).parent
-    sources = {path.name: path.read_bytes() for path in sorted(home.glob("*.py"))}
-    programs = {path.name: path.read_bytes() for path in sorted((home / "bin").iterdir())}
+    files = {f"envd/{path.name}": path.read_bytes() for path in sorted(home.glob("*.py"))}
+    for programs in _PROGRAMS:
+        files |= {
+            f"{programs}/{path.name}": path.read_bytes() for path in sorted((home / programs).iterdir())
+        }
     version = _python_version()
-    digest = hashlib.sha256(repr((version, sources, programs)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((version, files)).encode()).hexdigest()[:16]
     folder = data / "envd" / digest
     if folder.is_dir():
         return folder
     scratch = data / "envd" / f"{digest}.{os.getpid()}"
-    package = scratch / "envd"
-    package.mkdir(parents=True)
-    (scratch / "bin").mkdir()
-    for name, source in sources.items():
-        (package / name).write_bytes(source)
-    for name, source in programs.items():
-        (scratch / "bin" / name).write_bytes(source)
+    for name, content in files.items():
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+        (scratch / name).write_bytes(content)
     subprocess.run(
         [
             SANDBOX_PYTHON,
@@ -87,13 +87,13 @@ def install_daemon(data: Path) -> Path:
             "-q",
             "--invalidation-mode",
             "unchecked-hash",
-            str(package),
+            str(scratch / "envd"),
         ],
         check=True,
         umask=0o022,
     )
     for path in (scratch, *scratch.rglob("*")):
-        path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
+        path.chmod(0o755 if path.is_dir() or path.parent.name in _PROGRAMS else 0o644)
     try:
         scratch.rename(folder)
     except OSError:

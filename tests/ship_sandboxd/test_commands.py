@@ -42,6 +42,12 @@ def test_environment_folder_and_user_can_be_given(host, shared: Sandbox) -> None
     assert result.stdout == "1 two words\n/workspace/deep\n"
 
 
+def test_python_is_there_by_its_short_name_until_somebody_installs_another(shared: Sandbox) -> None:
+    assert shared.commands.run("python -c 'print(6 * 7)'").stdout == "42\n"
+    own = "mkdir -p ~/bin; echo 'echo mine' > ~/bin/python; chmod +x ~/bin/python"
+    assert shared.commands.run(f"{own}; PATH=~/bin:$PATH; python").stdout == "mine\n"
+
+
 def test_variables_of_the_sandbox_reach_every_command(host) -> None:
     sandbox = host.create(envs={"COLOUR": "green", "OTHER": "sandbox"})
     result = sandbox.commands.run("echo $COLOUR $OTHER $E2B_SANDBOX_ID", envs={"OTHER": "command"})

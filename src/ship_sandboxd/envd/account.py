@@ -1,7 +1,8 @@
 """The Unix account of a sandbox: who commands run as, where they start, what they find in their environment.
 
 There is one real user. It owns every file that is not of the system, so files need no other; a command of `root`
-runs as that user too, under fakeroot, which `sudo` in the sandbox starts (see the folder `bin`).
+runs as that user too, under fakeroot, which `sudo` in the sandbox starts (see the folder `bin`). The programs in the
+folder `standins` are for names that nothing else in the sandbox has.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from .rpc import RpcError
 
 ROOT = "root"
 PROGRAMS = "/run/envd/lib/bin"
+STANDINS = "/run/envd/lib/standins"
 SUDO = f"{PROGRAMS}/sudo"
 
 
@@ -62,7 +64,7 @@ class Account:
                 raise RpcError("invalid_argument", f"the environment variable {key!r} is malformed")
         path = merged.get("PATH", os.defpath)
         if PROGRAMS not in path.split(":"):
-            merged["PATH"] = f"{PROGRAMS}:{path}"
+            merged["PATH"] = f"{PROGRAMS}:{path}:{STANDINS}"
         if user == ROOT:
             merged |= {"HOME": self.home_of(user), "USER": ROOT, "LOGNAME": ROOT}
         return merged
