@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 
 from . import cgroups, netfilter, notices
 from .backend import LaunchSpec, Root
@@ -25,6 +26,8 @@ class Launches:
     """Starts sandboxes from their records and ends them; the same for the first time and for every later one."""
 
     def __init__(self, groups: Cgroups, gateway: Gateway, layers: Layers) -> None:
+        # Since the start, by the name of the backend.
+        self.shortages: Counter[str] = Counter()
         self._groups = groups
         self._gateway = gateway
         self._layers = layers
@@ -74,6 +77,7 @@ class Launches:
         sandbox.memory = MemoryWatch(sandbox.record.cgroups, lambda: self._out_of_memory(sandbox))
 
     def _out_of_memory(self, sandbox: Sandbox) -> None:
+        self.shortages[sandbox.record.backend] += 1
         sandbox.tell("out of memory: the kernel has ended a process", "warning", code="out_of_memory")
         task = asyncio.create_task(notices.out_of_memory(sandbox))
         self._notices.add(task)

@@ -94,6 +94,11 @@ class Sandboxes:
         for folder in (self._folder, self._trash):
             folder.mkdir(mode=0o700, exist_ok=True)
 
+    @property
+    def memory_shortages(self) -> Mapping[str, int]:
+        """How often memory ran out since the start, by backend."""
+        return self._launches.shortages
+
     def get(self, sandbox_id: str, tenant: str | None = None) -> Sandbox:
         """A sandbox, running or paused; one of `tenant` only, when that is given. Raises NotFound."""
         sandbox = self._sandboxes.get(sandbox_id)

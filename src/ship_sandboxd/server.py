@@ -235,6 +235,13 @@ def _metrics(settings: Settings, sandboxes: Sandboxes, gateway: Gateway) -> Metr
         kind="counter",
     )
     metrics.read(
+        "memory_shortages_total",
+        "Times that the kernel ended a process of a sandbox for want of memory",
+        "backend",
+        lambda: sandboxes.memory_shortages,
+        kind="counter",
+    )
+    metrics.read(
         "warm_sandboxes", "Sandboxes that wait to be handed out", "template", lambda: sandboxes.pool.counts()
     )
     return metrics

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import API_KEY, Host, eventually
-from e2b import Sandbox
+from e2b import CommandExitException, Sandbox
 
 from ship_sandboxd import logbook, usage
 from ship_sandboxd.metrics import Counter, Histogram, Metrics
@@ -205,6 +205,22 @@ def test_prometheus_reads_numbers_of_the_whole_host(own_host: Callable[..., Host
     assert float(lines["ship_sandboxd_data_free_bytes"]) > 0
     assert 5 < int(lines["process_open_fds"]) < int(lines["process_max_fds"])
     assert sandbox.sandbox_id not in text
+
+
+def test_a_shortage_of_memory_is_counted_and_in_the_log(own_host: Callable[..., Host]) -> None:
+    host = own_host()
+    (host.data / "templates" / "small").mkdir(parents=True)
+    (host.data / "templates" / "small" / "template.json").write_text('{"memory_mb": 64}')
+    if not httpx.get(f"{host.url}/health").json()["limits"]["memory"]:
+        pytest.skip("memory is not limited on this machine")
+    sandbox = host.create(template="small")
+    with pytest.raises(CommandExitException):
+        sandbox.commands.run("python3 -c 'x = bytearray(200_000_000)'")
+    eventually(lambda: "memory_shortages_total{backend=" in get(host, "/metrics").text)
+    text = get(host, "/metrics").text
+    assert float(text.partition('memory_shortages_total{backend="bubblewrap"} ')[2].split()[0]) >= 1
+    log = get(host, f"/v2/sandboxes/{sandbox.sandbox_id}/logs", level="warn").json()["logs"]
+    assert "out_of_memory" in [entry["fields"].get("code") for entry in log]
 
 
 def test_numbers_of_the_whole_host_are_not_for_every_tenant(
