@@ -17,6 +17,8 @@ Make = Callable[[Template], Awaitable[Sandbox]]
 End = Callable[[Sandbox], Awaitable[None]]
 _MADE_AT_ONCE = 2
 _RETRY_S = 5.0
+_REST_S = 0.05
+"""Starting a sandbox takes the processors that the first command of the one just taken wants: that goes first."""
 _log = logging.getLogger("ship_sandboxd.pool")
 
 
@@ -33,6 +35,7 @@ class Pool:
         self._turns = asyncio.Semaphore(_MADE_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._retries: dict[str, asyncio.TimerHandle] = {}
+        self._refills: dict[str, asyncio.TimerHandle] = {}
         self._closed = False
 
     def counts(self) -> dict[str, float]:
@@ -40,7 +43,7 @@ class Pool:
         return {name: len(ready) for name, ready in self._ready.items()}
 
     def take(self, template: Template) -> Sandbox | None:
-        """One that is ready, or None; another one takes its place."""
+        """One that is ready, or None; another one takes its place, a moment later."""
         ready = self._ready.get(template.name, [])
         found: Sandbox | None = None
         while ready and found is None:
@@ -49,7 +52,9 @@ class Pool:
                 found = candidate
             else:
                 self._run(self._discard(candidate))
-        self.fill(template)
+        if template.name not in self._refills and not self._closed:
+            timer = asyncio.get_running_loop().call_later(_REST_S, self._refill, template)
+            self._refills[template.name] = timer
         return found
 
     def fill(self, template: Template) -> None:
@@ -73,7 +78,7 @@ class Pool:
     async def close(self) -> None:
         """End all that nobody has taken."""
         self._closed = True
-        for timer in self._retries.values():
+        for timer in (*self._retries.values(), *self._refills.values()):
             timer.cancel()
         for task in self._tasks:
             task.cancel()
@@ -96,6 +101,10 @@ class Pool:
         if template.name not in self._retries:
             timer = asyncio.get_running_loop().call_later(_RETRY_S, self._retry, template)
             self._retries[template.name] = timer
+
+    def _refill(self, template: Template) -> None:
+        del self._refills[template.name]
+        self.fill(template)
 
     def _retry(self, template: Template) -> None:
         del self._retries[template.name]
