@@ -14,6 +14,7 @@ from conftest import Host
 from e2b import CommandExitException, Sandbox
 
 from ship_sandboxd import mounts, rootfs, staging
+from ship_sandboxd.backend import Root
 from ship_sandboxd.disks import STORAGE_UID, Disks, mount
 from ship_sandboxd.pids import ProcessIdentity
 from ship_sandboxd.rootfs import RootPlan, Roots
@@ -86,13 +87,14 @@ def place(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["chmod", "-R", "u+rwX", str(tmp_path)], check=True)
 
 
-def assembled(place: Path, binds: tuple[tuple[str, str], ...], script: str) -> str:
+def assembled(place: Path, binds: tuple[tuple[str, str], ...], script: str, *, limited: bool = True) -> str:
     """Lay a root of `layer` on the disk of `sandbox`, and run a script beside it; answers what it says."""
-    disks = Disks(place, None, limited=True)
+    disks = Disks(place, None, limited=limited)
     disks.create(place / "sandbox", 64)
     reading, writing = os.pipe()
     with disks.device(place / "sandbox") as device:
-        plan = RootPlan(str(place / "stage"), UID, (str(place / "layer"),), "", binds)
+        disk = "" if limited else str(place / "sandbox" / "disk")
+        plan = RootPlan(str(place / "stage"), UID, (str(place / "layer"),), disk, binds)
         child = os.fork()
         if child == 0:
             try:
@@ -113,7 +115,10 @@ def assembled(place: Path, binds: tuple[tuple[str, str], ...], script: str) -> s
     return text
 
 
-def test_files_belong_to_the_storage_on_disk_and_to_the_sandbox_in_its_root(place: Path) -> None:
+@pytest.mark.parametrize("limited", [True, False], ids=["an image", "a folder"])
+def test_files_belong_to_the_storage_on_disk_and_to_the_sandbox_in_its_root(
+    place: Path, limited: bool
+) -> None:
     (place / "layer" / "below").write_text("of the layer")
     os.chown(place / "layer" / "below", STORAGE_UID, STORAGE_UID)
     script = (
@@ -121,9 +126,14 @@ def test_files_belong_to_the_storage_on_disk_and_to_the_sandbox_in_its_root(plac
         " && stat -c '%u %n' below copy d && cat below"
     )
     os.chown(place / "layer", STORAGE_UID, STORAGE_UID)
-    assert assembled(place, (), script) == f"{UID} below\n{UID} copy\n{UID} d\nof the layermore\n"
+    assert (
+        assembled(place, (), script, limited=limited)
+        == f"{UID} below\n{UID} copy\n{UID} d\nof the layermore\n"
+    )
     assert (place / "layer" / "below").read_text() == "of the layer"
-    assert assembled(place, (), "cat copy; ls -d home") == "of the layerhome\n"
+    assert assembled(place, (), "cat copy; ls -d home", limited=limited) == "of the layerhome\n"
+    if not limited:
+        assert (place / "sandbox" / "disk" / "upper" / "copy").stat().st_uid == STORAGE_UID
 
 
 @pytest.mark.parametrize("target", ["/opt/tools", "/lib64x/deep/er/tools"])
@@ -224,7 +234,7 @@ def test_where_nothing_can_be_mounted_folders_are_bound(tmp_path: Path) -> None:
     roots = Roots.detect(tmp_path, "", tmp_path)
     folder = tmp_path / "sandbox"
     folder.mkdir()
-    with roots.prepared(folder, None, (), [], 64) as root:
+    with roots.prepared(folder, None, Root(), [], 64) as root:
         assert root.plan is None
         assert {target for _, target, _ in root.binds} >= {"/home/user", "/workspace", "/tmp"}
     assert roots.obstacle
