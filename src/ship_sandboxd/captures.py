@@ -11,7 +11,7 @@ from .errors import Unsupported
 from .layers import Layer, Layers
 from .records import RUNNING
 from .sandbox import Sandbox
-from .templates import Template
+from .templates import Template, laid
 
 _OS_RELEASE = Path("/etc/os-release")
 _log = logging.getLogger("ship_sandboxd.captures")
@@ -46,7 +46,7 @@ class Captures:
         made = dataclasses.replace(
             template,
             env={**template.env, **record.envs},
-            layers=(*template.layers, layer.digest),
+            layers=laid(template.layers, layer.digest),
             on_machine=template.on_machine or not template.layers,
         )
         return made, layer.size_bytes

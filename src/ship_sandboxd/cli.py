@@ -113,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         help="where layers and snapshots are kept; several hosts may share it. Default: DATA/blobs",
     )
     parser.add_argument(
+        "--debian-root",
+        type=Path,
+        metavar="FILE",
+        help="the Debian that templates are built on, a layer of another host; by default mmdebstrap makes it",
+    )
+    parser.add_argument(
         "--park-after",
         type=float,
         default=PARK_AFTER_S,
@@ -163,6 +169,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         upstreams=tuple(_upstream(text) for text in arguments.upstream),
         private=tuple(_private(text) for text in arguments.allow_private),
         blobs=_blobs(arguments),
+        debian_root=_existing("--debian-root", arguments.debian_root),
         park_after_s=max(0.0, arguments.park_after),
         warm=tuple(_warm(text) for text in arguments.warm),
     )
@@ -173,6 +180,12 @@ def _address(option: str, text: str) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65535:
         raise SetupError(f"{option} {text} is not HOST:PORT", "option_invalid", 2)
     return host.strip("[]"), int(port)
+
+
+def _existing(option: str, path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        raise SetupError(f"{option}: there is no file {path}", "option_invalid", 2)
+    return path.resolve() if path is not None else None
 
 
 def _tls(arguments: argparse.Namespace, domain: str) -> Tls | None:

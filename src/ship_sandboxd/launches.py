@@ -15,10 +15,10 @@ from .layers import Layers
 from .listeners import NAMES_PORT, OPENED, REDIRECTED_PORT, Listeners
 from .records import CREATING, RESUMING, SandboxRecord
 from .sandbox import Sandbox
+from .templates import PATH
 
 # What a kernel of the sandbox's own may need, with all the processes that it serves.
 _TASKS_OF_A_KERNEL = 8192
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _log = logging.getLogger("ship_sandboxd.launches")
 
 
@@ -57,6 +57,8 @@ class Launches:
                 config={
                     "token": record.token,
                     "envs": _environment(record),
+                    "user": template.user,
+                    "workdir": template.workdir,
                     "memory_mb": record.memory_mb,
                     "cpu_count": record.cpu_count,
                     "listeners": OPENED,
@@ -144,7 +146,7 @@ class Launches:
 
 def _environment(record: SandboxRecord) -> dict[str, str]:
     return {
-        "PATH": _PATH,
+        "PATH": PATH,
         "HOME": "/home/user",
         "USER": "user",
         "LOGNAME": "user",

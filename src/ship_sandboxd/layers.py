@@ -89,6 +89,18 @@ class Layers:
             target.unlink(missing_ok=True)
         return Layer(digest, size_bytes)
 
+    async def add(self, file: Path) -> Layer:
+        """Keep a copy of a file that is a layer already. Raises OSError."""
+        target = self._scratch(_SUFFIX)
+        try:
+            await asyncio.to_thread(shutil.copyfile, file, target)
+            digest = await asyncio.to_thread(_digest_of, target)
+            size_bytes = target.stat().st_size
+            await self._blobs.put(_key(digest), target)
+        finally:
+            target.unlink(missing_ok=True)
+        return Layer(digest, size_bytes)
+
     async def unpacked(self, digest: str) -> Path:
         """The folder of a layer, fetched and unpacked when it is not here yet.
 

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from . import startup
 from .errors import ApiError, Conflict
 from .launches import Launches
 from .moments import Moment
@@ -116,6 +117,7 @@ class Pauses:
             await self._launches.start(sandbox)
             record.state, record.paused = RUNNING, None
             record.save(sandbox.folder)
+            await startup.start(sandbox, record.made_of)
         except (ApiError, OSError):
             await self._launches.stop(sandbox)
             record.state, record.paused = PAUSED, paused

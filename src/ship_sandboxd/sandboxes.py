@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import network, notices, records, templates
+from . import network, notices, records, startup, templates
 from .backend import Backend, Backends
 from .captures import Captures
 from .errors import ApiError, Conflict, LaunchFailed, NotFound
@@ -147,6 +147,7 @@ class Sandboxes:
             await self._launches.start(sandbox)
             sandbox.record.state = state
             sandbox.record.save(sandbox.folder)
+            await startup.start(sandbox, sandbox.record.made_of)
         except BaseException:
             await asyncio.shield(self._end(sandbox))
             raise

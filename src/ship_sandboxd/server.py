@@ -1,6 +1,7 @@
 """The host process: claims its data folder, finds what an earlier process left, serves until it is told to stop."""
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hmac import compare_digest
 from pathlib import Path
 
-from . import bubblewrap, cgroups, greeting, gvisor, layout, netfilter, seccomp, staging, templates
+from . import bubblewrap, cgroups, greeting, gvisor, layout, netfilter, seccomp, staging
 from .api.operations import OperationRoutes
 from .api.router import Api
 from .api.sandboxes import SandboxRoutes
@@ -21,8 +22,12 @@ from .api.templates import TemplateRoutes
 from .backend import Backend, Backends
 from .blobs import FolderBlobs
 from .bubblewrap import Bubblewrap
+from .builds import Builds
 from .captures import Captures
+from .catalogue import Catalogue
 from .cgroups import Cgroups
+from .debian import DebianRoot
+from .disks import STORAGE_UID
 from .endpoints import Endpoints
 from .envd.http1 import BACKLOG, CHUNK_BYTES
 from .errors import NotFound, SetupError
@@ -113,19 +118,22 @@ class Store:
     """What outlives sandboxes: layers, and what is made of them."""
 
     def __init__(self, settings: Settings) -> None:
-        blobs = FolderBlobs(Path(settings.blobs))
-        self._operators = settings.data / "templates"
-        self._operators.mkdir(mode=0o700, exist_ok=True)
-        self.layers = Layers(settings.data / "layers", blobs)
+        blobs, data = FolderBlobs(Path(settings.blobs)), settings.data
+        self.layers = Layers(data / "layers", blobs)
+        debian = DebianRoot(data / "debian", self.layers, STORAGE_UID, settings.debian_root)
+        self.catalogue = Catalogue(data / "catalogue", data / "templates", debian)
         self.snapshots = Snapshots(blobs)
         self.layers.add_holder(self.snapshots.layers)
 
     async def find(self, reference: str, tenant: str) -> Template:
-        """The template or snapshot that a sandbox is to be made of. Raises NotFound."""
+        """The template or snapshot that a sandbox is to be made of. Raises what `Catalogue.find` and
+        `Snapshots.template` raise."""
         try:
-            return templates.read(self._operators, reference)
-        except NotFound:
-            return await self.snapshots.template(reference, tenant)
+            return await self.catalogue.find(reference, tenant)
+        except NotFound as error:
+            with contextlib.suppress(NotFound):
+                return await self.snapshots.template(reference, tenant)
+            raise error from None
 
     async def tidy(self) -> None:
         """Delete layers that nothing needs, from time to time."""
@@ -176,6 +184,8 @@ async def serve(settings: Settings, machine: Machine) -> None:
     store = Store(settings)
     sandboxes = _sandboxes(settings, machine, gateway, store)
     await sandboxes.recover()
+    builds = Builds(settings.data, store.catalogue, sandboxes, store.layers, machine.roots.disks)
+    await builds.recover()
     tidying = asyncio.create_task(store.tidy())
     usage = Usage(lambda: ((sandbox.record, sandbox.folder) for sandbox in sandboxes.all()))
     sampling = asyncio.create_task(usage.run())
@@ -192,7 +202,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
         *of_sandboxes.table(),
         *TelemetryRoutes(sandboxes, usage).table(),
         *SnapshotRoutes(sandboxes, store.snapshots, of_sandboxes.handle_of).table(),
-        *TemplateRoutes(store.snapshots).table(),
+        *TemplateRoutes(builds, store.snapshots).table(),
     ]
     api = Api(with_document(routes), tenants, metrics)
     front = Front(sandboxes, api, endpoints.domain, metrics)
@@ -206,6 +216,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
     tidying.cancel()
     warming.cancel()
     await front.close()
+    await builds.leave()
     await sandboxes.leave()
 
 

@@ -25,7 +25,8 @@ class Settings:
     suffix of `{port}-{sandbox id}.{domain}` host names, `api_key_variable` the environment's variable that `api_key` is from, if any.
     `warm` says how many sandboxes of a template are kept ready. `private` are the special addresses that sandboxes may
     reach. `blobs` is where layers and snapshots are kept. A paused sandbox keeps its memory for `park_after_s`
-    seconds."""
+    seconds. `debian_root` is the file of a layer to take in place of
+    a Debian that mmdebstrap makes."""
 
     listen_host: str
     listen_port: int
@@ -43,3 +44,4 @@ class Settings:
     blobs: str = ""
     park_after_s: float = PARK_AFTER_S
     warm: tuple[tuple[str, int], ...] = ()
+    debian_root: Path | None = None

@@ -13,7 +13,9 @@ from typing import Any
 
 from .errors import ApiError, NotFound
 
-BASE = "base"
+BASE, DEBIAN = "base", "debian"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where commands are looked for, unless a template says something else."""
 MAX_WARM = 1000
 _NUMBERS = ("memory_mb", "cpu_count", "pids", "disk_mb")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -75,6 +77,12 @@ class Template:
     alias: str = ""
     backend: str = ""
     warm: int = 0
+
+
+def laid(layers: tuple[str, ...], layer: str) -> tuple[str, ...]:
+    """The layers with one more on top. None may lie there twice (overlayfs refuses it): what is above hides all of an
+    equal one below."""
+    return (*(each for each in layers if each != layer), layer)
 
 
 def read(folder: Path, name: str) -> Template:

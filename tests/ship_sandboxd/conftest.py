@@ -1,18 +1,23 @@
 """A real sandbox host as a child process, and sandboxes in it made by the official SDK."""
 
+import ipaddress
 import json
 import os
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from e2b import Sandbox
+
+from ship_sandboxd import debian
 
 API_KEY = "e2b_" + "7" * 40
 START_TIMEOUT_S = 20.0
@@ -82,6 +87,10 @@ class Host:
     def record(self, sandbox_id: str) -> dict[str, Any]:
         return json.loads((self.data / "sandboxes" / sandbox_id / "sandbox.json").read_text())
 
+    def records(self) -> list[dict[str, Any]]:
+        """Those of all sandboxes, of whatever tenant."""
+        return [json.loads(path.read_text()) for path in (self.data / "sandboxes").glob("*/sandbox.json")]
+
     def close(self) -> None:
         self.stop()
         subprocess.run(
@@ -137,3 +146,42 @@ def shared(host: Host) -> Iterator[Sandbox]:
     made = host.create(timeout=600)
     yield made
     made.kill()
+
+
+def mirror_options() -> list[str]:
+    """What lets sandboxes reach this machine's package servers, where those have addresses of their own."""
+    hosts = {urlsplit(line.split()[1]).hostname or "" for line in debian.sources()}
+    found = {
+        str(item[4][0])
+        for host in hosts
+        for item in socket.getaddrinfo(host, 80, socket.AF_INET, socket.SOCK_STREAM)
+    }
+    private = sorted(address for address in found if not ipaddress.ip_address(address).is_global)
+    return [word for address in private for word in ("--allow-private", f"{address}:80")]
+
+
+@pytest.fixture(scope="session")
+def builder_options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The options of a host that builds templates. The Debian root is made once, and kept for later runs."""
+    kept = Path("~/.cache/ship-tests").expanduser() / f"debian-{debian.recipe()}.tar.zst"
+    if not kept.exists():
+        for program in ("mmdebstrap", "zstd"):
+            if shutil.which(program) is None:
+                pytest.skip(f"{program} is not installed")
+        host = Host(tmp_path_factory.mktemp("debian") / "data")
+        host.create(template="debian", request_timeout=600).kill()
+        (layer,) = (host.data / "blobs" / "layers").glob("*.tar.zst")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch = kept.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(layer, scratch)
+        scratch.replace(kept)
+        host.close()
+    return ("--debian-root", str(kept), *mirror_options())
+
+
+@pytest.fixture(scope="session")
+def builder(tmp_path_factory: pytest.TempPathFactory, builder_options: tuple[str, ...]) -> Iterator[Host]:
+    """A host that builds templates, which many tests share."""
+    host = Host(tmp_path_factory.mktemp("builder") / "data", builder_options)
+    yield host
+    host.close()

@@ -173,3 +173,11 @@ def kill(sandbox: Ids, url: Url = None, api_key: ApiKey = None, data: Data = Non
     from ship.cli import sandbox_host, sandboxes
 
     sandboxes.kill(sandbox_host.find(url, api_key, data), sandbox)
+
+
+@app.command()
+def template(url: Url = None, api_key: ApiKey = None, data: Data = None) -> None:
+    """Build the template `ship-full`: a Debian of its own with the agent, an editor, a browser and compilers."""
+    from ship.cli import sandbox_host, sandboxes
+
+    sandboxes.build_template(*sandbox_host.address(url, api_key, data))

@@ -20,6 +20,19 @@ def find(url: str | None, api_key: str | None, data: Path | None) -> E2BConsole:
     """The host to speak to: the one named, by E2B's own variables, too; else the one that ``ship up`` runs on the data folder.
 
     Raises:
+        as ``address``.
+    """
+    key, host = address(url, api_key, data)
+    domain = os.environ.get("E2B_DOMAIN", "")
+    reached_by_name = not url and not os.environ.get("E2B_API_URL") and domain
+    sandbox_url = "" if reached_by_name else os.environ.get("E2B_SANDBOX_URL") or host
+    return E2BConsole(key, host, sandbox_url)
+
+
+def address(url: str | None, api_key: str | None, data: Path | None) -> tuple[str, str]:
+    """The key of the host that ``find`` finds, and its address.
+
+    Raises:
         InvalidInput: ``url_malformed``.
         Unavailable: ``sandbox_host_unknown`` when none is named and none runs.
         Unauthenticated: ``sandbox_key_missing`` when there is no key for it.
@@ -31,18 +44,16 @@ def find(url: str | None, api_key: str | None, data: Path | None) -> E2BConsole:
         raise errors.Unavailable(
             f"no sandbox host runs on {data_folder(data)}", code="sandbox_host_unknown", hint=START_HINT
         )
-    address = server_root(named) if named else own[0] if own else ""
+    host = server_root(named) if named else own[0] if own else ""
     # The key of this machine's own host opens that one; it is not shown to any other.
-    key = own[1] if own and own[0] == address and not api_key else api_key or _key_of_environment()
+    key = own[1] if own and own[0] == host and not api_key else api_key or _key_of_environment()
     if not key:
         raise errors.Unauthenticated(
-            f"there is no key for {address}",
+            f"there is no key for {host}",
             code="sandbox_key_missing",
             hint="Give it with --api-key, E2B_API_KEY or SHIP_SANDBOXD_API_KEY.",
         )
-    reached_by_name = not url and not os.environ.get("E2B_API_URL") and domain
-    sandbox_url = "" if reached_by_name else os.environ.get("E2B_SANDBOX_URL") or address
-    return E2BConsole(key, address, sandbox_url)
+    return key, host
 
 
 def _key_of_environment() -> str:

@@ -1,6 +1,7 @@
 """Commands that look after sandboxes; ``shell`` has a module of its own."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ship import config
 from ship.cli import terminal
 from ship.cli.sandbox_host import sandbox_id, sandbox_ids
 from ship.cli.terminal import clean, count, one_line
@@ -335,3 +337,19 @@ def _size(size_bytes: float) -> str:
         if size_bytes >= length:
             return f"{size_bytes / length:.1f}".removesuffix(".0") + f" {unit}"
     return f"{size_bytes / 1024:.0f} kB"
+
+
+def build_template(api_key: str, host: str) -> None:
+    """``ship sandbox template``"""
+    from ship.sandboxes import full_template
+
+    cache = config.load(None, os.environ).cache_path
+    messages = terminal.messages()
+
+    def report(line: str) -> None:
+        messages.print(Text(clean(line)), highlight=False)
+
+    made = full_template.build(host, api_key, cache, report=report)
+    terminal.output().print(
+        f"Built {made.name} ({made.template_id}). Sessions start from it with SHIP_SANDBOX_TEMPLATE={made.name}."
+    )

