@@ -8,12 +8,12 @@ which the daemon connects us to.
 import asyncio
 import contextlib
 import json
+import logging
 import re
 import time
 from dataclasses import dataclass
-from hmac import compare_digest
 
-from . import pages
+from . import pages, visits
 from .api.router import Api
 from .envd.daemon import is_for_host, parse_target
 from .envd.http1 import (
@@ -26,9 +26,10 @@ from .envd.http1 import (
     serve_connection,
 )
 from .envd.signature import is_signed
-from .errors import NotFound
+from .errors import ApiError, NotFound
 from .forward import forward, onward
 from .metrics import Metrics
+from .records import SandboxRecord
 from .sandbox import Sandbox
 from .sandboxes import Sandboxes
 
@@ -37,12 +38,14 @@ MAX_CONNECTIONS = 10_000
 _START = "/process.Process/Start"
 _HOST = re.compile(r"(?P<port>\d{1,5})-(?P<id>[a-z0-9]+)(-[a-z0-9]+)?\.(?P<domain>[^:]+?)\.?(:\d+)?")
 # What belongs to the host and its callers, and is none of a sandbox's business.
-_OURS = ("x-api-key", "e2b-sandbox-id", "e2b-sandbox-port", "e2b-traffic-access-token")
+_log = logging.getLogger("ship_sandboxd.front")
+_OURS = ("x-api-key", "e2b-sandbox-id", "e2b-sandbox-port", visits.TOKEN)
 
 _NOT_FOUND = "It has ended, or the address is wrong."
+_PAUSED = "It is paused. Resume it and load this page again."
 _NOT_OPEN = "Nothing listens on this port of the sandbox yet. Start a server there and load this page again."
 _NO_ANSWER = "Load this page again in a moment; if that does not help, look into the log of the sandbox."
-_PRIVATE = "Ports of this sandbox are shown only to who sends its token in E2b-Traffic-Access-Token."
+_PRIVATE = "Ports of this sandbox are shown only to who has its token. Open them once with ?e2b-traffic-access-token=…"
 
 
 class Unreachable(Exception):
@@ -96,12 +99,16 @@ class Front:
             if target.port == ENVD_PORT and is_for_host(exchange.request.target):
                 await _refuse(exchange, target, 403, "this path is the host's own", "")
                 return
-            if target.port != ENVD_PORT and not _may_visit(sandbox, exchange.request):
-                await _refuse(exchange, target, 403, "the traffic access token is missing or wrong", _PRIVATE)
+            if target.port != ENVD_PORT and await _stopped(exchange, target, sandbox.record):
                 return
             await self._forward(exchange, await self._sandboxes.awake(sandbox.id), target.port)
-        except NotFound:
-            await _refuse(exchange, target, 502, "The sandbox was not found", _NOT_FOUND)
+        except NotFound as error:
+            # Clients know both cases by this text.
+            hint = _PAUSED if error.code == "sandbox_paused" else _NOT_FOUND
+            await _refuse(exchange, target, 502, "The sandbox was not found", hint)
+        except ApiError as error:
+            _log.warning("a paused sandbox does not resume", extra={"code": error.code, "reason": str(error)})
+            await _refuse(exchange, target, 502, str(error), _NO_ANSWER)
         except Unreachable as error:
             await _refuse(exchange, target, 502, str(error), error.hint)
         finally:
@@ -154,9 +161,16 @@ class Front:
             await server.close()
 
 
-def _may_visit(sandbox: Sandbox, request: Request) -> bool:
-    given = request.headers.get("e2b-traffic-access-token").encode()
-    return sandbox.record.allow_public_traffic or compare_digest(given, sandbox.record.traffic_token.encode())
+async def _stopped(exchange: Exchange, target: Target, record: SandboxRecord) -> bool:
+    """Whether a visitor of a port has been answered here and goes no further, as it is not for everybody."""
+    request = exchange.request
+    if record.allow_public_traffic or visits.may_visit(request, record.traffic_token):
+        return False
+    if fields := visits.welcome(request, record.traffic_token, secure=exchange.connection.secure):
+        await exchange.respond(303, fields=fields)
+    else:
+        await _refuse(exchange, target, 403, "the traffic access token is missing or wrong", _PRIVATE)
+    return True
 
 
 def _inward(exchange: Exchange, sandbox: Sandbox, port: int) -> Request:
@@ -173,6 +187,7 @@ def _inward(exchange: Exchange, sandbox: Sandbox, port: int) -> Request:
         "X-Forwarded-Proto": "https" if exchange.connection.secure else "http",
     }
     sent.headers.fields += [item for item in called.items() if not sent.headers.get(item[0])]
+    sent.headers.fields = visits.without_token(sent.headers.fields)
     return sent
 
 

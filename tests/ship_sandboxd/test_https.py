@@ -16,6 +16,7 @@ import websockets
 from conftest import API_KEY, Host, eventually
 from e2b import Sandbox
 
+from ship_sandboxd import visits
 from ship_sandboxd.errors import SetupError
 from ship_sandboxd.tls import Certificate, LocalAuthority
 
@@ -161,6 +162,25 @@ def test_the_host_field_is_masked_for_servers_that_insist_on_one(secure: SecureH
     sandbox.kill()
 
 
+def test_a_link_with_the_token_opens_a_private_port_to_a_browser(secure: SecureHost) -> None:
+    sandbox = secure.host.create(network={"allow_public_traffic": False})
+    sandbox.files.write("/workspace/server.py", SERVER)
+    sandbox.commands.run("python3 /workspace/server.py", background=True, timeout=0)
+    name, token = sandbox.get_host(3000), str(sandbox.traffic_access_token)
+    by_header = {"E2b-Traffic-Access-Token": token}
+    eventually(lambda: secure.get(name, **by_header).status_code == 200)
+    assert secure.get(name).status_code == secure.get(name, Cookie=f"{visits.TOKEN}=x").status_code == 403
+    assert secure.get(name, f"/?{visits.TOKEN}=wrong").status_code == 403
+    link = secure.get(name, f"//evil.example/page?a=1&{visits.TOKEN}={token}&b=2")
+    assert (link.status_code, link.headers["location"]) == (303, "/evil.example/page?a=1&b=2")
+    cookie = link.headers["set-cookie"]
+    assert cookie.endswith("; Path=/; HttpOnly; SameSite=Lax; Secure")
+    seen = secure.get(name, Cookie=f"own=1; {cookie.partition(';')[0]}; other=2").json()
+    assert seen["cookie"] == "own=1; other=2"
+    assert token not in json.dumps(secure.get(name, **by_header, Cookie=cookie.partition(";")[0]).json())
+    sandbox.kill()
+
+
 def test_a_websocket_passes(secure: SecureHost, preview: Sandbox) -> None:
     name = preview.get_host(3000).partition(":")[0]
 
@@ -207,6 +227,32 @@ def test_a_person_is_shown_a_page_and_a_program_json(secure: SecureHost, preview
     }
     gone = secure.get(f"3000-{'x' * 20}.{secure.domain}", Accept="text/html")
     assert (gone.status_code, "The sandbox was not found" in gone.text) == (502, True)
+
+
+def test_a_person_learns_that_a_sandbox_is_paused(secure: SecureHost) -> None:
+    sandbox = secure.host.create()
+    name = sandbox.get_host(3000)
+    sandbox.pause()
+    page = secure.get(name, Accept="text/html")
+    assert (page.status_code, "It is paused" in page.text) == (502, True)
+    assert secure.get(name).json()["message"] == "The sandbox was not found"
+    sandbox.kill()
+
+
+def test_a_sandbox_that_does_not_resume_is_answered_for(secure: SecureHost) -> None:
+    """Its disk is gone while it is parked."""
+    body = {"templateID": "base", "autoPause": True, "autoResume": {"enabled": True}, "timeout": 60}
+    with httpx.Client(base_url=secure.host.url, headers={"X-API-KEY": API_KEY}) as client:
+        sandbox = client.post("/v2/sandboxes", json=body).json()["sandboxID"]
+        assert client.post(f"/sandboxes/{sandbox}/pause", json={"memory": False}).status_code == 204
+        folder = secure.host.data / "sandboxes" / sandbox
+        for lost in ("disk.img", "disk", "home"):
+            if (folder / lost).exists():
+                (folder / lost).rename(folder / f"{lost}.away")
+        answer = secure.get(f"3000-{sandbox}.{secure.domain}")
+        assert answer.status_code == 502
+        assert answer.json()["message"]
+        client.delete(f"/sandboxes/{sandbox}")
 
 
 def test_a_page_shows_nothing_as_markup(secure: SecureHost) -> None:

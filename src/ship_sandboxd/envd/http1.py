@@ -46,6 +46,7 @@ _REASONS = {
     201: "Created",
     204: "No Content",
     206: "Partial Content",
+    303: "See Other",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
