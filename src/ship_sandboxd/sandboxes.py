@@ -192,7 +192,7 @@ class Sandboxes:
             template=template.name,
             token=secrets.token_hex(32),
             traffic_token=secrets.token_hex(32),
-            started_at=time.time(),
+            started_at=round(time.time(), 3),
             end=Moment.after(0),
             timeout_s=0,
             cpu_count=template.cpu_count,
@@ -452,7 +452,7 @@ class Sandboxes:
 
 def _give(record: SandboxRecord, wanted: NewSandbox) -> None:
     """Make it what a caller asks for."""
-    record.started_at = time.time()
+    record.started_at = round(time.time(), 3)
     record.end, record.timeout_s = Moment.after(wanted.timeout_s), wanted.timeout_s
     record.tenant = wanted.tenant
     record.metadata, record.envs = dict(wanted.metadata), dict(wanted.envs)
