@@ -1,15 +1,18 @@
 """The file system of a sandbox as it is at one moment, as a layer on top of those that it was made of."""
 
+import asyncio
 import dataclasses
 import logging
+import os
 import platform
 import time
 from pathlib import Path
 
+from . import disks
 from .disks import Disks
 from .errors import Unsupported
 from .layers import Layer, Layers
-from .records import RUNNING
+from .records import FILE_NAME, RUNNING
 from .sandbox import Sandbox
 from .templates import Template, laid
 
@@ -24,6 +27,12 @@ class Captures:
         self._layers = layers
         self._disks = disks
         self._obstacle = obstacle
+
+    async def sync(self, sandbox: Sandbox) -> None:
+        """Bring its files and its record to the machine's own disk. Raises OSError."""
+        if not self._obstacle:
+            await self._disks.sync(sandbox.folder)
+        await asyncio.to_thread(_sync_files, sandbox.folder)
 
     async def take(self, sandbox: Sandbox) -> tuple[Template, int]:
         """A template that starts with this sandbox's files, environment and limits, and the bytes that its new layer takes
@@ -64,6 +73,16 @@ class Captures:
                 return await self._layers.pack(upper, lambda: backend.thaw(groups))
             finally:
                 await backend.thaw(groups)
+
+
+def _sync_files(folder: Path) -> None:
+    for path in (folder / FILE_NAME, folder / disks.IMAGE, folder):
+        if path.exists():
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def machine_system() -> str:

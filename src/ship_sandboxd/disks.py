@@ -25,7 +25,7 @@ from .pids import ProcessIdentity
 STORAGE_UID = 199_998
 MOUNT_OPTIONS = "noinit_itable,discard"
 MOUNT_FLAGS = mounts.NOSUID | mounts.NODEV | mounts.NOATIME
-_IMAGE, _FOLDER = "disk.img", "disk"
+IMAGE, _FOLDER = "disk.img", "disk"
 _LEAST_MB = 64
 _FORMAT = 1
 _CONTROL = "/dev/loop-control"
@@ -52,13 +52,13 @@ class Disks:
 
     def create(self, folder: Path, disk_mb: int) -> None:
         """Give a sandbox's folder a disk, unless it has one. Raises OSError, and then there is none."""
-        image = folder / _IMAGE
+        image = folder / IMAGE
         if image.exists() or (folder / _FOLDER).exists():
             return
         if not self.limited:
             _make_folder(folder / _FOLDER)
             return
-        scratch = folder / f"{_IMAGE}.new"
+        scratch = folder / f"{IMAGE}.new"
         try:
             _copy_sparsely(self._blank(max(disk_mb, _LEAST_MB)), scratch)
             scratch.replace(image)
@@ -69,7 +69,7 @@ class Disks:
     @contextmanager
     def device(self, folder: Path) -> Iterator[int | None]:
         """The disk's loop device, held for as long as this is entered; None for a disk that is a folder."""
-        image = folder / _IMAGE
+        image = folder / IMAGE
         if not image.exists():
             yield None
             return
@@ -127,7 +127,7 @@ class Disks:
                 f"/proc/{holder.pid}/root{self._points}/disk", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             )
             try:
-                if holder.alive and self._lies_on(there, folder / _IMAGE):
+                if holder.alive and self._lies_on(there, folder / IMAGE):
                     fcntl.ioctl(there, _SHUT_DOWN, _WITHOUT_WRITING)
             finally:
                 os.close(there)

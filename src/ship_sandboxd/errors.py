@@ -10,8 +10,11 @@ HostError                 code, message
     ├── WrongContentType  415
     ├── Unsupported       501, part of E2B's protocol that this host does not offer
     ├── LaunchFailed      500, a sandbox that did not come up
+    ├── DiskFull          507, no room for what was asked for
     └── FreezeFailed      500, a sandbox that did not stand still
 """
+
+import errno
 
 
 class HostError(Exception):
@@ -87,8 +90,20 @@ class LaunchFailed(ApiError):
     code = "sandbox_create_failed"
 
 
+class DiskFull(ApiError):
+    """The machine's disk has no room for what was asked for; nothing of it is left half-made."""
+
+    status = 507
+    code = "disk_full"
+
+
 class FreezeFailed(ApiError):
     """The sandbox's processes did not stand still, or this machine cannot halt them."""
 
     status = 500
     code = "sandbox_freeze_failed"
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a call failed for want of room on a disk."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -25,9 +25,11 @@ from pathlib import Path
 
 from .blobs import Blobs
 from .errors import ApiError, Unsupported
+from .moments import boot_id
 
 _PREFIX, _SUFFIX = "layers/", ".tar.zst"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_BOOT_FILE, _SYNCED = "boot", ".synced"
 _PIECE_BYTES = 1024 * 1024
 # A layer is stored before the snapshot that names it: one that nothing names may be about to be named.
 _GRACE_S = 3600.0
@@ -61,14 +63,22 @@ class Layers:
         self._unpacking: dict[str, asyncio.Task[Path]] = {}
         self._held: dict[str, int] = {}
         self._holders: list[Callable[[], Iterable[str]]] = []
+        self._syncing: set[asyncio.Task[None]] = set()
         folder.mkdir(mode=0o700, exist_ok=True)
-        self._clear_scratch()
+        self._clear()
 
-    def _clear_scratch(self) -> None:
-        """What an earlier process left half-made."""
+    def _clear(self) -> None:
+        """Delete what an earlier process left half-made, and what a power cut may have left so."""
+        boot = self._folder / _BOOT_FILE
+        same_boot = boot.exists() and boot.read_text() == boot_id()
         for path in self._folder.iterdir():
-            if not _DIGEST.fullmatch(path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                whole = same_boot or path.with_suffix(_SYNCED).exists()
+                if not (_DIGEST.fullmatch(path.name) and whole):
+                    shutil.rmtree(path)
+            elif path.suffix != _SYNCED or not path.with_suffix("").is_dir():
+                path.unlink()
+        boot.write_text(boot_id())
 
     def add_holder(self, holder: Callable[[], Iterable[str]]) -> None:
         """Name a function that tells which layers are needed; what no holder names is collected."""
@@ -128,13 +138,30 @@ class Layers:
                 raise LayerBroken(f"the layer {digest} is damaged in the store: delete what was made from it")
             scratch.mkdir(mode=0o700)
             await _extract(file, scratch)
-            await asyncio.to_thread(_sync_file_system, scratch)
             scratch.rename(folder)
         finally:
             file.unlink(missing_ok=True)
             if scratch.exists():
                 await asyncio.to_thread(shutil.rmtree, scratch)
+        self._sync_later(folder)
         return folder
+
+    def _sync_later(self, folder: Path) -> None:
+        """Note when all of a layer has come to the disk: nobody has to wait for that, but before then a power cut could
+        leave files of it empty."""
+
+        async def sync() -> None:
+            await asyncio.to_thread(_sync_file_system, folder)
+            folder.with_suffix(_SYNCED).touch()
+
+        task = asyncio.create_task(sync())
+        self._syncing.add(task)
+        task.add_done_callback(self._synced)
+
+    def _synced(self, task: asyncio.Task[None]) -> None:
+        self._syncing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("a layer could not be synced", extra={"reason": str(task.exception())})
 
     @asynccontextmanager
     async def holding(self, digests: Iterable[str]) -> AsyncIterator[None]:
@@ -160,6 +187,7 @@ class Layers:
             if _DIGEST.fullmatch(path.name) and path.name not in needed:
                 # Out of sight at once, so that it is never found half-deleted.
                 scratch = self._scratch(".d")
+                path.with_suffix(_SYNCED).unlink(missing_ok=True)
                 path.rename(scratch)
                 await asyncio.to_thread(shutil.rmtree, scratch)
                 gone.append(path.name)
@@ -232,7 +260,7 @@ async def _extract(file: Path, folder: Path) -> None:
     async with _piped(["zstd", "-q", "-d", "-c", str(file)], words) as (zstd, tar):
         tar_error, zstd_error = await _last_words(tar), await _last_words(zstd)
     if tar_error is not None or zstd_error is not None:
-        if shutil.disk_usage(folder).free < _PIECE_BYTES:
+        if os.strerror(errno.ENOSPC) in f"{tar_error} {zstd_error}":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise LayerBroken(f"unpacking failed: {tar_error or zstd_error}")
 

@@ -22,15 +22,19 @@ from .moments import Moment
 from .records import PAUSED, RESUMING, RUNNING
 from .sandbox import Sandbox
 
+Attend = Callable[[Sandbox], None]
+Sync = Callable[[Sandbox], None]
 _log = logging.getLogger("ship_sandboxd.pauses")
 
 
 class Pauses:
-    """`attend` is called with each sandbox whose timer and watch have to be set anew."""
+    """`attend` is called with each sandbox whose timer and watch have to be set anew, `sync` with each whose files have to
+    come to the disk in the background, so that a power cut takes nothing of it."""
 
-    def __init__(self, launches: Launches, attend: Callable[[Sandbox], None]) -> None:
+    def __init__(self, launches: Launches, attend: Attend, sync: Sync) -> None:
         self._launches = launches
         self._attend = attend
+        self._sync = sync
 
     async def pause(self, sandbox: Sandbox, *, keep_memory: bool) -> None:
         """Raises Conflict when it is paused, FreezeFailed and OSError, and then it runs on."""
@@ -56,6 +60,7 @@ class Pauses:
         sandbox.disconnect()
         sandbox.tell("sandbox paused", memory_kept=True)
         self._attend(sandbox)
+        self._sync(sandbox)
 
     async def park(self, sandbox: Sandbox, reason: str) -> None:
         """End its processes and keep its files; of one that is parked already, nothing happens."""
@@ -70,6 +75,7 @@ class Pauses:
         sandbox.tell("sandbox parked: its memory is given up, its files are kept", reason=reason)
         record.save(sandbox.folder)
         self._attend(sandbox)
+        self._sync(sandbox)
 
     async def resume(self, sandbox: Sandbox, timeout_s: int) -> bool:
         """Let it run for so many seconds; answers whether it had been paused at all. Raises LaunchFailed, OSError: then it

@@ -67,12 +67,16 @@ class SandboxRecord:
         return self.state == PAUSED and self.init is not None
 
     def save(self, folder: Path) -> None:
-        """Replace the file in one step, so that a crash leaves the old one or the new one."""
+        """Replace the file in one step, so that a crash or a full disk leaves the old one or the new one. Raises OSError."""
         scratch = folder / f"{FILE_NAME}.new"
-        with scratch.open("w") as file:
-            os.fchmod(file.fileno(), 0o600)
-            json.dump(asdict(self), file)
-        scratch.replace(folder / FILE_NAME)
+        try:
+            with scratch.open("w") as file:
+                os.fchmod(file.fileno(), 0o600)
+                json.dump(asdict(self), file)
+            scratch.replace(folder / FILE_NAME)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
 
 
 def load(folder: Path) -> SandboxRecord | None:

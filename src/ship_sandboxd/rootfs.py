@@ -10,7 +10,6 @@ layers and disks are free of uids, and a sandbox may change every file of its ro
 """
 
 import contextlib
-import errno
 import hashlib
 import logging
 import os
@@ -25,7 +24,7 @@ from pathlib import Path
 from . import disks, layout, mounts
 from .backend import Root
 from .disks import STORAGE_UID, Disks
-from .errors import LaunchFailed, Unsupported
+from .errors import LaunchFailed, Unsupported, is_full
 
 _log = logging.getLogger("ship_sandboxd.rootfs")
 _PROBE_UID = 199_999
@@ -270,7 +269,7 @@ class Roots:
         disk_mb: int,
     ) -> Iterator[PreparedRoot]:
         """The root of the sandbox of this folder, on its disk, which is made where it is missing. `binds` are (source,
-        target), read-only. Raises LaunchFailed, Unsupported."""
+        target), read-only. Raises LaunchFailed, Unsupported, OSError when the disk is full."""
         for source, _ in binds:
             if not Path(source).exists():
                 raise LaunchFailed(f"the mount source {source} does not exist", "mount_missing")
@@ -282,7 +281,9 @@ class Roots:
         try:
             self.disks.create(folder, disk_mb)
         except OSError as error:
-            raise LaunchFailed(f"the sandbox's disk cannot be made: {error}", _code_of(error)) from error
+            if is_full(error):
+                raise
+            raise LaunchFailed(f"the sandbox's disk cannot be made: {error}", "disk_failed") from error
         on_machine = root.on_machine or not root.layers
         machine = [(path, path) for path in _machine_folders()] if on_machine else []
         with self.disks.device(folder) as device:
@@ -321,10 +322,6 @@ def _machine_folders() -> list[str]:
     folders = [f"/{name}" for name in ("usr", *layout.SYSTEM_FOLDERS)]
     own = [path for path in folders if Path(path).is_dir() and not Path(path).is_symlink()]
     return own + [path for path in layout.HOST_ETC if Path(path).exists()]
-
-
-def _code_of(error: OSError) -> str:
-    return "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk_failed"
 
 
 def _try(data: Path, stage: str, skeleton: Path, disks: Disks) -> str:

@@ -81,7 +81,7 @@ class Sandboxes:
         self._templates = data / "templates"
         self._captures = captures
         self._find = find
-        self._pauses = Pauses(launches, self._attend)
+        self._pauses = Pauses(launches, self._attend, self._sync)
         self._warm = warm or {}
         self.pool = Pool(self._warm, self._make_warm, self._end)
         self._per_uid = per_uid
@@ -263,6 +263,16 @@ class Sandboxes:
         else:
             sandbox.tell("sandbox ended by itself", "warning")
             await self._end(sandbox)
+
+    def _sync(self, sandbox: Sandbox) -> None:
+        async def sync() -> None:
+            try:
+                await self._captures.sync(sandbox)
+            except OSError as error:
+                if sandbox.ending is None:
+                    sandbox.tell("its files could not be synced", "warning", reason=str(error))
+
+        self._run(sync())
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,10 +1,12 @@
 """Snapshots and forks: the whole file system, at one moment, as layers in a store."""
 
+import contextlib
 import json
 import os
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -18,6 +20,11 @@ pytestmark = [
 ]
 
 MakeHost = Callable[..., Host]
+
+
+def unpacked(host: Host) -> list[str]:
+    """The digests of the layers that lie unpacked on a host."""
+    return [path.name for path in (host.data / "layers").iterdir() if path.is_dir()]
 
 
 def test_a_snapshot_holds_the_whole_file_system_and_nothing_of_it_is_shared(
@@ -207,7 +214,7 @@ def test_a_damaged_layer_is_refused_and_leaves_nothing(own_host: MakeHost) -> No
     path.write_bytes(content)
     with pytest.raises(SandboxException, match="damaged"):
         host.create(template=snapshot.snapshot_id)
-    assert list((host.data / "layers").iterdir()) == []
+    assert unpacked(host) == []
     assert [folder.name for folder in (host.data / "sandboxes").iterdir()] == [sandbox.sandbox_id]
 
 
@@ -237,7 +244,7 @@ def test_layers_that_nothing_needs_are_collected(own_host: MakeHost) -> None:
     for found in Sandbox.list(**host.options_of_sdk).next_items():
         Sandbox.kill(found.sandbox_id, **host.options_of_sdk)
     host.restart()
-    eventually(lambda: not list(layers.iterdir()) and not list((host.data / "layers").iterdir()))
+    eventually(lambda: not list(layers.iterdir()) and not unpacked(host))
 
 
 def test_a_host_that_dies_in_a_snapshot_leaves_the_sandbox_running_and_nothing_half_made(
@@ -253,7 +260,7 @@ def test_a_host_that_dies_in_a_snapshot_leaves_the_sandbox_running_and_nothing_h
     asking.join()
     host.start()
     assert sandbox.commands.run("stat -c %s big").stdout == "314572800\n"
-    assert list((host.data / "layers").iterdir()) == []
+    assert not list((host.data / "layers").glob("new-*"))
     assert not list((host.data / "blobs").rglob("*.json"))
 
 
@@ -263,3 +270,82 @@ def _try_snapshot(sandbox: Sandbox) -> None:
     except Exception:
         return
     raise AssertionError("the host was to die before it answered")
+
+
+def test_a_layer_that_was_not_synced_before_a_power_cut_is_unpacked_again(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    sandbox.files.write("/home/user/a.txt", "whole")
+    host.create(template=sandbox.create_snapshot("cut").snapshot_id).kill()
+    (digest,) = unpacked(host)
+    folder = host.data / "layers" / digest
+    eventually(folder.with_suffix(".synced").exists)
+    host.stop()
+    # What a power cut may do to a layer that had just been unpacked, and the boot after it.
+    folder.with_suffix(".synced").unlink()
+    (folder / "home/user/a.txt").write_text("")
+    (host.data / "layers" / "boot").write_text("another")
+    host.start()
+    assert unpacked(host) == []
+    assert host.create(template="cut").files.read("/home/user/a.txt") == "whole"
+
+
+def test_snapshots_of_other_tenants_are_none(own_host: MakeHost, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    theirs = "e2b_" + "ab" * 20
+    keys.write_text(json.dumps({"others": [theirs]}))
+    host = own_host("--keys", str(keys))
+    sandbox = host.create()
+    snapshot = sandbox.create_snapshot("ours")
+    with httpx.Client(base_url=host.url, headers={"X-API-KEY": theirs}) as client:
+        assert client.get("/snapshots").json() == []
+        assert client.post(f"/sandboxes/{sandbox.sandbox_id}/snapshots", json={}).status_code == 404
+        assert client.post(f"/sandboxes/{sandbox.sandbox_id}/fork", json={}).status_code == 404
+        (snapshot_id,) = (path.stem for path in (host.data / "blobs" / "snapshots").iterdir())
+        for name in ("ours", snapshot.snapshot_id, snapshot_id):
+            assert client.post("/v2/sandboxes", json={"templateID": name}).status_code in (400, 404)
+            assert client.delete(f"/templates/{name.replace('/', '%2F')}").status_code == 404
+    assert Sandbox.delete_snapshot(snapshot.snapshot_id, **host.options_of_sdk)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 96 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_the_rest_goes_on(small_disk: Path) -> None:
+    host = Host(small_disk / "data")
+    try:
+        sandbox = host.create()
+        sandbox.files.write("/home/user/a.txt", "a")
+        snapshot = sandbox.create_snapshot()
+        filler = small_disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        with httpx.Client(base_url=host.url, headers={"X-API-KEY": API_KEY}, timeout=30) as client:
+            one = f"/sandboxes/{sandbox.sandbox_id}"
+            asked = {
+                "/v2/sandboxes": {"templateID": "base"},
+                "/sandboxes": {"templateID": snapshot.snapshot_id},
+                f"{one}/pause": {},
+                f"{one}/snapshots": {},
+                f"{one}/fork": {},
+            }
+            for path, body in asked.items():
+                answer = client.post(path, json=body)
+                assert (answer.status_code, answer.json()["error_code"]) == (507, "disk_full"), path
+        assert sandbox.commands.run("cat a.txt").stdout == "a"
+        assert [folder.name for folder in (host.data / "sandboxes").iterdir()] == [sandbox.sandbox_id]
+        assert not list((host.data / "layers").glob("new-*"))
+        filler.unlink()
+        assert sandbox.pause()
+        assert sandbox.connect().files.read("/home/user/a.txt") == "a"
+        host.create(template=snapshot.snapshot_id).kill()
+    finally:
+        host.close()

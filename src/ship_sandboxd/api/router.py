@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..envd.http1 import BrokenStreamError, Exchange, ProtocolError, Request
-from ..errors import ApiError, NotFound, Unauthorized, Unsupported, WrongContentType
+from ..errors import ApiError, DiskFull, NotFound, Unauthorized, Unsupported, WrongContentType, is_full
 from ..metrics import Metrics
 from ..records import DEFAULT_TENANT
 from ..tenants import Tenants
@@ -70,7 +70,12 @@ class Api:
         if route is None:
             raise NotFound(f"{exchange.request.method} {path} does not exist")
         body = {} if route.streamed else await _read_json(exchange)
-        return await route.handle(Call(exchange, variables, parse_query(query), body, tenant))
+        try:
+            return await route.handle(Call(exchange, variables, parse_query(query), body, tenant))
+        except OSError as error:
+            if is_full(error):
+                raise DiskFull("the sandbox host's disk is full: make room on it") from error
+            raise
 
     def _find(self, request: Request) -> tuple[tuple[str, str], Route | None, dict[str, str]]:
         """((path, query), the route, the variables of the path)"""
