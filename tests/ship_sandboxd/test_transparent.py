@@ -18,6 +18,7 @@ from e2b import CommandExitException, Sandbox
 
 from ship_sandboxd.addresses import address_of, is_public
 from ship_sandboxd.names import RANGE
+from ship_sandboxd.netfilter import MAX_TRACKED
 
 pytestmark = pytest.mark.system
 
@@ -313,6 +314,40 @@ def test_a_sandbox_cannot_change_its_way_out(inside: Sandbox, far: TextServer, c
     assert raised.value.exit_code == 1  # EPERM, as an exit status or an exception
     assert "rror" not in raised.value.stderr or "not permitted" in raised.value.stderr
     assert "hello" in inside.commands.run(f"{ASK} far.example {far.port}").stdout
+
+
+def test_the_kernel_remembers_a_bounded_number_of_flows(inside: Sandbox, far: TextServer) -> None:
+    code = (
+        "import socket\n"
+        "refused = 0\n"
+        "for number in range(9_000):\n"
+        "    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:\n"
+        "        try: s.sendto(b'x', (f'9.{number >> 8}.{number & 255}.9', 53))\n"
+        "        except PermissionError: refused += 1\n"
+        "print(refused, open('/proc/sys/net/netfilter/nf_conntrack_count').read())\n"
+    )
+    inside.files.write("/tmp/flood.py", code)
+    refused, remembered = inside.commands.run("python3 /tmp/flood.py").stdout.split()
+    assert int(refused) > 0
+    assert int(remembered) < MAX_TRACKED + 200
+    # They are forgotten after seconds; then it goes on.
+    eventually(lambda: "hello" in inside.commands.run(f"{ASK} far.example {far.port} || true").stdout, 60)
+
+
+def test_traffic_on_its_own_loopback_is_not_remembered(named: Named) -> None:
+    sandbox = named.create()
+    code = (
+        "import socket\n"
+        "listener = socket.create_server(('127.0.0.1', 4200))\n"
+        "held = []\n"
+        "for _ in range(400):\n"
+        "    held += [socket.create_connection(('127.0.0.1', 4200)), listener.accept()[0]]\n"
+        "    held[-1].send(b'x'), held[-2].recv(1)\n"
+        "print(open('/proc/sys/net/netfilter/nf_conntrack_count').read())\n"
+    )
+    sandbox.files.write("/tmp/talk.py", code)
+    assert int(sandbox.commands.run("python3 /tmp/talk.py").stdout) < 100
+    sandbox.kill()
 
 
 def test_its_own_loopback_stays_its_own(inside: Sandbox) -> None:
