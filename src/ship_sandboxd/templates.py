@@ -18,6 +18,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked for, unless a template says something else."""
 MAX_WARM = 1000
 _NUMBERS = ("memory_mb", "cpu_count", "pids", "disk_mb")
+KEYS = frozenset({"mounts", "env", "backend", "warm", *_NUMBERS})
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _RESERVED = (
     "/",
@@ -107,7 +108,7 @@ def parse(name: str, values: Any) -> Template:
     """A template of its JSON value; ValueError says what is wrong with it."""
     if not isinstance(values, dict):
         raise ValueError("a template is a JSON object")
-    unknown = set(values) - {"mounts", "env", "backend", "warm", *_NUMBERS}
+    unknown = set(values) - KEYS
     if unknown:
         raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
     for key in _NUMBERS:
