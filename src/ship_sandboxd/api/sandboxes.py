@@ -131,7 +131,7 @@ class SandboxRoutes:
             if sandbox.record.tenant == call.tenant
             and shown_state(sandbox) in states
             and metadata.items() <= sandbox.record.metadata.items()
-            and sandbox.record.started_at >= started_after
+            and parse_time(timestamp(sandbox.record.started_at), "") >= started_after  # as it was told
             and query.get("template", sandbox.record.template) == sandbox.record.template
         ]
         descending = query.get("order", "desc") != "asc"

@@ -19,6 +19,8 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -36,6 +38,7 @@ from .watchers import Watchers
 
 Route = Callable[[Exchange], Awaitable[None]]
 OPEN_FILES = 65536
+THREADS = 4
 LISTENER_PATH = "/egress-listener"
 HANG_UP_PATH = "/hang-up"
 HOST_PATHS = frozenset(
@@ -274,7 +277,18 @@ def _limit(max_processes: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (max_processes, max_processes))
 
 
+def _start_threads() -> None:
+    """Start the loop's threads before there is need of them: where processes have used up all that the sandbox may
+    have, no thread can be started, and files must be read and removed even then."""
+    executor, started = ThreadPoolExecutor(THREADS), Barrier(THREADS + 1)
+    for _ in range(THREADS):
+        executor.submit(started.wait)
+    started.wait()
+    asyncio.get_running_loop().set_default_executor(executor)
+
+
 async def _run_linked(config: dict[str, Any]) -> None:
+    _start_threads()
     daemon = Daemon(config, [])
     daemon.processes.watch_children()
 
@@ -286,6 +300,7 @@ async def _run_linked(config: dict[str, Any]) -> None:
 
 
 async def _run(config: dict[str, Any]) -> None:
+    _start_threads()
     listeners = [_listener(kind, port) for kind, port in config["listeners"]]
     daemon = Daemon(config, listeners)
     daemon.processes.watch_children()

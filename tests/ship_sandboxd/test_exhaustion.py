@@ -1,0 +1,78 @@
+"""The daemon goes on when the programs of its sandbox have used up what there is: processes, descriptors, disk."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import Host, eventually
+from e2b import FilesystemEventType, NotEnoughSpaceException, Sandbox, SandboxException
+
+pytestmark = pytest.mark.system
+
+FORKS = "while :; do sleep 1000 & done 2>/dev/null"
+DESCRIPTORS = """
+import os, time
+try:
+    while True:
+        os.dup(1)
+except OSError:
+    print("full", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture(scope="module")
+def small(host: Host) -> Iterator[Sandbox]:
+    """A sandbox with little of everything."""
+    folder = Path(host.data / "templates" / "small")
+    folder.mkdir()
+    (folder / "template.json").write_text(json.dumps({"pids": 40, "disk_mb": 64, "memory_mb": 512}))
+    sandbox = host.create(template="small", timeout=300)
+    yield sandbox
+    sandbox.kill()
+
+
+def test_files_and_signals_work_while_no_process_can_start(small: Sandbox) -> None:
+    watcher = small.files.watch_dir("/workspace")
+    bomb = small.commands.run(FORKS, background=True, timeout=0)
+
+    def is_full() -> bool:
+        try:
+            small.commands.run("/bin/true")
+        except SandboxException as error:
+            return "unavailable" in str(error) or "fork" in str(getattr(error, "stderr", ""))
+        return False
+
+    eventually(is_full)
+    data = b"x" * 1_000_000
+    small.files.write("/workspace/during", data)
+    assert small.files.read("/workspace/during", format="bytes") == data
+    assert ("during", FilesystemEventType.CREATE) in [(e.name, e.type) for e in watcher.get_new_events()]
+    assert bomb.pid in [process.pid for process in small.commands.list()]
+    assert bomb.kill()
+    assert eventually(lambda: not small.commands.list())
+    assert small.commands.run("pgrep -c sleep || true").stdout == "0\n"
+    watcher.stop()
+
+
+def test_a_program_without_descriptors_is_alone_with_that(small: Sandbox) -> None:
+    small.files.write("/tmp/descriptors.py", DESCRIPTORS)
+    hog = small.commands.run("ulimit -n 4096; python3 /tmp/descriptors.py", background=True, timeout=0)
+    again = small.commands.connect(hog.pid)
+    assert next(iter(again))[0] == "full\n"
+    assert small.commands.run("echo well").stdout == "well\n"
+    assert hog.kill()
+
+
+def test_a_full_disk_is_told_and_can_be_emptied(host: Host, small: Sandbox) -> None:
+    if not json.loads(httpx.get(f"{host.url}/health").text)["limits"].get("disk"):
+        pytest.skip("this machine cannot limit disks")
+    for options in ({"use_octet_stream": True}, {"use_octet_stream": False}):
+        with pytest.raises(NotEnoughSpaceException):
+            small.files.write("/workspace/big", b"x" * 100_000_000, **options)
+        assert small.commands.run("echo still here").stdout == "still here\n"
+        small.files.remove("/workspace/big")
+        small.files.write("/workspace/little", "fits again")
+    assert small.files.read("/workspace/little") == "fits again"
