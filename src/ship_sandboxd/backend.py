@@ -29,6 +29,7 @@ class LaunchSpec:
     `folder` is its own: record, control socket, logs, disk. A launch on a folder that was launched on before goes on
     with the same files. `uid` is the Unix user outside, None where all share the host's. `config` goes to the daemon;
     `cgroups` are folders that exist. `disk_mb` bounds what it may write, where the machine can bound it.
+    `resumes`: it may go on from what `checkpoint` has written; else that is thrown away.
     """
 
     id: str
@@ -39,16 +40,18 @@ class LaunchSpec:
     config: dict[str, Any]
     cgroups: list[str]
     disk_mb: int
+    resumes: bool = False
 
 
 @dataclass(frozen=True)
 class Launched:
     """`init` is the sandbox's process 1, whose end is the end of the sandbox; `monitor` the backend's own process
-    beside it; `listeners` wait for what its programs send out."""
+    beside it; `listeners` wait for what its programs send out; `memory_kept` says that it went on from a checkpoint."""
 
     init: ProcessIdentity
     monitor: ProcessIdentity
     listeners: Listeners
+    memory_kept: bool = False
 
 
 class Backend(Protocol):
@@ -56,7 +59,7 @@ class Backend(Protocol):
     new host process can end, freeze and thaw what an earlier one launched.
 
         (nothing) ── launch ──► running ⇄ frozen            freeze, thaw: no process of it runs meanwhile
-                                   └── end, from either ──► (nothing)
+                                   └── end, or checkpoint, from either ──► (nothing)
     """
 
     @property
@@ -66,6 +69,10 @@ class Backend(Protocol):
     @property
     def keeps_memory(self) -> bool:
         """Whether `freeze` works here. Where it does not, a pause can only end the processes and keep the disk."""
+
+    @property
+    def parks_memory(self) -> bool:
+        """Whether `checkpoint` works here."""
 
     @property
     def shares_kernel(self) -> bool:
@@ -101,6 +108,10 @@ class Backend(Protocol):
 
     async def thaw(self, cgroups: list[str]) -> None:
         """Let it run on. Of one that is not frozen: nothing happens."""
+
+    async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
+        """Write its memory into its folder and end its processes, frozen or not; nothing else must be connected with
+        them. Raises CheckpointFailed, and then its processes are in no state to go on."""
 
 
 class Backends:

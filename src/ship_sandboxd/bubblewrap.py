@@ -17,7 +17,7 @@ from .backend import Launched, LaunchSpec, Streams
 from .cgroups import freeze, thaw
 from .envd.daemon import LISTENER_PATH
 from .envd.http1 import CHUNK_BYTES
-from .errors import LaunchFailed, SetupError
+from .errors import CheckpointFailed, LaunchFailed, SetupError
 from .forkserver import FIRST_FD, ForkServer, Launch
 from .listeners import OPENED, Listeners
 from .pids import ProcessIdentity, find_by_argument, readable
@@ -81,6 +81,7 @@ class Bubblewrap:
     """The backend of namespaces, see `Backend`; knows what its sandboxes all have in common."""
 
     name = "bubblewrap"
+    parks_memory = False
     shares_kernel = True
 
     def __init__(
@@ -162,6 +163,9 @@ class Bubblewrap:
 
     async def thaw(self, cgroups: list[str]) -> None:
         await thaw(cgroups)
+
+    async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
+        raise CheckpointFailed("bubblewrap cannot write a sandbox's memory out")
 
 
 class _Descriptors:

@@ -76,6 +76,13 @@ class WrongContentType(ApiError):
     code = "unsupported_media_type"
 
 
+class CheckpointFailed(ApiError):
+    """A sandbox's memory could not be written out."""
+
+    status = 500
+    code = "checkpoint_failed"
+
+
 class Unsupported(ApiError):
     """Part of E2B's protocol that this host does not offer."""
 

@@ -9,6 +9,7 @@ the sandbox's files and nothing else. Neither takes descriptors from us, so the 
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import resource
 import shutil
@@ -23,7 +24,7 @@ from . import layout, lines, oci
 from .backend import Launched, LaunchSpec, Streams
 from .cgroups import freeze, thaw
 from .envd.daemon import OPEN_FILES
-from .errors import LaunchFailed, SetupError
+from .errors import CheckpointFailed, LaunchFailed, SetupError
 from .forkserver import ForkServer, Launch
 from .lines import Lines
 from .listeners import PROXY_PORT, Listeners
@@ -31,8 +32,9 @@ from .pids import ProcessIdentity, find_by_argument
 from .rootfs import PreparedRoot, RootPlan, Roots
 
 _READY_TIMEOUT_S = 30.0
+_CHECKPOINT_TIMEOUT_S = 60.0
 _PROGRAMS = ("runsc", "runsc-sandbox")  # the file server ends with the kernel
-_BUNDLE = "gvisor"
+_BUNDLE, _MEMORY = "gvisor", "memory"
 _LIBRARY, _LINK = "/run/envd/lib", "/run/envd/link"
 _DAEMON = f"import sys; sys.path.insert(0, '{_LIBRARY}'); from envd.daemon import main; main()"
 # The host changes what is in the one while the sandbox runs; runsc would keep the other in memory.
@@ -40,6 +42,7 @@ _MOUNTS = {_LINK: "ro", "/tmp": "rw"}  # noqa: S108 - a path of the sandbox
 _SLOW_PLATFORM = "ptrace"
 # There, each process of a sandbox costs a thread of the machine for each thread of its kernel.
 _MAX_PROCESSES_PTRACE = 128
+_log = logging.getLogger("ship_sandboxd.gvisor")
 
 
 def obstacle(roots: Roots) -> str:
@@ -63,6 +66,7 @@ class GVisor:
     """The backend of gVisor, see `Backend`."""
 
     name = "gvisor"
+    parks_memory = True
     shares_kernel = False
 
     def __init__(self, program: str, forks: ForkServer, roots: Roots, daemon: Path, freezes: bool) -> None:
@@ -75,46 +79,92 @@ class GVisor:
         self._lines: dict[str, Lines] = {}
 
     async def launch(self, spec: LaunchSpec) -> Launched:
-        uid = spec.uid or os.getuid()
-        link = {"folder": _LINK, "key": lines.new_key(spec.folder, uid), "proxy_port": PROXY_PORT}
-        config = {**spec.config, "link": link}
+        memory, taken = spec.folder / _MEMORY, spec.folder / f"{_MEMORY}.taken"
+        if spec.resumes and memory.is_dir():
+            # Taken before it is used: what the sandbox does from now on, the memory would not know of.
+            memory.rename(taken)
+            try:
+                return await self._launch(spec, ["restore", f"--image-path={taken}"], None)
+            except LaunchFailed as error:
+                _log.warning("a sandbox's memory is lost", extra={"sandbox": spec.id, "reason": str(error)})
+            finally:
+                await _remove(taken)
+        await _remove(memory)
+        key = lines.new_key(spec.folder, spec.uid or os.getuid())
+        config = {**spec.config, "link": {"folder": _LINK, "key": key, "proxy_port": PROXY_PORT}}
         if self._platform == _SLOW_PLATFORM:
             config["max_processes"] = min(config["max_processes"], _MAX_PROCESSES_PTRACE)
+        return await self._launch(spec, ["run"], json.dumps(config).encode())
+
+    async def _launch(self, spec: LaunchSpec, verb: list[str], config: bytes | None) -> Launched:
+        """Start it: anew with a configuration for its daemon, or, without one, as it was."""
         binds = [(str(self._daemon), _LIBRARY), (str(spec.folder / "link"), _LINK)]
         binds += [(mount.source, mount.target) for mount in spec.mounts]
         await self._forget(spec.id)
+        await _remove(spec.folder / _BUNDLE)
         try:
             with self._roots.prepared(spec.folder, spec.uid, spec.root, binds, spec.disk_mb) as root:
                 async with asyncio.timeout(_READY_TIMEOUT_S):
-                    return await self._start(spec, root, json.dumps(config).encode())
+                    return await self._start(spec, root, verb, config)
         except (LaunchFailed, OSError) as error:
             await self.end(spec.id, None, None, spec.cgroups)
             raise LaunchFailed(f"the sandbox did not start: {error}; {_last_words(spec.folder)}") from error
 
-    async def _start(self, spec: LaunchSpec, root: PreparedRoot, config: bytes) -> Launched:
-        found = await self._opened(spec.folder)
+    async def _start(
+        self, spec: LaunchSpec, root: PreparedRoot, verb: list[str], config: bytes | None
+    ) -> Launched:
         if root.plan is None:
             raise LaunchFailed(f"gVisor needs sandboxes to have a root of their own: {self._roots.obstacle}")
         plan = replace(root.plan, server=root.plan.uid + oci.ROOT_OFFSET)
         _write_bundle(spec, plan)
         bundle = str(spec.folder / _BUNDLE)
         launch = Launch(
-            argv=tuple(self._command(spec.folder, "run", "--detach", "--bundle", bundle, spec.id)),
+            argv=tuple(self._command(spec.folder, *verb, "--detach", "--bundle", bundle, spec.id)),
             uid=None,
             cgroups=tuple(spec.cgroups),
             file_bytes=resource.RLIM_INFINITY,
             root=plan,
             stage=root.stage,
-            feeds_stdin=True,
+            feeds_stdin=config is not None,
         )
-        with _memory_file(config) as stdin, _log_file(spec.folder) as log:
+        found = await self._opened(spec.folder)
+        with _memory_file(config or b"") as stdin, _log_file(spec.folder) as log:
             pid = await self._forks.launch(launch, log, root.device, [stdin])
         runtime = ProcessIdentity.of(pid)
         if runtime is not None:
             await runtime.wait()
         kernel, files = _processes(spec)
         await _dialled(found, kernel)
-        return Launched(kernel, files, _listeners(spec.folder))
+        return Launched(kernel, files, _listeners(spec.folder), memory_kept=config is None)
+
+    async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
+        scratch = folder / f"{_MEMORY}.new"
+        try:
+            await _remove(scratch)
+            async with asyncio.timeout(_CHECKPOINT_TIMEOUT_S):
+                await thaw(cgroups)
+                # This kernel does not save connections with the machine.
+                await (await self._opened(folder)).hang_up(token)
+                await self._write_memory(folder, scratch)
+            scratch.rename(folder / _MEMORY)
+        except (OSError, TimeoutError) as error:
+            await _remove(scratch)
+            raise CheckpointFailed(f"gVisor: {error}") from error
+        finally:
+            await self._forget(folder.name)
+
+    async def _write_memory(self, folder: Path, target: Path) -> None:
+        command = self._command(folder, "checkpoint", f"--image-path={target}", folder.name)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, words = await process.communicate()
+        if process.returncode != 0:
+            raise OSError(_reason(words))
+        await asyncio.to_thread(_flush, target)
 
     def _command(self, folder: Path, *words: str) -> list[str]:
         options = [f"--root={folder / _BUNDLE / 'state'}", f"--platform={self._platform}", "--network=none"]
@@ -181,6 +231,26 @@ def _write_bundle(spec: LaunchSpec, plan: RootPlan) -> None:
         "RLIMIT_FSIZE": spec.disk_mb * 1024 * 1024,
     }
     oci.write_config(spec.folder / _BUNDLE, plan.root, _MOUNTS, command, plan.uid, limits)
+
+
+def _reason(words: bytes) -> str:
+    """What of runsc's pages-long complaint says why: the end of its first line but for the objects that it dumps."""
+    text = words.decode(errors="replace").partition("\ngoroutine ")[0].strip()
+    return text.rpartition("}: ")[2][-500:].rstrip(":") or "runsc checkpoint failed"
+
+
+def _flush(folder: Path) -> None:
+    """See to it that the files of a folder survive a loss of power."""
+    for path in (*folder.iterdir(), folder):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+async def _remove(folder: Path) -> None:
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _listeners(folder: Path) -> Listeners:

@@ -66,9 +66,12 @@ class Launches:
                 },
                 cgroups=record.cgroups,
                 disk_mb=record.disk_mb,
+                resumes=record.state == RESUMING,
             )
         )
         record.init, record.monitor = launched.init, launched.monitor
+        if record.state == RESUMING:
+            record.memory_kept = launched.memory_kept
         self.watch_memory(sandbox)
         await self._redirect(sandbox, launched.listeners)
         await self._open_egress(sandbox, launched.listeners)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .backend import Streams
 from .bubblewrap import short_path
+from .envd.daemon import HANG_UP_PATH
 from .envd.http1 import CHUNK_BYTES
 
 CONTROL, EGRESS = "control.sock", "egress.sock"
@@ -24,6 +25,7 @@ _MAX_WAITING = 16
 _MAX_GREETING = 32
 _GREETING_TIMEOUT_S = 5.0
 _TAKE_TIMEOUT_S = 10.0
+_MAX_ANSWER_BYTES = 4096
 
 
 def new_key(folder: Path, owner: int) -> str:
@@ -81,12 +83,31 @@ class Lines:
             self._arrived.clear()
             await self._arrived.wait()
 
-    async def close(self) -> None:
-        """Listen no more and end what waits; connections that were taken go on."""
+    async def hang_up(self, token: str) -> None:
+        """Listen no more, and have the daemon end every connection: it dials again where somebody listens. Raises
+        OSError when it does not comply."""
+        reader, writer = await self.take()
+        self._stop()
+        try:
+            request = f"POST {HANG_UP_PATH} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {token}\r\nContent-Length: 0\r\n\r\n"
+            writer.write(request.encode())
+            answer = await reader.read(_MAX_ANSWER_BYTES)
+            if not answer.startswith(b"HTTP/1.1 204 "):
+                raise ConnectionRefusedError("the sandbox's daemon does not hang up")
+            while await reader.read(_MAX_ANSWER_BYTES):
+                pass
+        finally:
+            writer.transport.abort()
+
+    def _stop(self) -> None:
         if self._server is not None:
             self._server.close()
         with contextlib.suppress(FileNotFoundError):
             (self._folder / "link" / CONTROL).unlink()
+
+    async def close(self) -> None:
+        """Listen no more and end what waits; connections that were taken go on."""
+        self._stop()
         while self._waiting:
             self._waiting.popleft()[1].transport.abort()
 

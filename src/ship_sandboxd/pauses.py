@@ -3,7 +3,7 @@
     running ── pause ──► frozen ── after a while, or the processes die ──► parked
        ▲                    │                                                 │
        ├── thawed: memory came back                                           │
-       └── started anew on the same disk: id, uid and token stay, memory is lost
+       └── started anew on the same disk: id, uid and token stay; memory is lost, or read in where it was written out
 
 A frozen sandbox costs memory and comes back at once; a parked one costs nothing but its disk. Both are `paused` for
 clients; `memory_kept` of the record says which it is, and after a resume, which it was. Every function here runs in the
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from . import startup
-from .errors import ApiError, Conflict
+from .errors import ApiError, CheckpointFailed, Conflict
 from .launches import Launches
 from .moments import Moment
 from .records import PAUSED, RESUMING, RUNNING
@@ -43,9 +43,8 @@ class Pauses:
         if keep_memory and sandbox.backend.keeps_memory:
             await self._freeze(sandbox)
         else:
-            await self.park(
-                sandbox, "asked for" if not keep_memory else "this machine cannot freeze processes"
-            )
+            reason = "asked for" if not keep_memory else "this machine cannot freeze processes"
+            await self.park(sandbox, reason, keep_memory=keep_memory)
 
     async def _freeze(self, sandbox: Sandbox) -> None:
         record, backend = sandbox.record, sandbox.backend
@@ -62,20 +61,38 @@ class Pauses:
         self._attend(sandbox)
         self._sync(sandbox)
 
-    async def park(self, sandbox: Sandbox, reason: str) -> None:
-        """End its processes and keep its files; of one that is parked already, nothing happens."""
+    async def park(self, sandbox: Sandbox, reason: str, *, keep_memory: bool = True) -> None:
+        """End its processes and keep its files, and its memory where that is wanted and its backend can write it out; of
+        one that is parked already, nothing happens."""
         record = sandbox.record
         if record.state == PAUSED and record.init is None:
             return
         sandbox.stop_timer()
         sandbox.disconnect()
+        is_written = keep_memory and await self._write_memory_out(sandbox)
         await self._launches.stop(sandbox)
         record.paused = record.paused or Moment.after(0)
-        record.state, record.memory_kept = PAUSED, False
-        sandbox.tell("sandbox parked: its memory is given up, its files are kept", reason=reason)
+        record.state, record.memory_kept = PAUSED, is_written
+        event = "its memory is written out" if is_written else "its memory is given up"
+        sandbox.tell(f"sandbox parked: {event}, its files are kept", reason=reason)
         record.save(sandbox.folder)
         self._attend(sandbox)
         self._sync(sandbox)
+
+    async def _write_memory_out(self, sandbox: Sandbox) -> bool:
+        record, backend = sandbox.record, sandbox.backend
+        if not backend.parks_memory or record.init is None or not record.init.alive:
+            return False
+        if sandbox.watch is not None:
+            sandbox.watch.cancel()
+            sandbox.watch = None
+        await self._launches.close_egress(sandbox)
+        try:
+            await backend.checkpoint(sandbox.folder, record.token, record.cgroups)
+        except CheckpointFailed as error:
+            sandbox.tell("the sandbox's memory cannot be written out", "warning", reason=str(error))
+            return False
+        return True
 
     async def resume(self, sandbox: Sandbox, timeout_s: int) -> bool:
         """Let it run for so many seconds; answers whether it had been paused at all. Raises LaunchFailed, OSError: then it

@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from conftest import Host, eventually
+from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, FileType, Sandbox, SandboxException
 
 pytestmark = pytest.mark.system
@@ -28,6 +29,17 @@ BACKENDS = [
         ),
     ),
 ]
+
+
+COUNT = "i=0; while :; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done"
+SERVER = """
+import asyncio
+async def main():
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 5000)
+    open("/tmp/serving", "w").write("yes")
+    await server.serve_forever()
+asyncio.run(main())
+"""
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
@@ -53,15 +65,18 @@ def upstream() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def host(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, upstream: int
-) -> Iterator[Host]:
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def host(backend: str, tmp_path_factory: pytest.TempPathFactory, upstream: int) -> Iterator[Host]:
     """A host of this backend, in place of the one that other modules share."""
-    data = tmp_path_factory.mktemp(request.param) / "data"
+    data = tmp_path_factory.mktemp(backend) / "data"
     small = data / "templates" / "small"
     small.mkdir(parents=True)
     (small / "template.json").write_text(json.dumps({"memory_mb": 512, "pids": 60}))
-    host = Host(data, ("--backend", request.param, "--upstream", f"tests.internal:80=127.0.0.1:{upstream}"))
+    host = Host(data, ("--backend", backend, "--upstream", f"tests.internal:80=127.0.0.1:{upstream}"))
     yield host
     host.close()
 
@@ -119,8 +134,6 @@ def test_the_way_out_is_the_proxy_and_keeps_to_the_rules(host: Host, shared: San
 
 
 def test_a_port_is_reached_through_the_host(host: Host, shared: Sandbox) -> None:
-    import httpx
-
     shared.commands.run("cd /workspace && echo served > page && python3 -m http.server 4000", background=True)
     headers = {"E2b-Sandbox-Id": shared.sandbox_id, "E2b-Sandbox-Port": "4000"}
     answer = eventually(
@@ -174,6 +187,58 @@ def test_a_command_outlives_the_host_and_its_output_is_not_lost(host: Host, shar
     assert again.commands.run("curl -sS http://tests.internal/again").stdout == "hello from /again"
 
 
+def test_a_paused_sandbox_goes_on_with_its_processes(host: Host) -> None:
+    sandbox = host.create()
+    counting = sandbox.commands.run(COUNT, background=True, timeout=0)
+    sandbox.pause()
+    assert _told(host, sandbox) == ("paused", True)
+    host.restart(kill=True)
+    again = Sandbox.connect(sandbox.sandbox_id, **host.options_of_sdk)
+    assert _told(host, sandbox) == ("running", True)
+    assert counting.pid in [process.pid for process in again.commands.list()]
+    _goes_on(again)
+    again.kill()
+
+
+def test_one_that_is_paused_without_memory_keeps_its_files(host: Host) -> None:
+    sandbox = host.create()
+    sandbox.commands.run("echo kept > /workspace/a; echo kept > /tmp/b; echo kept > /opt/c")
+    sandbox.commands.run("sleep 1000", background=True, timeout=0)
+    sandbox.pause(keep_memory=False)
+    assert host.record(sandbox.sandbox_id)["init"] is None
+    again = Sandbox.connect(sandbox.sandbox_id, **host.options_of_sdk)
+    assert _told(host, sandbox) == ("running", False)
+    assert again.commands.list() == []
+    assert again.commands.run("cat /workspace/a /tmp/b /opt/c").stdout == "kept\n" * 3
+    again.kill()
+
+
+@pytest.mark.parametrize("with_server", [False, True], ids=["calm", "serving"])
+def test_a_parked_sandbox_says_whether_its_memory_came_back(
+    backend: str, own_host: Callable[..., Host], with_server: bool
+) -> None:
+    host = own_host("--backend", backend, "--park-after", "0.2")
+    sandbox = host.create()
+    counting = sandbox.commands.run(COUNT, background=True, timeout=0)
+    if with_server:
+        # Some kernels in user space cannot save a server that waits like this.
+        sandbox.commands.run(f"python3 -c '{SERVER}'", background=True, timeout=0)
+        eventually(lambda: sandbox.commands.run("cat /tmp/serving || true").stdout)
+    eventually(lambda: sandbox.commands.run("cat /tmp/count || true").stdout)
+    sandbox.pause()
+    eventually(lambda: host.record(sandbox.sandbox_id)["init"] is None, 30)
+    host.restart(kill=True)
+    again = Sandbox.connect(sandbox.sandbox_id, **host.options_of_sdk)
+    state, memory_kept = _told(host, sandbox)
+    assert state == "running"
+    if not with_server:
+        assert memory_kept == (backend == "gvisor")
+    assert (counting.pid in [process.pid for process in again.commands.list()]) == memory_kept
+    assert int(again.commands.run("cat /tmp/count").stdout) > 0
+    if memory_kept:
+        _goes_on(again)
+
+
 def test_nothing_is_left_of_a_sandbox(host: Host) -> None:
     sandbox = host.create()
     record = host.record(sandbox.sandbox_id)
@@ -192,6 +257,17 @@ def test_a_sandbox_that_dies_is_noticed(host: Host) -> None:
     os.kill(host.record(sandbox.sandbox_id)["init"]["pid"], signal.SIGKILL)
     eventually(lambda: not sandbox.is_running())
     eventually(lambda: not (host.data / "sandboxes" / sandbox.sandbox_id).exists())
+
+
+def _told(host: Host, sandbox: Sandbox) -> tuple[str, bool]:
+    """The state of a sandbox, and whether its memory is kept."""
+    answer = httpx.get(f"{host.url}/sandboxes/{sandbox.sandbox_id}", headers={"X-API-KEY": API_KEY}).json()
+    return answer["state"], answer["memoryKept"]
+
+
+def _goes_on(sandbox: Sandbox) -> None:
+    before = int(sandbox.commands.run("cat /tmp/count").stdout)
+    eventually(lambda: int(sandbox.commands.run("cat /tmp/count").stdout) > before)
 
 
 def _words(path: Path) -> str:

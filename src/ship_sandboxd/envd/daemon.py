@@ -206,10 +206,10 @@ class Daemon:
 
     async def _hang_up(self, exchange: Exchange) -> None:
         """End every connection with the host, this one last."""
+        if self.link is not None:
+            await self.link.hang_up()
         exchange.reusable = False
         await exchange.respond(204)
-        if self.link is not None:
-            self.link.hang_up()
 
 
 def parse_target(target: str) -> tuple[str, dict[str, str]]:

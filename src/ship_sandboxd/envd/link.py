@@ -44,13 +44,15 @@ class Link:
         self._dial_lines()
         await asyncio.get_running_loop().create_future()
 
-    def hang_up(self) -> None:
-        """End every connection with the host, and the listener of the proxy; begin to dial again."""
+    async def hang_up(self) -> None:
+        """End every connection with the host but the caller's own, and the listener of the proxy; begin to dial again."""
         if self._proxy is not None:
             self._proxy.close()
             self._proxy = None
-        for task in self._tasks:
+        others = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in others:
             task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         self._dial_lines()
 
     def _dial_lines(self) -> None:
