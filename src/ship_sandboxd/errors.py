@@ -11,7 +11,8 @@ HostError                 code, message
     ├── Unsupported       501, part of E2B's protocol that this host does not offer
     ├── LaunchFailed      500, a sandbox that did not come up
     ├── DiskFull          507, no room for what was asked for
-    └── FreezeFailed      500, a sandbox that did not stand still
+    ├── FreezeFailed      500, a sandbox that did not stand still
+    └── CheckpointFailed  500, a sandbox's memory that was not written out
 """
 
 import errno
