@@ -140,7 +140,8 @@ class Pauses:
             await self._launches.start(sandbox)
             record.state, record.paused = RUNNING, None
             record.save(sandbox.folder)
-            await startup.start(sandbox, record.made_of)
+            if not record.memory_kept:
+                await startup.start(sandbox, record.made_of)
         except (ApiError, OSError):
             await self._launches.stop(sandbox)
             record.state, record.paused = PAUSED, paused
