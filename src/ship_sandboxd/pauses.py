@@ -144,7 +144,7 @@ class Pauses:
                 await startup.start(sandbox, record.made_of)
         except (ApiError, OSError):
             await self._launches.stop(sandbox)
-            record.state, record.paused = PAUSED, paused
+            record.state, record.paused, record.memory_kept = PAUSED, paused, False
             with contextlib.suppress(OSError):
                 record.save(sandbox.folder)
             raise
