@@ -23,8 +23,8 @@ _log = logging.getLogger("ship_sandboxd.pool")
 
 
 class Pool:
-    """Keeps as many warm sandboxes of a template as the operator wants: what `counts` says for its name, or its own
-    `warm`. `make` starts one, `end` ends one that is of no use."""
+    """Keeps as many warm sandboxes of a template as the operator wants: what `counts` says for its name or alias, or
+    its own `warm`. `make` starts one, `end` ends one that is of no use."""
 
     def __init__(self, counts: Mapping[str, int], make: Make, end: End) -> None:
         self._counts = counts
@@ -62,7 +62,7 @@ class Pool:
         if self._closed:
             return
         name = template.name
-        wanted = self._counts.get(name, template.warm)
+        wanted = self._counts.get(name, self._counts.get(template.alias, template.warm))
         missing = wanted - len(self._ready.setdefault(name, [])) - self._in_making[name]
         for _ in range(missing):
             self._in_making[name] += 1

@@ -213,6 +213,43 @@ def test_a_start_command_runs_and_is_ready_before_the_sandbox_is_handed_out(
     assert "sleep 1000" in sandbox.commands.run("ps -eo args").stdout
 
 
+def test_a_warm_sandbox_of_a_built_template_has_its_start_command_running(
+    own_host: Callable[..., Host], builder_options: tuple[str, ...]
+) -> None:
+    host = own_host(*builder_options, "--warm", "waiting=1")
+    template = Template().from_base_image().set_start_cmd("exec sleep 1000", "pgrep sleep")
+    Template.build(template, "waiting", api_key=API_KEY, api_url=host.url, memory_mb=512)
+    first = host.create(template="waiting")
+    request = urllib.request.Request(f"{host.url}/metrics", headers={"X-API-KEY": API_KEY})
+
+    def is_waiting() -> bool:
+        with urllib.request.urlopen(request) as answer:
+            lines = answer.read().decode().splitlines()
+        return any("warm_sandboxes{" in line and line.endswith(" 1") for line in lines)
+
+    eventually(is_waiting, 30)
+    second = host.create(template="waiting", envs={"MINE": "1"})
+    assert second.commands.run("pgrep -c sleep; echo $MINE").stdout == "1\n1\n"
+    assert [json.loads(line).get("warm") for line in host.log().splitlines() if "sandbox created" in line][
+        -2:
+    ] == [False, True]
+    assert first.get_info().name == "waiting"
+
+
+def test_a_built_template_outlives_the_host_and_can_be_snapshotted(
+    own_host: Callable[..., Host], builder_options: tuple[str, ...]
+) -> None:
+    host = own_host(*builder_options)
+    template = Template().from_base_image().set_workdir("/srv").run_cmd("echo built > built")
+    Template.build(template, "lasting", api_key=API_KEY, api_url=host.url, memory_mb=512)
+    host.restart(kill=True)
+    sandbox = host.create(template="lasting")
+    assert sandbox.commands.run("cat built").stdout == "built\n"
+    sandbox.files.write("/etc/added", "later")
+    again = host.create(template=sandbox.create_snapshot().snapshot_id)
+    assert again.commands.run("cat built /etc/added").stdout == "built\nlater"
+
+
 def test_a_template_is_built_on_another_one(build: Build, create: Callable[..., Sandbox]) -> None:
     build(Template().from_base_image().set_envs({"A": "1"}).run_cmd("echo below > /opt/below"), "below:v1")
     build(

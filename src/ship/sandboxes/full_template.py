@@ -32,6 +32,12 @@ PACKAGES = (
     "ripgrep",
 )
 _PATH = f"{TARGET}/bin:/opt/code-server/bin:/usr/local/bin:/usr/bin:/bin"
+_PROOFS = (
+    "opencode --version",
+    "code-server --version",
+    "chromium --version",
+    f"python3 -I -c 'import sys; sys.path.insert(0, \"{TARGET}/lib/python\"); import ship_runner.life'",
+)
 _AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -58,7 +64,7 @@ def recipe(context: Path) -> TemplateBuilder:
         )
         .copy("agent", TARGET, gzip=False)
         .copy("runner", TARGET, gzip=False)
-        .run_cmd("opencode --version && code-server --version && chromium --version && ship-runner --help")
+        .run_cmd(f"export HOME=$(mktemp -d); {' && '.join(_PROOFS)}")
     )
 
 

@@ -132,7 +132,8 @@ class SandboxRoutes:
             and shown_state(sandbox) in states
             and metadata.items() <= sandbox.record.metadata.items()
             and parse_time(timestamp(sandbox.record.started_at), "") >= started_after  # as it was told
-            and query.get("template", sandbox.record.template) == sandbox.record.template
+            and query.get("template", sandbox.record.template)
+            in (sandbox.record.template, sandbox.record.made_of.alias)
         ]
         descending = query.get("order", "desc") != "asc"
         found.sort(key=_position, reverse=descending)
@@ -196,7 +197,7 @@ class SandboxRoutes:
             "templateID": record.template,
             "sandboxID": record.id,
             "clientID": "ship",
-            "alias": record.template,
+            "alias": record.made_of.alias or record.template,
             "envdVersion": ENVD_VERSION,
             "envdAccessToken": record.token,
             "domain": self._domain,
@@ -216,7 +217,7 @@ def _listed(sandbox: Sandbox) -> dict[str, Any]:
     record = sandbox.record
     return {
         "templateID": record.template,
-        "alias": record.template,
+        "alias": record.made_of.alias or record.template,
         "sandboxID": record.id,
         "clientID": "ship",
         "startedAt": timestamp(record.started_at),
