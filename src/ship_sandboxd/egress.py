@@ -10,13 +10,14 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from . import nameserver, proxy, redirected
 from .addresses import Address, address_of
 from .gateway import Gateway
 from .listeners import PROXY_PORT, Listeners
-from .names import Names
+from .names import RANGE, Names
 from .refusals import Refusals
 from .rules import Refused, Rules, Unreachable, Upstream, canonical
 
@@ -116,6 +117,7 @@ class Egress:
         """A connection to a host by its name or address, where the rules allow it. The address that is connected to is
         the one that was checked, so a name cannot change in between. Raises Refused."""
         name, addresses = "", []
+        host = self.behind(host)
         try:
             addresses = [address_of(host)]
         except ValueError:
@@ -127,6 +129,20 @@ class Egress:
             self._rules.check_name(name, port)
             addresses = await self._look_up(name)
         return await self._connect(name, self._allowed(name, addresses, port), port)
+
+    def behind(self, host: str) -> str:
+        """The name that an address of ours stands for; anything else as it is. Raises Refused for an address of ours that
+        stands for nothing."""
+        try:
+            address = address_of(host)
+        except ValueError:
+            return host
+        if not isinstance(address, IPv4Address) or address not in RANGE:
+            return host
+        name = self.names.name_at(address)
+        if name is None:
+            raise Refused(f"no name that was looked up stands behind {address}", kind="address")
+        return name
 
     async def check_lookup(self, host: str) -> str:
         """The canonical form of a name that exists, and that the sandbox may look up. Raises Refused."""

@@ -1,14 +1,12 @@
 """Connections of programs that know of no proxy, led to us by the rules of the sandbox's network namespace."""
 
 import asyncio
-import ipaddress
 import socket
 import struct
 from typing import TYPE_CHECKING
 
 from .envd.http1 import BrokenStreamError, Connection
 from .envd.relay import relay
-from .names import RANGE
 from .rules import Refused
 
 if TYPE_CHECKING:
@@ -29,9 +27,9 @@ class Redirected:
         try:
             host, port = _original_destination(writer)
             target = f"{host}:{port}"
-            if host in RANGE:
-                target = f"{self._name(host)}:{port}"
-            server = Connection(*await self._egress.open(target.rpartition(":")[0], port))
+            host = self._egress.behind(host)
+            target = f"{host}:{port}"
+            server = Connection(*await self._egress.open(host, port))
             try:
                 await relay(client, server)
             finally:
@@ -47,14 +45,8 @@ class Redirected:
         finally:
             await client.close()
 
-    def _name(self, address: ipaddress.IPv4Address) -> str:
-        name = self._egress.names.name_at(address)
-        if name is None:
-            raise Refused(f"no name that was looked up stands behind {address}", kind="address")
-        return name
 
-
-def _original_destination(writer: asyncio.StreamWriter) -> tuple[ipaddress.IPv4Address, int]:
+def _original_destination(writer: asyncio.StreamWriter) -> tuple[str, int]:
     """The (address, port) that a redirected connection was meant for."""
     try:
         value = writer.get_extra_info("socket").getsockopt(
@@ -65,4 +57,4 @@ def _original_destination(writer: asyncio.StreamWriter) -> tuple[ipaddress.IPv4A
             "this port is for connections that were meant to go elsewhere", kind="request"
         ) from error
     port, address = _ADDRESS.unpack(value)
-    return ipaddress.IPv4Address(address), port
+    return socket.inet_ntoa(address), port

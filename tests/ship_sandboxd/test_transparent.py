@@ -233,7 +233,7 @@ def ask(sandbox: Sandbox, name: str, kind: int = 1, *options: str) -> tuple[int,
     return int(code), address
 
 
-def test_names_are_answered_if_they_may_be_reached(named: Named, closed: Sandbox) -> None:
+def test_names_are_answered_if_they_may_be_reached(closed: Sandbox, far: TextServer) -> None:
     code, address = ask(closed, "far.example")
     assert code == 0
     assert address_of(address) in RANGE
@@ -242,6 +242,8 @@ def test_names_are_answered_if_they_may_be_reached(named: Named, closed: Sandbox
     assert ask(closed, "far.example", 1, "127.0.0.1") == (0, address)
     assert ask(closed, "far.example", 1, "9.9.9.9", "tcp") == (0, address)
     assert ask(closed, "ship.internal")[0] == 0
+    # A program may look a name up by itself, and then go by the proxy.
+    assert "hello" in closed.commands.run(f"curl -s --noproxy '' http://{address}:{far.port}/").stdout
     for kind in (28, 65, 15, 16, 255):
         assert ask(closed, "far.example", kind) == (0, "-")
         assert ask(closed, "secret.changing.example", kind) == (5, "-")
@@ -412,6 +414,18 @@ def test_rules_and_names_outlive_the_host(
         assert client.put("/sandboxes/none/network", json={}).status_code == 404
     assert "hello" in sandbox.commands.run(f"{ASK} far.example {far.port}").stdout
     host.close()
+
+
+def test_a_sandbox_that_is_started_anew_keeps_its_way_out(named: Named, far: TextServer) -> None:
+    sandbox = named.create(network={"deny_out": ["0.0.0.0/0"], "allow_out": ["far.example"]})
+    sandbox.files.write("/home/user/ask.py", ASK_NAME_SERVER)
+    address = sandbox.commands.run("python3 ask.py far.example 1").stdout.split()[1]
+    sandbox.pause(keep_memory=False)
+    sandbox.connect()
+    assert "hello" in sandbox.commands.run(f"{ASK} {address} {far.port}").stdout
+    assert "hello" in sandbox.commands.run(f"curl -s http://far.example:{far.port}/").stdout
+    failing(sandbox, f"{ASK} changing.example {far.port}")
+    sandbox.kill()
 
 
 def test_too_many_connections_are_broken_off(named: Named, far: TextServer) -> None:
