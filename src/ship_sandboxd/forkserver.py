@@ -1,9 +1,9 @@
-"""A small process that starts sandboxes: forked from the host before that has threads, and forks once per launch.
+"""A small process that starts sandboxes: it has one thread and little memory, and forks once per launch.
 
 The child gives itself a mount namespace, assembles the sandbox's root in it, joins the sandbox's groups, becomes the
 sandbox's uid and then the program that it was asked for. What it mounted ends with that program's namespaces, whether
-or not a host still runs. The fork server ends with its host; until it and every child that has not become its program
-yet are gone, they hold a lock that the next host waits for.
+or not a host still runs. The fork server ends with its host; until both and every child that has not become its program
+yet are gone, they hold a lock that the next host waits for. A fork server that ends alone is started anew.
 """
 
 import asyncio
@@ -11,10 +11,13 @@ import contextlib
 import fcntl
 import gc
 import json
+import logging
 import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,10 +29,12 @@ from .errors import LaunchFailed, SetupError
 from .pids import readable
 from .rootfs import RootPlan, assemble
 
+_log = logging.getLogger("ship_sandboxd.forkserver")
 FIRST_FD = 10
 _MESSAGE_BYTES = 160 * 1024
 _LOCK_TIMEOUT_S = 10.0
 _FAILURE_BYTES = 2000
+_PROGRAM = "from ship_sandboxd.forkserver import main; main()"
 _DEFAULT_SIGNALS = (signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ)
 
 
@@ -55,30 +60,48 @@ class Launch:
 class ForkServer:
     """The host's side of it."""
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
+    def __init__(self, lock: int, stage: str) -> None:
+        self._lock = lock
+        self._stage = stage
         self._turn = asyncio.Lock()
+        self._channel = self._spawn()
 
     @classmethod
     def start(cls, data: Path, stage: str) -> "ForkServer":
-        """Fork it; to be called before this process has threads. Waits for the launches of an earlier host on this
-        data folder. `stage` is the folder that no sandbox must inherit what is mounted on, or empty.
+        """Start it in this process's mount namespace. Waits for the launches of an earlier host on this data folder.
+        `stage` is the folder that no sandbox must inherit what is mounted on, or empty.
 
         Raises SetupError `launches_under_way`.
         """
-        lock = _take_lock(data / "launches.lock")
+        return cls(_take_lock(data / "launches.lock"), stage)
+
+    def close(self) -> None:
+        """Let it end. What it has started runs on."""
+        self._channel.close()
+        self._process.wait()
+        os.close(self._lock)
+
+    def _spawn(self) -> socket.socket:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
-            try:
-                here.close()
-                _serve(there, lock, stage)
-            finally:
-                os._exit(0)
-        os.close(lock)
-        there.close()
+        with there:
+            theirs = (there.fileno(), self._lock)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, *map(str, theirs), self._stage],
+                pass_fds=theirs,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         here.setblocking(False)
         here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _MESSAGE_BYTES)
-        return cls(here)
+        return here
+
+    def _respawn(self) -> None:
+        self._channel.close()
+        self._process.kill()
+        self._process.wait()
+        _log.error("the process that starts sandboxes has ended: another one takes its place")
+        self._channel = self._spawn()
 
     async def launch(self, launch: Launch, log: int, device: int | None, theirs: Sequence[int]) -> int:
         """Start a child and wait until it runs its program; answers its pid. It finds `theirs` as descriptors from
@@ -106,19 +129,46 @@ class ForkServer:
         message = json.dumps({**asdict(launch), "has_device": has_device}).encode()
         if len(message) > _MESSAGE_BYTES:
             raise LaunchFailed("too many mounts or layers for one sandbox", "root_too_large")
-        async with self._turn:
-            try:
-                socket.send_fds(self._channel, [message], given)
-                await readable(self._channel.fileno())
-                answer = json.loads(self._channel.recv(_MESSAGE_BYTES))
-            except (OSError, ValueError) as error:
-                raise LaunchFailed(
-                    "the process that starts sandboxes has ended: restart the sandbox host",
-                    "fork_server_ended",
-                ) from error
+        await self._turn.acquire()
+        try:
+            self._send(message, given)
+            answer = asyncio.create_task(self._answer())
+        except BaseException:
+            self._turn.release()
+            raise
+        answer.add_done_callback(lambda _: self._turn.release())
+        try:
+            # Whoever asks may go away; the answer must be read all the same, or the next one would take it for its own.
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            answer.add_done_callback(_end_unwanted)
+            raise
+
+    def _send(self, message: bytes, given: list[int]) -> None:
+        try:
+            socket.send_fds(self._channel, [message], given)
+        except (BrokenPipeError, ConnectionResetError):
+            self._respawn()
+            socket.send_fds(self._channel, [message], given)
+
+    async def _answer(self) -> int:
+        try:
+            await readable(self._channel.fileno())
+            answer = json.loads(self._channel.recv(_MESSAGE_BYTES))
+        except (OSError, ValueError) as error:
+            self._respawn()
+            raise LaunchFailed(
+                "the process that starts sandboxes ended just now: try again", "fork_server_ended"
+            ) from error
         if "pid" not in answer:
             raise LaunchFailed(f"no process can be made: {answer['error']}", "no_process_left")
         return int(answer["pid"])
+
+
+def _end_unwanted(answer: "asyncio.Task[int]") -> None:
+    if not answer.cancelled() and answer.exception() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(answer.result(), signal.SIGKILL)
 
 
 def _take_lock(path: Path) -> int:
@@ -139,17 +189,16 @@ def _take_lock(path: Path) -> int:
             return lock
 
 
-def _serve(channel: socket.socket, lock: int, stage: str) -> None:
+def main() -> None:
+    """The fork server itself; its arguments are the descriptors of the channel and the lock, and the stage."""
+    channel, lock, stage = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    for fd in (channel, lock):
+        os.set_inheritable(fd, False)
+    _serve(socket.socket(fileno=channel), stage)
+
+
+def _serve(channel: socket.socket, stage: str) -> None:
     """Fork a child for each message, until the host has ended."""
-    kept = sorted({channel.fileno(), lock})
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)
-    start = 3
-    for fd in kept:
-        os.closerange(start, fd)
-        start = fd + 1
-    os.closerange(start, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the host decides when this ends
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
