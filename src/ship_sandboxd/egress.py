@@ -105,6 +105,8 @@ class Egress:
             task = asyncio.current_task()
             if task is None or len(self._connections) >= MAX_CONNECTIONS:
                 writer.transport.abort()
+                limit = Refused(f"this sandbox has {MAX_CONNECTIONS} connections already", kind="limit")
+                self.refusals.record("TCP", "unknown", limit)
                 return
             self._connections[task] = None
             task.add_done_callback(self._connections.pop)
@@ -196,6 +198,9 @@ class Egress:
         failure = "no address"
         task = asyncio.current_task()
         for address in addresses:
+            self._rules.check(
+                name, address, port
+            )  # again: they may have changed while another address was tried
             if task in self._connections:
                 self._connections[task] = Destination(name, address, port)
             try:

@@ -33,7 +33,7 @@ def _look_up(host: str) -> list[str]:
 
 class Gateway:
     """`upstreams` are the reserved names, `private` the special addresses that sandboxes may reach. `refusals` counts what
-    was not let through since the start, by the kind of the reason: rule, address, reserved, request, unreachable."""
+    was not let through since the start, by the kind of the reason: rule, address, reserved, request, limit, unreachable."""
 
     def __init__(
         self,

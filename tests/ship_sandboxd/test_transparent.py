@@ -444,5 +444,6 @@ def test_too_many_connections_are_broken_off(named: Named, far: TextServer) -> N
     )
     sandbox.files.write("/tmp/many.py", f"import socket\nsocket.getaddrinfo('far.example', 80)\n{code}")
     assert int(sandbox.commands.run("python3 /tmp/many.py").stdout) >= 600 - 512
+    assert any("512 connections" in line["reason"] for line in named.refusals(sandbox))
     eventually(lambda: "hello" in sandbox.commands.run(f"{ASK} far.example {far.port} || true").stdout, 30)
     sandbox.kill()
