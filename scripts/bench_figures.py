@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-KEYS = ("min", "p50", "p95", "p99")
+KEYS = ("best", "p50", "p95", "p99")
 
 
 @dataclass(frozen=True)
@@ -29,31 +29,40 @@ class Figure:
         if self.goal is None:
             return None
         median = statistics.median(self.samples)
-        return median >= self.goal if self.unit.endswith("/s") else median <= self.goal
+        return median >= self.goal if self.is_rate else median <= self.goal
+
+    @property
+    def is_rate(self) -> bool:
+        """More is better."""
+        return self.unit.endswith("/s")
+
+    def summary(self) -> dict[str, float]:
+        """Of its samples, see ``summary``."""
+        return summary(self.samples, is_rate=self.is_rate)
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        summed = {"unit": self.unit, **summary(self.samples)}
+        summed = {"unit": self.unit, **self.summary()}
         if self.floor:
-            summed["floor"] = summary(self.floor)
+            summed["floor"] = summary(self.floor, is_rate=self.is_rate)
         if self.goal is not None:
             summed |= {"goal": self.goal, "met": self.met}
         return summed
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """How many, the least, the median, and what 95 and 99 of a hundred stay under."""
-    ordered = sorted(values)
+def summary(values: Sequence[float], *, is_rate: bool = False) -> dict[str, float]:
+    """How many, the best, the median, and what 95 and 99 of a hundred are at least as good as."""
+    ordered = sorted(values, reverse=is_rate)
 
-    def below(share: float) -> float:
+    def at(share: float) -> float:
         return round(ordered[round(share * (len(ordered) - 1))], 3)
 
     return {
         "n": len(ordered),
-        "min": round(ordered[0], 3),
+        "best": round(ordered[0], 3),
         "p50": round(statistics.median(ordered), 3),
-        "p95": below(0.95),
-        "p99": below(0.99),
+        "p95": at(0.95),
+        "p99": at(0.99),
     }
 
 
@@ -61,14 +70,14 @@ def table(section: str, figures: Sequence[Figure]) -> Table:
     """The figures for people."""
     floors, goals = any(figure.floor for figure in figures), any(figure.goal for figure in figures)
     shown = Table(title=section, title_justify="left", title_style="bold")
-    for heading in ("figure", "n", "least", "median", "p95", "p99", "unit"):
+    for heading in ("figure", "n", "best", "median", "p95", "p99", "unit"):
         shown.add_column(heading, justify="left" if heading in ("figure", "unit") else "right")
     if floors:
         shown.add_column("plain", justify="right")
     if goals:
         shown.add_column("goal", justify="right")
     for figure in figures:
-        of = summary(figure.samples)
+        of = figure.summary()
         row = [figure.name, str(of["n"]), *(_number(of[key]) for key in KEYS), figure.unit]
         if floors:
             row.append(_number(statistics.median(figure.floor)) if figure.floor else "")
@@ -86,7 +95,7 @@ def machine() -> str:
 def _goal(figure: Figure) -> str:
     if figure.goal is None:
         return ""
-    bound = "≥" if figure.unit.endswith("/s") else "≤"
+    bound = "≥" if figure.is_rate else "≤"
     colour = "green" if figure.met else "red"
     return f"[{colour}]{bound} {_number(figure.goal)}[/{colour}]"
 
