@@ -109,8 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--blobs",
         default="",
-        metavar="DIR",
-        help="where layers and snapshots are kept; several hosts may share it. Default: DATA/blobs",
+        metavar="DIR|S3",
+        help="where layers and snapshots are kept: a folder or s3://BUCKET/PREFIX?endpoint=URL; several hosts may share it. "
+        "Default: DATA/blobs",
     )
     parser.add_argument(
         "--debian-root",
@@ -210,6 +211,8 @@ def _warm(text: str) -> tuple[str, int]:
 
 
 def _blobs(arguments: argparse.Namespace) -> str:
+    if arguments.blobs.startswith("s3://"):
+        return str(arguments.blobs)
     return str(Path(arguments.blobs or arguments.data / "blobs").resolve())
 
 

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import json
 import logging
 import os
 import re
@@ -29,10 +30,14 @@ from .moments import boot_id
 
 _PREFIX, _SUFFIX = "layers/", ".tar.zst"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_BOOT_FILE, _SYNCED = "boot", ".synced"
+_BOOT_FILE, _HOST_FILE, _SYNCED = "boot", "host", ".synced"
 _PIECE_BYTES = 1024 * 1024
-# A layer is stored before the snapshot that names it: one that nothing names may be about to be named.
-_GRACE_S = 3600.0
+# A layer is stored before anything names it, and a host tells only from time to time what it needs: one that nobody
+# names may be about to be named.
+_GRACE_S = 24 * 3600.0
+_NEEDS, _NEEDS_SUFFIX = "hosts/", ".json"
+# A host that has not told what it needs for so long is gone.
+_HOST_GONE_S = 30 * 24 * 3600.0
 _PROGRAMS = ("tar", "zstd")
 # What overlayfs notes about the file system that an upper folder was made on; it means nothing on another one.
 _PLACE_BOUND = ("origin", "impure", "nlink", "upper", "uuid", "protattr")
@@ -76,7 +81,7 @@ class Layers:
                 whole = same_boot or path.with_suffix(_SYNCED).exists()
                 if not (_DIGEST.fullmatch(path.name) and whole):
                     shutil.rmtree(path)
-            elif path.suffix != _SYNCED or not path.with_suffix("").is_dir():
+            elif path.name != _HOST_FILE and (path.suffix != _SYNCED or not path.with_suffix("").is_dir()):
                 path.unlink()
         boot.write_text(boot_id())
 
@@ -178,10 +183,11 @@ class Layers:
                     del self._held[digest]
 
     async def collect(self) -> list[str]:
-        """Delete what nothing on this host and nothing in the store needs; answers the digests."""
+        """Delete what nothing on this host needs, and from the store what no host needs; answers the digests."""
         stored = await self._blobs.keys(_PREFIX)
         needed = {digest for holder in self._holders for digest in holder()} | set(self._held)
         needed |= set(self._unpacking)
+        needed_by_any = await self._tell_needs(needed)
         gone = []
         for path in list(self._folder.iterdir()):
             if _DIGEST.fullmatch(path.name) and path.name not in needed:
@@ -193,12 +199,31 @@ class Layers:
                 gone.append(path.name)
         for key, written in stored.items():
             digest = key.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-            if digest not in needed and time.time() - written > _GRACE_S:
+            if digest not in needed_by_any and time.time() - written > _GRACE_S:
                 await self._blobs.delete(key)
                 gone.append(digest)
         if gone:
             _log.info("layers collected", extra={"count": len(set(gone))})
         return sorted(set(gone))
+
+    async def _tell_needs(self, needed: set[str]) -> set[str]:
+        """Let the other hosts on the store know; answers what any of them needs."""
+        await self._blobs.write(
+            f"{_NEEDS}{self._host_id()}{_NEEDS_SUFFIX}", json.dumps(sorted(needed)).encode()
+        )
+        found = set(needed)
+        for key, written in (await self._blobs.keys(_NEEDS)).items():
+            if time.time() - written > _HOST_GONE_S:
+                await self._blobs.delete(key)
+            else:
+                found |= set(json.loads(await self._blobs.read(key)))
+        return found
+
+    def _host_id(self) -> str:
+        path = self._folder / _HOST_FILE
+        if not path.exists():
+            path.write_text(secrets.token_hex(8))
+        return path.read_text()
 
     def _scratch(self, suffix: str) -> Path:
         return self._folder / f"new-{secrets.token_hex(8)}{suffix}"

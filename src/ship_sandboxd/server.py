@@ -20,7 +20,7 @@ from .api.snapshots import SnapshotRoutes
 from .api.telemetry import TelemetryRoutes
 from .api.templates import TemplateRoutes
 from .backend import Backend, Backends
-from .blobs import FolderBlobs
+from .blobs import Blobs, FolderBlobs
 from .bubblewrap import Bubblewrap
 from .builds import Builds
 from .captures import Captures
@@ -41,6 +41,7 @@ from .metrics import Metrics
 from .openapi import with_document
 from .records import DEFAULT_TENANT
 from .rootfs import Roots
+from .s3 import S3Blobs
 from .sandboxes import Sandboxes
 from .settings import Settings
 from .snapshots import Snapshots
@@ -118,7 +119,8 @@ class Store:
     """What outlives sandboxes: layers, and what is made of them."""
 
     def __init__(self, settings: Settings) -> None:
-        blobs, data = FolderBlobs(Path(settings.blobs)), settings.data
+        data, in_bucket = settings.data, settings.blobs.startswith("s3://")
+        blobs: Blobs = S3Blobs(settings.blobs) if in_bucket else FolderBlobs(Path(settings.blobs))
         self.layers = Layers(data / "layers", blobs)
         debian = DebianRoot(data / "debian", self.layers, STORAGE_UID, settings.debian_root)
         self.catalogue = Catalogue(data / "catalogue", data / "templates", debian)

@@ -230,11 +230,11 @@ def test_layers_that_nothing_needs_are_collected(own_host: MakeHost) -> None:
     for name in (dropped, used):
         Sandbox.delete_snapshot(name.snapshot_id, **host.options_of_sdk)
     layers = host.data / "blobs" / "layers"
-    old = time.time() - 7200
+    old = time.time() - 2 * 24 * 3600
     for path in layers.iterdir():
         os.utime(path, (old, old))
     host.restart()
-    # What the first two share and what a sandbox lies on stay; an hour is the time that a new layer has to be named.
+    # What the first two share and what a sandbox lies on stay; a new layer has a day to be named.
     eventually(lambda: len(list(layers.iterdir())) == 2)
     assert host.create(template=kept.snapshot_id).files.read("/home/user/a.txt") == "a"
     user.kill()

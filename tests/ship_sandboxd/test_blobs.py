@@ -1,0 +1,102 @@
+"""One contract for every store of blobs: a folder, and a bucket of a real S3 server where the libraries for it are."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import eventually
+
+from ship_sandboxd.blobs import BlobMissing, Blobs, FolderBlobs
+from ship_sandboxd.errors import SetupError
+from ship_sandboxd.s3 import S3Blobs
+
+needs_s3 = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("obstore", "moto")),
+    reason="obstore and moto[server] are not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of an empty bucket."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "moto.server", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+
+    def up() -> bool:
+        try:
+            return httpx.put(f"{endpoint}/layers-bucket").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    eventually(up, 30)
+    yield f"s3://layers-bucket/some/prefix?endpoint={endpoint}&region=us-east-1"
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=needs_s3)])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+    if request.param == "folder":
+        return FolderBlobs(tmp_path / "store")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    return S3Blobs(request.getfixturevalue("bucket"))
+
+
+async def test_what_was_put_is_there_whole(blobs: Blobs, tmp_path: Path) -> None:
+    content = os.urandom(20 * 1024 * 1024 + 7)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(content)
+    await blobs.put("layers/big.tar.zst", source)
+    await blobs.fetch("layers/big.tar.zst", target)
+    assert target.read_bytes() == content
+
+
+async def test_a_small_blob_is_replaced_and_deleted(blobs: Blobs, tmp_path: Path) -> None:
+    await blobs.write("snapshots/a.json", b"1")
+    await blobs.write("snapshots/a.json", b"2")
+    assert await blobs.read("snapshots/a.json") == b"2"
+    await blobs.delete("snapshots/a.json")
+    await blobs.delete("snapshots/a.json")
+    with pytest.raises(BlobMissing):
+        await blobs.read("snapshots/a.json")
+    with pytest.raises(BlobMissing):
+        await blobs.fetch("snapshots/a.json", tmp_path / "nothing")
+
+
+async def test_keys_are_listed_by_prefix_with_their_age(blobs: Blobs) -> None:
+    for key in ("one/a.json", "one/b.json", "other/c.json"):
+        await blobs.write(key, b"x")
+    found = await blobs.keys("one/")
+    assert set(found) == {"one/a.json", "one/b.json"}
+    assert all(abs(time.time() - written) < 60 for written in found.values())
+    assert await blobs.keys("none/") == {}
+
+
+@needs_s3
+async def test_a_bucket_that_does_not_answer_is_an_error_of_the_machine() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    blobs = S3Blobs(f"s3://bucket?endpoint=http://127.0.0.1:{port}&region=us-east-1")
+    with pytest.raises(OSError, match="store of blobs"):
+        await blobs.read("snapshots/a.json")
+
+
+@needs_s3
+@pytest.mark.parametrize("url", ["s3://", "http://bucket/x", "s3://bucket?secret=x"])
+def test_a_wrong_address_is_refused(url: str) -> None:
+    with pytest.raises(SetupError, match="is not s3://"):
+        S3Blobs(url)
