@@ -228,6 +228,10 @@ class Sandboxes:
 
     async def _time_is_over(self, sandbox: Sandbox) -> None:
         record = sandbox.record
+        if record.state == RUNNING and record.end.left_s > 0:
+            # It was given more time just now, or the timer was a little early.
+            self._attend(sandbox)
+            return
         if record.state == RUNNING and record.on_timeout == KILL:
             sandbox.tell("sandbox reached its timeout")
             await self._end(sandbox)
