@@ -175,6 +175,8 @@ class Connection:
         self._buffer = bytearray()
         self._eof = False
         self.left = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         sock = writer.get_extra_info("socket")
         self._tcp = sock if sock is not None and sock.family != socket.AF_UNIX else None
         if self._tcp is not None:
@@ -236,8 +238,21 @@ class Connection:
             yield piece
 
     async def send(self, data: bytes) -> None:
-        self._writer.write(data)
+        """Send, and wait while too much of it is on its way. What is sent without a pause between goes out together:
+        each piece would cost a system call here and wake the peer once more."""
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes >= CHUNK_BYTES:
+            self._write()
+        elif len(self._pending) == 1:
+            asyncio.get_running_loop().call_soon(self._write)
         await self._writer.drain()
+
+    def _write(self) -> None:
+        if self._pending:
+            data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+            self._pending, self._pending_bytes = [], 0
+            self._writer.write(data)
 
     async def pass_on(self, framing: tuple[str, int], target: Connection) -> None:
         """Send the message's body to another connection, framed as it came; a long one moves inside the kernel."""
@@ -250,6 +265,7 @@ class Connection:
 
     async def send_file(self, fd: int, start: int, size: int) -> None:
         """Send a part of a file. Raises BrokenStreamError when the file has become shorter."""
+        self._write()
         with os.fdopen(os.dup(fd), "rb", buffering=0) as file:
             sent = await asyncio.get_running_loop().sendfile(self._writer.transport, file, start, size)
         if sent < size:
@@ -291,7 +307,8 @@ class Connection:
 
     async def flush(self, data: bytes) -> None:
         """Send, and wait until the kernel has taken all of it."""
-        self._writer.write(data)
+        self._pending.append(data)
+        self._write()
         self._writer.transport.set_write_buffer_limits(0)
         try:
             await self._writer.drain()
@@ -305,6 +322,7 @@ class Connection:
 
     def write_eof(self) -> None:
         """Tell the peer that nothing more will come; what it sends is still read."""
+        self._write()
         if self._writer.transport.is_closing():
             return
         if self._writer.can_write_eof():
@@ -326,9 +344,11 @@ class Connection:
         """Break the connection off (over TCP with a reset), so that the peer cannot take it for a proper end."""
         if self._tcp is not None and not self._writer.transport.is_closing():
             self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._pending = []
         self._writer.transport.abort()
 
     async def close(self) -> None:
+        self._write()
         self._writer.close()
         with contextlib.suppress(OSError, EOFError):  # gone already, which is what we want
             await self._writer.wait_closed()

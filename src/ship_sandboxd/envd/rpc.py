@@ -132,7 +132,6 @@ async def serve_server_stream(exchange: Exchange, method: ServerStream) -> None:
         await _send_head(exchange)
         await _send_end(exchange, {"error": error.body()})
         return
-    await _send_head(exchange)
     sending = asyncio.ensure_future(_send_answers(exchange, method(call, message)))
     leaving = asyncio.ensure_future(exchange.connection.peer_closed())
     try:
@@ -150,6 +149,7 @@ async def serve_server_stream(exchange: Exchange, method: ServerStream) -> None:
 async def _send_answers(exchange: Exchange, answers: AsyncGenerator[Message, None]) -> None:
     end: Message = {}
     try:
+        await _send_head(exchange)
         async for answer in answers:
             await _send(exchange, answer)
     except RpcError as error:
