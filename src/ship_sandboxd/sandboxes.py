@@ -142,12 +142,15 @@ class Sandboxes:
         return sandbox
 
     async def _launch(self, sandbox: Sandbox, state: str) -> None:
+        record = sandbox.record
         try:
             _make_folders(sandbox)
             await self._launches.start(sandbox)
-            sandbox.record.state = state
-            sandbox.record.save(sandbox.folder)
-            await startup.start(sandbox, sandbox.record.made_of)
+            await startup.start(sandbox, record.made_of)
+            # Its time begins when it is there to be used.
+            record.state = state
+            record.started_at, record.end = round(time.time(), 3), Moment.after(record.timeout_s)
+            record.save(sandbox.folder)
         except BaseException:
             await asyncio.shield(self._end(sandbox))
             raise

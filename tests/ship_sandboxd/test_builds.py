@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +206,13 @@ def test_a_start_command_runs_and_is_ready_before_the_sandbox_is_handed_out(
         Template()
         .from_base_image()
         .set_workdir("/srv")
-        .set_start_cmd("sleep 0.3; echo up > ready; exec sleep 1000", wait_for_file("/srv/ready"))
+        .set_start_cmd("sleep 2; echo up > ready; exec sleep 1000", wait_for_file("/srv/ready"))
     )
     build(template, "started")
-    sandbox = create("started")
+    sandbox = create("started", timeout=60)
+    # The time that it took to be ready is not taken from the sandbox's own.
+    left = sandbox.get_info().end_at - datetime.now(UTC)
+    assert left.total_seconds() > 58
     assert sandbox.files.read("/srv/ready") == "up\n"
     assert "sleep 1000" in sandbox.commands.run("ps -eo args").stdout
 
