@@ -28,17 +28,18 @@ from .errors import CheckpointFailed, LaunchFailed, SetupError
 from .forkserver import ForkServer, Launch
 from .lines import Lines
 from .listeners import PROXY_PORT, Listeners
-from .pids import ProcessIdentity, find_by_argument
+from .pids import ProcessIdentity
 from .rootfs import PreparedRoot, RootPlan, Roots
 
 _READY_TIMEOUT_S = 30.0
 _CHECKPOINT_TIMEOUT_S = 60.0
-_PROGRAMS = ("runsc", "runsc-sandbox")  # the file server ends with the kernel
+_PROGRAMS = ("runsc", "runsc-sandbox", "runsc-gofer")
 _BUNDLE, _MEMORY = "gvisor", "memory"
 _LIBRARY, _LINK = "/run/envd/lib", "/run/envd/link"
 _DAEMON = f"import sys; sys.path.insert(0, '{_LIBRARY}'); from envd.daemon import main; main()"
 # The host changes what is in the one while the sandbox runs; runsc would keep the other in memory.
 _MOUNTS = {_LINK: "ro", "/tmp": "rw"}  # noqa: S108 - a path of the sandbox
+_NEWER_OPTIONS = ("--overlay2=none", "--directfs=false")
 _SLOW_PLATFORM = "ptrace"
 # There, each process of a sandbox costs a thread of the machine for each thread of its kernel.
 _MAX_PROCESSES_PTRACE = 128
@@ -72,7 +73,16 @@ class GVisor:
     def __init__(self, program: str, forks: ForkServer, roots: Roots, daemon: Path, freezes: bool) -> None:
         self.keeps_memory = freezes
         self._program = program
-        self._platform = _platform(program)
+        flags = _flags(program)
+        self._platform = "systrap" if "systrap" in flags else _SLOW_PLATFORM
+        self._options = [
+            f"--platform={self._platform}",
+            "--network=none",
+            "--ignore-cgroups",
+            "--host-uds=open",
+        ]
+        # Of newer builds: writes go to the sandbox's disk, and the file server alone opens files.
+        self._options += [option for option in _NEWER_OPTIONS if option.partition("=")[0][1:] in flags]
         self._forks = forks
         self._roots = roots
         self._daemon = daemon
@@ -167,8 +177,7 @@ class GVisor:
         await asyncio.to_thread(_flush, target)
 
     def _command(self, folder: Path, *words: str) -> list[str]:
-        options = [f"--root={folder / _BUNDLE / 'state'}", f"--platform={self._platform}", "--network=none"]
-        return [self._program, *options, "--ignore-cgroups", "--host-uds=open", *words]
+        return [self._program, f"--root={folder / _BUNDLE / 'state'}", *self._options, *words]
 
     async def connect(self, folder: Path) -> Streams:
         return await (await self._opened(folder)).take()
@@ -192,7 +201,7 @@ class GVisor:
         for process in (init, monitor):
             if process is not None:
                 await process.wait()
-        while found := find_by_argument(_PROGRAMS, name):
+        while found := _find(name):
             for process in found:
                 await process.kill()
         await self._forget(name)
@@ -217,10 +226,22 @@ class GVisor:
             await found.close()
 
 
-def _platform(program: str) -> str:
-    """How the kernel gets hold of system calls: by the faster way, where this build has it."""
-    flags = subprocess.run([program, "flags"], capture_output=True, text=True, check=False)
-    return "systrap" if "systrap" in flags.stdout + flags.stderr else _SLOW_PLATFORM
+def _find(name: str, *programs: str) -> list[ProcessIdentity]:
+    """Processes of runsc that one of their arguments, or a folder in it, names as this sandbox's."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended while we were looking
+            program, *words = path.read_bytes().split(b"\0")
+            is_runsc = program.rpartition(b"/")[2].decode(errors="replace") in (programs or _PROGRAMS)
+            if is_runsc and any(name.encode() in word.split(b"/") for word in words):
+                found.append(ProcessIdentity.of(int(path.parent.name)))
+    return [process for process in found if process is not None]
+
+
+def _flags(program: str) -> str:
+    """What runsc says of the options that it knows."""
+    told = subprocess.run([program, "flags"], capture_output=True, text=True, check=False)
+    return told.stdout + told.stderr
 
 
 def _write_bundle(spec: LaunchSpec, plan: RootPlan) -> None:
@@ -260,8 +281,7 @@ def _listeners(folder: Path) -> Listeners:
 
 def _processes(spec: LaunchSpec) -> tuple[ProcessIdentity, ProcessIdentity]:
     """The kernel and the file server of a sandbox that runs."""
-    kernel = find_by_argument(("runsc-sandbox",), spec.id)
-    files = find_by_argument(("runsc-gofer",), str(spec.folder / _BUNDLE))
+    kernel, files = _find(spec.id, "runsc-sandbox"), _find(spec.id, "runsc-gofer")
     if not kernel or not files:
         raise LaunchFailed("runsc refused")
     return kernel[0], files[0]

@@ -1,16 +1,20 @@
 """What every backend must do, whatever it isolates sandboxes with: one suite, run on each that this machine has."""
 
+import contextlib
 import http.server
 import json
 import os
+import random
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import traces
 from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, FileType, Sandbox, SandboxException
 
@@ -213,6 +217,22 @@ def test_one_that_is_paused_without_memory_keeps_its_files(host: Host) -> None:
     again.kill()
 
 
+def test_a_snapshot_holds_what_was_written_last(host: Host) -> None:
+    sandbox = host.create()
+    sandbox.commands.run("sleep 1000", background=True, timeout=0)
+    sandbox.commands.run("mkdir /opt/d; for i in $(seq 50); do echo $i > /opt/d/$i; done; rm -r /srv")
+    snapshot = sandbox.create_snapshot()
+    assert len(sandbox.commands.list()) == 1
+    sandbox.commands.run("rm -r /opt/d")
+    copy = host.create(template=snapshot.snapshot_id)
+    assert (
+        copy.commands.run("cat /opt/d/* | wc -l; cat /opt/d/50; test -e /srv || echo gone").stdout
+        == "50\n50\ngone\n"
+    )
+    for made in (sandbox, copy):
+        made.kill()
+
+
 @pytest.mark.parametrize("with_server", [False, True], ids=["calm", "serving"])
 def test_a_parked_sandbox_says_whether_its_memory_came_back(
     backend: str, own_host: Callable[..., Host], with_server: bool
@@ -248,8 +268,31 @@ def test_nothing_is_left_of_a_sandbox(host: Host) -> None:
     eventually(lambda: not any(_alive(record[name]["pid"]) for name in ("init", "monitor")))
     assert not [folder for folder in record["cgroups"] if Path(folder).exists()]
     eventually(lambda: not list((host.data / "trash").iterdir()))
-    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if sandbox.sandbox_id in _words(path)]
+    eventually(lambda: _processes_of({sandbox.sandbox_id}) == [])
     assert not [line for line in Path("/proc/mounts").read_text().splitlines() if str(host.data) in line]
+
+
+def test_a_host_that_dies_while_it_makes_a_sandbox_leaves_nothing(
+    backend: str, own_host: Callable[..., Host]
+) -> None:
+    host = own_host("--backend", backend)
+    chance = random.Random(7)
+    for _ in range(3):
+        asking = threading.Thread(target=_ask, args=(host,))
+        asking.start()
+        names = eventually(lambda: {folder.name for folder in (host.data / "sandboxes").iterdir()})
+        time.sleep(chance.uniform(0, 0.6))  # the moment is what the test varies
+        host.stop(kill=True)
+        asking.join()
+        host.start()
+        kept = {folder.name for folder in (host.data / "sandboxes").iterdir()}
+        assert _processes_of(names - kept) == []
+        for name in kept:
+            sandbox = Sandbox.connect(name, **host.options_of_sdk)
+            assert sandbox.commands.run("echo whole", timeout=60).stdout == "whole\n"
+            sandbox.kill()
+        assert _processes_of(names) == []
+        assert traces.groups(names) == []
 
 
 def test_a_sandbox_that_dies_is_noticed(host: Host) -> None:
@@ -257,6 +300,11 @@ def test_a_sandbox_that_dies_is_noticed(host: Host) -> None:
     os.kill(host.record(sandbox.sandbox_id)["init"]["pid"], signal.SIGKILL)
     eventually(lambda: not sandbox.is_running())
     eventually(lambda: not (host.data / "sandboxes" / sandbox.sandbox_id).exists())
+
+
+def _ask(host: Host) -> None:
+    with contextlib.suppress(httpx.HTTPError):  # the host dies meanwhile
+        httpx.post(f"{host.url}/v2/sandboxes", json={"templateID": "base"}, headers={"X-API-KEY": API_KEY})
 
 
 def _told(host: Host, sandbox: Sandbox) -> tuple[str, bool]:
@@ -270,11 +318,15 @@ def _goes_on(sandbox: Sandbox) -> None:
     eventually(lambda: int(sandbox.commands.run("cat /tmp/count").stdout) > before)
 
 
-def _words(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+def _processes_of(names: set[str]) -> list[str]:
+    """The command lines that one of the names is in, be it in a path."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = path.read_text(errors="replace")
+            if any(name in words for name in names):
+                found.append(words)
+    return found
 
 
 def _alive(pid: int) -> bool:
