@@ -148,11 +148,20 @@ def _tree(pid: int) -> Iterator[int]:
 
 
 def _disk(init: int, folder: Path) -> tuple[int, int]:
-    """(used, total) of the file system below the sandbox's root; that of the host where the two are not kept apart."""
-    # A root on a disk of its own answers for that disk; of another, only home is sure to be on the host's.
-    place = "root" if (folder / DISK_IMAGE).exists() else "root/home/user"
+    """(used, total) of the disk that its root lies on; of the host's, where sandboxes have none of their own."""
+    image = folder / DISK_IMAGE
     try:
-        status = os.statvfs(f"/proc/{init}/{place}")
-    except OSError:
-        status = os.statvfs(folder)
+        size = image.stat()
+    except FileNotFoundError:
+        return _filled(folder)
+    with contextlib.suppress(OSError):
+        used, total = _filled(Path(f"/proc/{init}/root"))
+        if 0 < total <= size.st_size:
+            return used, total
+    # Behind a kernel of its own the root is not to be seen from here: what the image takes up is.
+    return size.st_blocks * 512, size.st_size
+
+
+def _filled(place: Path) -> tuple[int, int]:
+    status = os.statvfs(place)
     return (status.f_blocks - status.f_bfree) * status.f_frsize, status.f_blocks * status.f_frsize

@@ -210,12 +210,12 @@ def test_prometheus_reads_numbers_of_the_whole_host(own_host: Callable[..., Host
 def test_a_shortage_of_memory_is_counted_and_in_the_log(own_host: Callable[..., Host]) -> None:
     host = own_host()
     (host.data / "templates" / "small").mkdir(parents=True)
-    (host.data / "templates" / "small" / "template.json").write_text('{"memory_mb": 64}')
+    (host.data / "templates" / "small" / "template.json").write_text('{"memory_mb": 256}')
     if not httpx.get(f"{host.url}/health").json()["limits"]["memory"]:
         pytest.skip("memory is not limited on this machine")
     sandbox = host.create(template="small")
     with pytest.raises(CommandExitException):
-        sandbox.commands.run("python3 -c 'x = bytearray(200_000_000)'")
+        sandbox.commands.run("python3 -c 'x = bytearray(600_000_000)'")
     eventually(lambda: "memory_shortages_total{backend=" in get(host, "/metrics").text)
     text = get(host, "/metrics").text
     assert float(text.partition('memory_shortages_total{backend="bubblewrap"} ')[2].split()[0]) >= 1

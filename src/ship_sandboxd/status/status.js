@@ -135,7 +135,7 @@ class Row {
     this.pill.className = `pill ${sandbox.state}`;
     this.pill.textContent = sandbox.state;
     this.age.textContent = duration(Date.now() - Date.parse(sandbox.startedAt));
-    this.end.textContent = running ? `${duration(Date.parse(sandbox.endAt) - Date.now())} left` : "keeps its files";
+    this.end.textContent = running ? `${duration(Date.parse(sandbox.endAt) - Date.now())} left` : `keeps ${sandbox.memoryKept ? "memory and files" : "its files"}`;
     this.pause.textContent = running ? "Pause" : "Resume";
     const cores = `${sandbox.cpuCount} ${sandbox.cpuCount === 1 ? "core" : "cores"}`;
     if (metric && running) {
