@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
-from .splice import CannotSplice, Splice, write_all
+from .splice import CannotSplice, Splice, save, write_all
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 256
@@ -475,8 +475,7 @@ class Exchange:
     async def save_body(self, fd: int) -> None:
         """Write the request's body to a file."""
         await self._splice_body(fd)
-        async for piece in self.body():
-            await asyncio.get_running_loop().run_in_executor(None, write_all, fd, piece)
+        await save(self.body(), fd)
 
     async def _splice_body(self, target: Connection | int) -> None:
         """What can be moved inside the kernel; the rest is what `body` gives from then on."""

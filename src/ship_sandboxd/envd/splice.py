@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 PIPE_BYTES = 1024 * 1024
 
@@ -95,6 +95,24 @@ class Splice:
             await ready.wait()
         finally:
             remove(fd)
+
+
+async def save(pieces: AsyncIterator[bytes], fd: int) -> None:
+    """Write to a file what comes piece by piece, in a thread: many pieces at once, while the next ones are read."""
+    loop = asyncio.get_running_loop()
+    writing = loop.run_in_executor(None, write_all, fd, b"")
+    held, held_bytes = [], 0
+    try:
+        async for piece in pieces:
+            held.append(piece)
+            held_bytes += len(piece)
+            if held_bytes >= PIPE_BYTES:
+                await writing
+                writing = loop.run_in_executor(None, write_all, fd, b"".join(held))
+                held, held_bytes = [], 0
+    finally:
+        await writing
+    await loop.run_in_executor(None, write_all, fd, b"".join(held))
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -9,13 +9,14 @@ import os
 import stat
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 from .account import Account
 from .filesystem import METADATA_PREFIX, read_metadata
 from .http1 import CHUNK_BYTES, Exchange, ProtocolError
 from .multipart import parameter, parts
 from .rpc import MAX_MESSAGE_BYTES, Message, RpcError, basic_username, decode, encode
-from .splice import write_all
+from .splice import save
 
 METADATA_HEADER_PREFIX = "x-metadata-"
 MAX_METADATA_KEY_BYTES = 246
@@ -74,8 +75,8 @@ class Transfer:
             body = _decoded(exchange.body(), encoding)
             written = await self._upload_parts(body, content_type, query.get("path", ""), metadata, user)
         elif query.get("path"):
-            save = exchange.save_body if not encoding else _saving(_decoded(exchange.body(), encoding))
-            written = [await self._write(self._account.path(query["path"], user), save, metadata)]
+            how = exchange.save_body if not encoding else partial(save, _decoded(exchange.body(), encoding))
+            written = [await self._write(self._account.path(query["path"], user), how, metadata)]
         else:
             raise TransferError(400, "the query parameter 'path' is missing")
         await exchange.respond(200, encode_list(written), "application/json")
@@ -95,7 +96,9 @@ class Transfer:
             target = path or part.filename
             if not target:
                 raise TransferError(400, "a file has neither a path nor a file name")
-            written.append(await self._write(self._account.path(target, user), _saving(part.data), metadata))
+            written.append(
+                await self._write(self._account.path(target, user), partial(save, part.data), metadata)
+            )
         if not written:
             raise TransferError(400, "no file was sent")
         return written
@@ -115,11 +118,11 @@ class Transfer:
             raise transfer_error(error, str(error.filename or destination)) from error
         await exchange.respond(200, encode(_written(destination)), "application/json")
 
-    async def _write(self, path: str, save: Save, metadata: dict[str, str]) -> Message:
+    async def _write(self, path: str, how: Save, metadata: dict[str, str]) -> Message:
         try:
             fd = await asyncio.get_running_loop().run_in_executor(None, _create, path)
             try:
-                await save(fd)
+                await how(fd)
                 _set_metadata(fd, metadata)
             finally:
                 os.close(fd)
@@ -133,22 +136,6 @@ class Transfer:
             return self._account.require(username or asked)
         except RpcError as error:
             raise TransferError(401, str(error)) from error
-
-
-def _saving(data: AsyncIterator[bytes]) -> Save:
-    """Writes to a file what comes piece by piece: each piece in a thread, while the next one is read."""
-
-    async def save(fd: int) -> None:
-        loop = asyncio.get_running_loop()
-        writing = loop.run_in_executor(None, write_all, fd, b"")
-        try:
-            async for piece in data:
-                await writing
-                writing = loop.run_in_executor(None, write_all, fd, piece)
-        finally:
-            await writing
-
-    return save
 
 
 def encode_list(messages: list[Message]) -> bytes:
