@@ -32,6 +32,7 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+FUZZ_HOST = settings(FUZZ, max_examples=50)
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -129,7 +130,7 @@ def test_a_path_fits_a_route_or_not(segments: list[str]) -> None:
 
 
 @pytest.mark.system
-@FUZZ
+@FUZZ_HOST
 @given(
     st.dictionaries(st.sampled_from(FIELDS), ANY_JSON, max_size=5),
     st.dictionaries(st.sampled_from(NETWORK), ANY_JSON, max_size=4),
@@ -145,7 +146,7 @@ def test_no_wish_for_a_sandbox_breaks_the_host(
 
 
 @pytest.mark.system
-@FUZZ
+@FUZZ_HOST
 @given(st.dictionaries(st.sampled_from(QUERY), st.text(max_size=40), max_size=4))
 def test_no_query_breaks_the_host(host: Host, shared: Sandbox, query: dict[str, str]) -> None:
     one = f"/sandboxes/{shared.sandbox_id}"
@@ -162,7 +163,7 @@ def test_no_query_breaks_the_host(host: Host, shared: Sandbox, query: dict[str, 
 
 
 @pytest.mark.system
-@FUZZ
+@FUZZ_HOST
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_host(host: Host, noise: bytes) -> None:
     with raw(host) as connection:

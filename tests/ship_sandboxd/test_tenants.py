@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -100,11 +101,15 @@ def test_a_tenant_finds_lists_changes_and_ends_only_its_own(
 
     assert [seen(red), seen(blue), seen(host.options_of_sdk)] == [[sandbox.sandbox_id], [], []]
     for key in (BLUE, API_KEY):
-        assert status(host, one, key) == 404
-        assert status(host, f"{one}/connect", key, "POST") == 404
-        assert status(host, f"{one}/timeout", key, "POST") == 404
-        assert status(host, f"{one}/logs", key) in (404, 501)
-        assert status(host, f"{one}/metrics", key) in (404, 501)
+        for path in ("", "/logs", "/metrics"):
+            assert status(host, one + path, key) == 404
+        for path in ("connect", "timeout", "pause", "resume", "refreshes", "snapshots", "fork"):
+            assert status(host, f"{one}/{path}", key, "POST") == 404, path
+        assert status(host, f"{one}/network", key, "PUT") == 404
+        found = httpx.get(
+            f"{host.url}/sandboxes/metrics?sandbox_ids={sandbox.sandbox_id}", headers={"X-API-KEY": key}
+        )
+        assert found.json() == {"sandboxes": {}}
         assert status(host, one, key, "DELETE") == 404
     assert not Sandbox.kill(sandbox.sandbox_id, **blue)
     with pytest.raises(SandboxException):
@@ -114,6 +119,49 @@ def test_a_tenant_finds_lists_changes_and_ends_only_its_own(
     moved = {**red, "api_url": host.url, "sandbox_url": host.url}
     assert [seen(moved), seen({**blue, "api_url": host.url})] == [[sandbox.sandbox_id], []]
     assert Sandbox.kill(sandbox.sandbox_id, **moved)
+
+
+def test_a_snapshot_is_its_tenant_s_own(own_host: Callable[..., Host], tmp_path: Path) -> None:
+    host = own_host("--keys", str(keys_file(tmp_path, {"red": [RED], "blue": [BLUE]})))
+
+    def call(key: str, method: str, path: str, body: object = None) -> httpx.Response:
+        return httpx.request(method, host.url + path, headers={"X-API-KEY": key}, json=body, timeout=60)
+
+    made = call(RED, "POST", "/v2/sandboxes", {"templateID": "base", "timeout": 60}).json()
+    snapshot = call(RED, "POST", f"/sandboxes/{made['sandboxID']}/snapshots", {"name": "mine"})
+    if snapshot.status_code == 501:
+        pytest.skip("this machine cannot make snapshots")
+    name = snapshot.json()["snapshotID"]
+    assert [each["snapshotID"] for each in call(RED, "GET", "/snapshots").json()] == [name]
+    for key in (BLUE, API_KEY):
+        assert call(key, "GET", "/snapshots").json() == []
+        assert call(key, "POST", "/v2/sandboxes", {"templateID": name}).status_code == 404
+        assert call(key, "GET", f"/templates/{quote(name, safe='')}").status_code == 404
+        assert call(key, "DELETE", f"/templates/{quote(name, safe='')}").status_code == 404
+    copy = call(RED, "POST", "/v2/sandboxes", {"templateID": name, "timeout": 60})
+    assert copy.status_code == 201
+    assert call(RED, "DELETE", f"/templates/{quote(name, safe='')}").status_code == 204
+
+
+def test_a_template_is_its_tenant_s_own(own_host: Callable[..., Host], tmp_path: Path) -> None:
+    """The same name means another template to each."""
+    host = own_host("--keys", str(keys_file(tmp_path, {"red": [RED], "blue": [BLUE]})))
+
+    def call(key: str, method: str, path: str, body: object = None) -> httpx.Response:
+        return httpx.request(method, host.url + path, headers={"X-API-KEY": key}, json=body)
+
+    made = call(RED, "POST", "/v3/templates", {"name": "mine"}).json()
+    one = f"/templates/{made['templateID']}"
+    build = f"{one}/builds/{made['buildID']}"
+    assert call(RED, "GET", one).status_code == 200
+    for path in (one, f"{build}/status", f"{build}/logs", f"{one}/tags", f"{one}/files/{'a' * 64}"):
+        assert call(BLUE, "GET", path).status_code == 404, path
+    assert call(BLUE, "PATCH", one, {"public": True}).status_code == 404
+    assert call(BLUE, "POST", f"/v2{build}", {"fromImage": "debian:bookworm", "steps": []}).status_code == 404
+    assert call(BLUE, "DELETE", one).status_code == 404
+    assert made["templateID"] not in call(BLUE, "GET", "/templates").text
+    other = call(BLUE, "POST", "/v3/templates", {"name": "mine"}).json()
+    assert other["templateID"] != made["templateID"]
 
 
 def test_one_idempotency_key_of_two_tenants_makes_two_sandboxes(
