@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from conftest import API_KEY, Host, eventually
 
@@ -75,6 +76,7 @@ def environment(host: Host) -> dict[str, str]:
         "E2B_API_KEY": API_KEY,
         "E2B_API_URL": host.url,
         "E2B_SANDBOX_URL": host.url,
+        "HOST_ROOT": httpx.get(f"{host.url}/health").json()["root"],
         "TERM": "dumb",
         "NO_COLOR": "1",
     }

@@ -1,4 +1,4 @@
-"""The daemon goes on when the programs of its sandbox have used up what there is: processes, descriptors, disk."""
+"""The daemon goes on when the programs of its sandbox have used up what there is: processes, descriptors, memory, disk."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import Host, eventually
-from e2b import FilesystemEventType, NotEnoughSpaceException, Sandbox, SandboxException
+from e2b import CommandExitException, FilesystemEventType, NotEnoughSpaceException, Sandbox, SandboxException
 
 pytestmark = pytest.mark.system
 
@@ -66,8 +66,24 @@ def test_a_program_without_descriptors_is_alone_with_that(small: Sandbox) -> Non
     assert hog.kill()
 
 
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("exec python3 -c 'bytearray(2 << 30)'", "signal: killed: out of memory"),
+        ("python3 -c 'bytearray(2 << 30)'; exit $?", "exit status 137: out of memory"),
+    ],
+)
+def test_a_command_that_memory_ended_says_so(host: Host, small: Sandbox, command: str, error: str) -> None:
+    if not httpx.get(f"{host.url}/health").json()["limits"]["memory"]:
+        pytest.skip("this machine cannot limit memory")
+    with pytest.raises(CommandExitException) as raised:
+        small.commands.run(command)
+    assert raised.value.error == error
+    assert small.commands.run("echo well").stdout == "well\n"
+
+
 def test_a_full_disk_is_told_and_can_be_emptied(host: Host, small: Sandbox) -> None:
-    if not json.loads(httpx.get(f"{host.url}/health").text)["limits"].get("disk"):
+    if not httpx.get(f"{host.url}/health").json()["limits"]["disk"]:
         pytest.skip("this machine cannot limit disks")
     for options in ({"use_octet_stream": True}, {"use_octet_stream": False}):
         with pytest.raises(NotEnoughSpaceException):
