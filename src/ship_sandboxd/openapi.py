@@ -18,6 +18,7 @@ _COUNT: Shape = {"type": "integer", "minimum": 0}
 _FLAG: Shape = {"type": "boolean"}
 _TIME: Shape = {"type": "string", "format": "date-time"}
 _STRINGS: Shape = {"type": "object", "additionalProperties": _STRING}
+_DIRECTION: Shape = {"type": "string", "enum": ["forward", "backward"]}
 _LEVEL: Shape = {"type": "string", "enum": ["debug", "info", "warn", "error"]}
 
 
@@ -110,6 +111,39 @@ _SCHEMAS: dict[str, Shape] = {
         }
     ),
     "LogEntry": _object({"timestamp": _TIME, "level": _LEVEL, "message": _STRING, "fields": _STRINGS}),
+    "NewTemplate": _object(
+        {"name": _STRING}, {"tags": _list(_STRING), "cpuCount": _COUNT, "memoryMB": _COUNT}
+    ),
+    "Template": _object(
+        {
+            "templateID": _STRING,
+            "buildID": _STRING,
+            "names": _list(_STRING),
+            "aliases": _list(_STRING),
+            "public": _FLAG,
+            "cpuCount": _COUNT,
+            "memoryMB": _COUNT,
+            "diskSizeMB": _COUNT,
+            "createdAt": _TIME,
+            "updatedAt": _TIME,
+            "spawnCount": _COUNT,
+            "buildCount": _COUNT,
+            "buildStatus": _STRING,
+            "envdVersion": _STRING,
+        },
+        {"createdBy": {"type": "null"}, "lastSpawnedAt": {"type": ["string", "null"]}},
+    ),
+    "BuildLogEntry": _object({"timestamp": _TIME, "level": _LEVEL, "message": _STRING}, {"step": _STRING}),
+    "BuildStatus": _object(
+        {
+            "templateID": _STRING,
+            "buildID": _STRING,
+            "status": {"type": "string", "enum": ["waiting", "building", "ready", "error"]},
+            "logs": _list(_STRING),
+            "logEntries": _list(_ref("BuildLogEntry")),
+        },
+        {"reason": {"type": "object"}},
+    ),
     "Health": _object({"status": _STRING, "isolation": _STRING, "url": _STRING}),
     "Team": _object({"teamID": _STRING, "name": _STRING, "apiKey": _STRING, "isDefault": _FLAG}),
 }
@@ -200,13 +234,90 @@ _TOLD: dict[tuple[str, str], tuple[str, dict[str, Shape], Shape | None, dict[str
         {
             "cursor": {**_COUNT, "description": "Milliseconds since 1970"},
             "limit": _COUNT,
-            "direction": {"type": "string", "enum": ["forward", "backward"]},
+            "direction": _DIRECTION,
             "level": _LEVEL,
             "search": _STRING,
         },
         None,
         {"200": _object({"logs": _list(_ref("LogEntry"))})},
     ),
+}
+
+_TEMPLATE = "/templates/{templateID}"
+_BUILD = f"{_TEMPLATE}/builds/{{buildID}}"
+_UPLOAD = f"{_TEMPLATE}/files/{{hash}}"
+_TAGS: Shape = _list(_STRING)
+_ANNOUNCED = {"202": _object({"templateID": _STRING, "buildID": _STRING})}
+_BUILD_LOG = {"limit": _COUNT, "level": _LEVEL}
+_CHANGED: Shape = _object({}, {"public": _FLAG})
+_TOLD |= {
+    ("POST", "/v3/templates"): ("Announce a build", {}, _ref("NewTemplate"), {**_ANNOUNCED}),
+    ("POST", "/v2/templates"): ("Announce a build", {}, _ref("NewTemplate"), {**_ANNOUNCED}),
+    ("GET", "/v2/templates"): ("Templates, by pages", _PAGING, None, {"200": _list(_ref("Template"))}),
+    ("GET", "/templates"): ("Templates", {}, None, {"200": _list(_ref("Template"))}),
+    ("GET", "/templates/aliases/{alias}"): (
+        "The template of a name",
+        {},
+        None,
+        {"200": _object({"templateID": _STRING, "public": _FLAG})},
+    ),
+    ("POST", "/templates/tags"): (
+        "Put tags on a build",
+        {},
+        _object({"target": _STRING, "tags": _TAGS}),
+        {"201": _object({"tags": _TAGS, "buildID": _STRING})},
+    ),
+    ("DELETE", "/templates/tags"): (
+        "Take tags away",
+        {},
+        _object({"name": _STRING, "tags": _TAGS}),
+        {"204": None},
+    ),
+    ("GET", _TEMPLATE): (
+        "One template and its builds",
+        _PAGING,
+        None,
+        {"200": _object({"templateID": _STRING, "builds": _list({"type": "object"})})},
+    ),
+    ("PATCH", _TEMPLATE): ("Change a template", {}, _CHANGED, {"200": _object({"names": _TAGS})}),
+    ("PATCH", f"/v2{_TEMPLATE}"): ("Change a template", {}, _CHANGED, {"200": _object({"names": _TAGS})}),
+    ("DELETE", _TEMPLATE): ("Delete a template or a snapshot", {}, None, {"204": None}),
+    ("GET", f"{_TEMPLATE}/tags"): ("Its tags", {}, None, {"200": _list({"type": "object"})}),
+    ("POST", f"/v2{_BUILD}"): (
+        "Start a build by its steps",
+        {},
+        _object(
+            {},
+            {
+                "fromImage": _STRING,
+                "fromTemplate": _STRING,
+                "steps": _list({"type": "object"}),
+                "startCmd": _STRING,
+                "readyCmd": _STRING,
+                "force": _FLAG,
+            },
+        ),
+        {"202": None},
+    ),
+    ("GET", f"{_BUILD}/status"): (
+        "How far a build is, and what it said",
+        {"logsOffset": _COUNT, **_BUILD_LOG},
+        None,
+        {"200": _ref("BuildStatus")},
+    ),
+    ("GET", f"{_BUILD}/logs"): (
+        "What a build has said",
+        {"cursor": _COUNT, "direction": _DIRECTION, **_BUILD_LOG},
+        None,
+        {"200": _object({"logs": _list(_ref("BuildLogEntry"))})},
+    ),
+    ("GET", _UPLOAD): (
+        "Where to send the files of a copy step, if they are not there yet",
+        {},
+        None,
+        {"201": _object({"present": _FLAG, "url": _STRING})},
+    ),
+    ("PUT", _UPLOAD): ("Send them, by the signed address", {}, None, {"200": None}),
 }
 
 

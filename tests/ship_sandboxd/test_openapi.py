@@ -43,6 +43,16 @@ def test_every_path_that_is_told_is_served(host: Host) -> None:
                     assert offered.status_code == 501, (method, path)
 
 
+def test_everything_that_is_offered_is_told_in_words(host: Host) -> None:
+    outlined = [
+        (method, path)
+        for path, operations in told(host)["paths"].items()
+        for method, operation in operations.items()
+        if operation["summary"] == "As in E2B's protocol"
+    ]
+    assert outlined == []
+
+
 def test_every_shape_that_is_named_is_there(host: Host) -> None:
     found = told(host)
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(found)))
@@ -64,6 +74,7 @@ def test_what_is_answered_has_the_fields_that_are_told(host: Host, shared: Sandb
     fits(get("/v2/sandboxes")[0], "ListedSandbox")
     fits(get(f"{one}/metrics")[0], "Metric")
     fits(get("/teams")[0], "Team")
+    fits(get("/templates")[0], "Template")
     fits(get("/sandboxes/nothere"), "Error")
     made = httpx.post(f"{host.url}/v2{one}/connect", headers={"X-API-KEY": API_KEY}, json={"timeout": 60})
     fits(made.json(), "Handle")
