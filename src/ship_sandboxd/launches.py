@@ -13,7 +13,7 @@ from .errors import LaunchFailed
 from .gateway import Gateway
 from .layers import Layers
 from .listeners import NAMES_PORT, OPENED, REDIRECTED_PORT, Listeners
-from .records import CREATING, RESUMING, SandboxRecord
+from .records import RESUMING, SandboxRecord
 from .sandbox import Sandbox
 from .templates import PATH
 
@@ -121,8 +121,9 @@ class Launches:
         if sandbox.egress is not None:
             sandbox.egress.update(self._gateway.rules(sandbox.record.network, sandbox.record.allow_internet))
 
-    async def stop(self, sandbox: Sandbox, *, for_good: bool = False) -> None:
-        """End its processes, frozen or not, and what they used; its files stay, or are of no use if `for_good`."""
+    async def stop(self, sandbox: Sandbox, *, for_good: bool = False, search: bool = False) -> None:
+        """End its processes, frozen or not, and what they used; its files stay, or are of no use if `for_good`. `search`
+        for them where the record may not know them."""
         if sandbox.watch is not None:
             sandbox.watch.cancel()
             sandbox.watch = None
@@ -131,7 +132,7 @@ class Launches:
         record = sandbox.record
         if for_good and record.monitor is not None:
             sandbox.backend.abandon(sandbox.folder, record.monitor)
-        if record.init is not None or record.state in (CREATING, RESUMING):
+        if record.init is not None or search:
             await sandbox.backend.end(record.id, record.init, record.monitor, record.cgroups)
             record.init = record.monitor = None
         try:

@@ -67,12 +67,19 @@ class Pauses:
         record = sandbox.record
         if record.state == PAUSED and record.init is None:
             return
+        before = record.state, record.paused, record.memory_kept
+        record.state, record.paused, record.memory_kept = PAUSED, record.paused or Moment.after(0), False
+        try:
+            # Written first: a host that finds its processes gone must not take it for one that has ended.
+            record.save(sandbox.folder)
+        except OSError:
+            record.state, record.paused, record.memory_kept = before
+            raise
         sandbox.stop_timer()
         sandbox.disconnect()
         is_written = keep_memory and await self._write_memory_out(sandbox)
-        await self._launches.stop(sandbox)
-        record.paused = record.paused or Moment.after(0)
-        record.state, record.memory_kept = PAUSED, is_written
+        await self._launches.stop(sandbox, search=before[0] == RESUMING)
+        record.memory_kept = is_written
         event = "its memory is written out" if is_written else "its memory is given up"
         sandbox.tell(f"sandbox parked: {event}, its files are kept", reason=reason)
         record.save(sandbox.folder)
@@ -143,7 +150,7 @@ class Pauses:
             if not record.memory_kept:
                 await startup.start(sandbox, record.made_of)
         except (ApiError, OSError):
-            await self._launches.stop(sandbox)
+            await self._launches.stop(sandbox, search=True)
             record.state, record.paused, record.memory_kept = PAUSED, paused, False
             with contextlib.suppress(OSError):
                 record.save(sandbox.folder)

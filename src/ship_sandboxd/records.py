@@ -10,7 +10,14 @@ from .moments import Moment
 from .pids import ProcessIdentity
 from .templates import Mount, Template
 
-CREATING, WARM, RUNNING, PAUSED, RESUMING = "creating", "warm", "running", "paused", "resuming"
+CREATING, WARM, RUNNING, PAUSED, RESUMING, ENDING = (
+    "creating",
+    "warm",
+    "running",
+    "paused",
+    "resuming",
+    "ending",
+)
 KILL, PAUSE = "kill", "pause"
 DEFAULT_TENANT = "default"
 FILE_NAME = "sandbox.json"
@@ -63,8 +70,9 @@ class SandboxRecord:
 
     @property
     def frozen(self) -> bool:
-        """Paused with its memory: no process runs, all are there."""
-        return self.state == PAUSED and self.init is not None
+        """Paused with its memory: no process runs, all are there. One that has processes and does not keep them was
+        being parked."""
+        return self.state == PAUSED and self.init is not None and self.memory_kept
 
     def save(self, folder: Path) -> None:
         """Replace the file in one step, so that a crash or a full disk leaves the old one or the new one. Raises OSError."""

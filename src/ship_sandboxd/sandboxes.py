@@ -25,7 +25,18 @@ from .launches import Launches
 from .moments import Moment
 from .pauses import Pauses
 from .pool import Pool
-from .records import DEFAULT_TENANT, KILL, PAUSE, PAUSED, RESUMING, RUNNING, WARM, SandboxRecord
+from .records import (
+    CREATING,
+    DEFAULT_TENANT,
+    ENDING,
+    KILL,
+    PAUSE,
+    PAUSED,
+    RESUMING,
+    RUNNING,
+    WARM,
+    SandboxRecord,
+)
 from .sandbox import Sandbox, gone
 from .settings import PARK_AFTER_S
 from .templates import Template
@@ -375,7 +386,13 @@ class Sandboxes:
         record = sandbox.record
         sandbox.stop_timer()
         await sandbox.cut_changes()
-        await self._launches.stop(sandbox, for_good=True)
+        search = record.state in (CREATING, RESUMING, ENDING)
+        record.state = ENDING
+        with contextlib.suppress(
+            OSError
+        ):  # there may be no folder yet, or no room; it is only for a crash from here on
+            record.save(sandbox.folder)
+        await self._launches.stop(sandbox, for_good=True, search=search)
         self._throw_away(sandbox.folder)
         self._sandboxes.pop(record.id, None)
         if record.uid is not None:
@@ -439,7 +456,7 @@ class Sandboxes:
             self._attend(sandbox)
             self._launches.watch_memory(sandbox)
             await self._launches.find_egress(sandbox)
-        elif record.state == PAUSED and (alive or record.init is None):
+        elif record.state == PAUSED and (record.init is None or (alive and record.frozen)):
             self._attend(sandbox)
             if alive:
                 self._launches.watch_memory(sandbox)

@@ -334,3 +334,39 @@ def test_a_supervisor_that_dies_takes_its_sandbox_along_and_a_pausing_one_is_par
     assert "sandbox ended by itself" in host.log()
     eventually(lambda: pausing.get_info().state == SandboxState.PAUSED)
     assert pausing.connect().files.read("/home/user/kept.txt") == "kept"
+
+
+@pytest.mark.parametrize("processes_live", [True, False])
+def test_a_host_that_died_while_it_parked_leaves_a_parked_sandbox(
+    own_host: MakeHost, processes_live: bool
+) -> None:
+    host = own_host()
+    sandbox = host.create()
+    sandbox.files.write("/home/user/kept.txt", "kept")
+    before = boot_id(sandbox)
+    host.stop(kill=True)
+    path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "state": "paused", "memory_kept": False}))
+    if not processes_live:
+        os.kill(record["init"]["pid"], signal.SIGKILL)
+    host.start()
+    told = details(host, sandbox)
+    assert (told["state"], told["memoryKept"]) == ("paused", False)
+    eventually(lambda: not _lives(record["init"]["pid"]))
+    again = sandbox.connect()
+    assert again.files.read("/home/user/kept.txt") == "kept"
+    assert boot_id(again) != before
+
+
+def test_a_host_that_died_while_it_ended_a_sandbox_ends_it(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create(lifecycle={"on_timeout": "pause", "auto_resume": False})
+    host.stop(kill=True)
+    path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "state": "ending"}))
+    host.start()
+    assert rest(host, "GET", f"/sandboxes/{sandbox.sandbox_id}").status_code == 404
+    assert not path.exists()
+    assert not _lives(record["init"]["pid"])
