@@ -71,6 +71,13 @@ def test_many_first_uses_at_once_start_one_faked(host: Host) -> None:
     sandbox.kill()
 
 
+def test_what_an_earlier_life_has_left_behind_is_not_believed(host: Host) -> None:
+    sandbox = host.create()
+    out(sandbox, "chmod 555 /dev/shm; echo 12345:1 > /tmp/.faked")
+    assert out(sandbox, "sudo id -u; sudo id -u; pgrep -c faked") == "0\n0\n1\n"
+    sandbox.kill()
+
+
 def test_a_terminal_of_root_works(shared: Sandbox) -> None:
     said = bytearray()
     terminal = shared.pty.create(PtySize(24, 80), user="root", timeout=20)
