@@ -64,6 +64,15 @@ def sleeping_tests() -> Iterator[str]:
                     yield f"{path.relative_to(ROOT)}:{call.lineno}: wait for a condition, not for {length_s} s"
 
 
+def tests_named_twice() -> Iterator[str]:
+    """Two test modules of one name cannot be collected in one run."""
+    seen: dict[str, Path] = {}
+    for path in tracked("tests/**/test_*.py"):
+        first = seen.setdefault(path.name, path)
+        if first != path:
+            yield f"{path.relative_to(ROOT)}: has the name of {first.relative_to(ROOT)}"
+
+
 def unlocked() -> Iterator[str]:
     """Every direct dependency is pinned."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -105,6 +114,7 @@ RULES = (
     unfinished,
     empty_names,
     sleeping_tests,
+    tests_named_twice,
     unlocked,
     located_packages,
     broken_scripts,
