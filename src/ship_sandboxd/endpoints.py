@@ -24,7 +24,7 @@ class Https:
     def reload(self) -> None:
         """Renew or read again what clients are shown."""
         if self.authority is not None:
-            self.authority.renew()
+            self.authority.refresh()
         self.certificate.reload()
 
 

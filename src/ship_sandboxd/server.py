@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import signal
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from hmac import compare_digest
@@ -181,7 +182,8 @@ async def serve(settings: Settings, machine: Machine) -> None:
         tenants.reload()
         endpoints.reload()
 
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    # A person who closes the terminal means the host to stop; from anyone else it means a look at the files.
+    loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdout.isatty() else reload)
     gateway = Gateway(settings.upstreams, settings.private, redirects=machine.redirects)
     store = Store(settings)
     sandboxes = _sandboxes(settings, machine, gateway, store)

@@ -76,6 +76,13 @@ class LocalAuthority:
             said = error.stderr.decode(errors="replace").strip()
             raise SetupError(f"openssl made no certificate: {said}", "certificate_invalid") from error
 
+    def refresh(self) -> None:
+        """The same as `renew` while the host runs: a failure is logged."""
+        try:
+            self.renew()
+        except (OSError, subprocess.CalledProcessError) as error:
+            _log.error("the certificate cannot be renewed", extra={"reason": str(error)})
+
     def renew(self) -> None:
         """Make the certificate if there is none, or if it soon ends."""
         soon = str(_RENEW_DAYS * 24 * 3600)

@@ -16,7 +16,7 @@ import websockets
 from conftest import API_KEY, Host, eventually
 from e2b import Sandbox
 
-from ship_sandboxd import visits
+from ship_sandboxd import tls, visits
 from ship_sandboxd.errors import SetupError
 from ship_sandboxd.tls import Certificate, LocalAuthority
 
@@ -297,6 +297,18 @@ def test_the_authority_vouches_for_its_domain_alone(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert not verify(made.authority, stolen, "bank.example")
+
+
+def test_a_certificate_that_soon_ends_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = LocalAuthority(tmp_path, "one.test")
+    before, authority = made.server.read_bytes(), made.authority.read_bytes()
+    made.refresh()
+    assert made.server.read_bytes() == before
+    monkeypatch.setattr(tls, "_RENEW_DAYS", 400)
+    made.refresh()
+    assert made.server.read_bytes() != before
+    assert made.authority.read_bytes() == authority
+    Certificate(made.server, None)
 
 
 def test_a_certificate_of_the_operator_is_shown_and_read_again(
