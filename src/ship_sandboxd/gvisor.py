@@ -90,6 +90,8 @@ class GVisor:
 
     async def launch(self, spec: LaunchSpec) -> Launched:
         memory, taken = spec.folder / _MEMORY, spec.folder / f"{_MEMORY}.taken"
+        for leftover in (taken, spec.folder / f"{_MEMORY}.new"):
+            await _remove(leftover)
         if spec.resumes and memory.is_dir():
             # Taken before it is used: what the sandbox does from now on, the memory would not know of.
             memory.rename(taken)
