@@ -1,5 +1,6 @@
 """What a build says: entries with a time and a level, in one file each, kept while the template is."""
 
+import contextlib
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -41,14 +42,15 @@ class BuildLog:
         return cls(path, entries)
 
     def add(self, level: str, message: str, step: str = "") -> None:
-        """Say something; past the bound it is left out, but for errors."""
+        """Say something; past the bound it is left out, but for errors. A disk that is full does not stop a build from
+        saying how it ends."""
         if len(self.entries) > MAX_ENTRIES and level != "error":
             return
         if len(self.entries) == MAX_ENTRIES:
             message = "the log is too long: what follows is left out"
         entry = LogEntry(time.time(), level, message[:MAX_LINE], step)
         self.entries.append(entry)
-        with self._path.open("a") as file:
+        with contextlib.suppress(OSError), self._path.open("a") as file:
             file.write(json.dumps(asdict(entry)) + "\n")
 
 
