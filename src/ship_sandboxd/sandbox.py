@@ -55,6 +55,10 @@ class Sandbox:
     async def connect(self) -> Streams:
         """A connection to its daemon. Raises OSError when that does not answer."""
         reader, writer = await self.backend.connect(self.folder)
+        if self.record.state == PAUSED:
+            # A frozen daemon's socket still takes connections, and this one came too late to be broken by `disconnect`.
+            writer.transport.abort()
+            raise ConnectionAbortedError("the sandbox was paused meanwhile")
         self._visits.add(writer)
         return reader, writer
 

@@ -1,8 +1,10 @@
 """Pausing and resuming: frozen, parked, by hand, by timeout, by a request, and over a kill of the host."""
 
+import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +15,11 @@ import httpx
 import pytest
 from conftest import API_KEY, Host, eventually
 from e2b import Sandbox, SandboxQuery, SandboxState
+
+from ship_sandboxd import sandbox as sandbox_module
+from ship_sandboxd.moments import Moment
+from ship_sandboxd.records import PAUSED, RUNNING, SandboxRecord
+from ship_sandboxd.templates import Template
 
 pytestmark = pytest.mark.system
 
@@ -370,3 +377,31 @@ def test_a_host_that_died_while_it_ended_a_sandbox_ends_it(own_host: MakeHost) -
     assert rest(host, "GET", f"/sandboxes/{sandbox.sandbox_id}").status_code == 404
     assert not path.exists()
     assert not _lives(record["init"]["pid"])
+
+
+class OvertakenBackend:
+    """Connects to a daemon while the sandbox is being paused."""
+
+    def __init__(self) -> None:
+        self.record: SandboxRecord | None = None
+        self.daemon: socket.socket | None = None
+
+    async def connect(self, folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        ours, self.daemon = socket.socketpair()
+        streams = await asyncio.open_unix_connection(sock=ours)
+        self.record.state = PAUSED
+        return streams
+
+
+async def test_a_connection_that_a_pause_overtakes_is_broken_too(tmp_path: Path) -> None:
+    backend = OvertakenBackend()
+    made_of = Template("base")
+    backend.record = SandboxRecord(
+        "id", "base", "token", "token", 0.0, Moment.after(60), 60, 1, 1, 1, None, made_of, state=RUNNING
+    )
+    box = sandbox_module.Sandbox(backend.record, tmp_path, backend)
+    with pytest.raises(ConnectionAbortedError, match="paused"):
+        await box.connect()
+    with backend.daemon as daemon:
+        daemon.settimeout(5)
+        assert await asyncio.to_thread(daemon.recv, 1) == b""
