@@ -109,6 +109,17 @@ def test_output_that_came_before_the_pause_is_not_lost(sandbox: Sandbox) -> None
     assert result.stdout == "".join(f"line {number}\n" for number in range(1, 301))
 
 
+def test_a_pause_does_not_use_up_the_time_of_a_command(sandbox: Sandbox) -> None:
+    handle = sandbox.commands.run(
+        "for i in $(seq 1 8); do sleep 0.1; done; echo done", background=True, timeout=3
+    )
+    sandbox.pause()
+    over = time.monotonic() + 4.5
+    eventually(lambda: time.monotonic() > over)
+    result = sandbox.connect().commands.connect(handle.pid).wait()
+    assert (result.stdout, result.exit_code) == ("done\n", 0)
+
+
 def test_a_pause_without_memory_keeps_the_files_and_says_so(host: Host, sandbox: Sandbox) -> None:
     sandbox.files.write("/home/user/kept.txt", "kept")
     sandbox.commands.run("sleep 1000", background=True, timeout=0)

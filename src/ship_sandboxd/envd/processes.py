@@ -26,6 +26,7 @@ from .output import Output
 from .rpc import Call, Message, RpcError, to_bytes
 
 READ_BYTES = 32 * 1024
+STOOD_STILL_S = 1.0
 DRAIN_READS = 32  # more than a pipe holds, so that a writer left behind cannot keep us here
 ENDED_KEPT = 64
 MAX_ROUNDS = 20
@@ -312,7 +313,7 @@ class Processes:
         """Start a process and stream its events. It outlives the stream; a timeout ends both."""
         process = self._spawn(message, self._account.require(call.username))
         if call.timeout_s is not None:
-            process.deadline = asyncio.get_running_loop().call_later(call.timeout_s, self._time_out, process)
+            self._limit(process, call.timeout_s)
         async for event in _events(process, call):
             yield event
 
@@ -365,7 +366,16 @@ class Processes:
             os.killpg(process.pid, number)
         return {}
 
-    def _time_out(self, process: Process) -> None:
+    def _limit(self, process: Process, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + timeout_s
+        process.deadline = loop.call_at(due, self._time_out, process, due, timeout_s)
+
+    def _time_out(self, process: Process, due: float, timeout_s: float) -> None:
+        if asyncio.get_running_loop().time() - due > STOOD_STILL_S:
+            # The sandbox was paused meanwhile, nobody knows when: the process gets its time again.
+            self._limit(process, timeout_s)
+            return
         process.timed_out = process.killed = True
         kill_tree(process.pid)
 
