@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import logs, server
 from .errors import SetupError
-from .rules import Block, Upstream, parse_private
+from .network.rules import Block, Upstream, parse_private
 from .settings import PARK_AFTER_S, Settings, Tls
 from .templates import MAX_WARM
 

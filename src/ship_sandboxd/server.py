@@ -13,43 +13,45 @@ from concurrent.futures import ThreadPoolExecutor
 from hmac import compare_digest
 from pathlib import Path
 
-from . import bubblewrap, cgroups, greeting, gvisor, layout, netfilter, seccomp, staging
+from . import greeting
 from .api.operations import OperationRoutes
 from .api.router import Api
 from .api.sandboxes import SandboxRoutes
 from .api.snapshots import SnapshotRoutes
 from .api.telemetry import TelemetryRoutes
 from .api.templates import TemplateRoutes
-from .backend import Backend, Backends
-from .blobs import Blobs, FolderBlobs
-from .bubblewrap import Bubblewrap
-from .builds import Builds
-from .captures import Captures
-from .catalogue import Catalogue
-from .cgroups import Cgroups
-from .debian import DebianRoot
-from .disks import STORAGE_UID
-from .endpoints import Endpoints
+from .builds.builds import Builds
+from .builds.catalogue import Catalogue
+from .builds.debian import DebianRoot
+from .edge.endpoints import Endpoints
+from .edge.front import Front
+from .edge.tls import HANDSHAKE_TIMEOUT_S
 from .envd.http1 import BACKLOG, CHUNK_BYTES
 from .errors import NotFound, SetupError
-from .forkserver import ForkServer
-from .front import Front
-from .gateway import Gateway
-from .gvisor import GVisor
-from .launches import Launches
-from .layers import Layers
-from .metrics import Metrics
+from .isolation import bubblewrap, cgroups, gvisor, layout, seccomp, staging
+from .isolation.backend import Backend, Backends
+from .isolation.bubblewrap import Bubblewrap
+from .isolation.cgroups import Cgroups
+from .isolation.disks import STORAGE_UID
+from .isolation.forkserver import ForkServer
+from .isolation.gvisor import GVisor
+from .isolation.rootfs import Roots
+from .lifecycle.captures import Captures
+from .lifecycle.launches import Launches
+from .lifecycle.records import DEFAULT_TENANT
+from .lifecycle.sandboxes import Sandboxes
+from .lifecycle.snapshots import Snapshots
+from .network import netfilter
+from .network.gateway import Gateway
 from .openapi import with_document
-from .records import DEFAULT_TENANT
-from .rootfs import Roots
-from .s3 import S3Blobs
-from .sandboxes import Sandboxes
 from .settings import Settings
-from .snapshots import Snapshots
+from .storage.blobs import Blobs, FolderBlobs
+from .storage.layers import Layers
+from .storage.s3 import S3Blobs
+from .telemetry.metrics import Metrics
+from .telemetry.usage import Usage
 from .templates import Template
 from .tenants import Tenants
-from .tls import HANDSHAKE_TIMEOUT_S
-from .usage import Usage
 
 STAGE = Path("/run/ship-sandboxd")
 PROBE_UID = 199_999

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .rules import Block, Upstream
+from .network.rules import Block, Upstream
 
 PARK_AFTER_S = 600.0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SetupError
-from .records import DEFAULT_TENANT
+from .lifecycle.records import DEFAULT_TENANT
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from e2b import Sandbox
 
-from ship_sandboxd import debian
+from ship_sandboxd.builds import debian
 
 API_KEY = "e2b_" + "7" * 40
 START_TIMEOUT_S = 20.0

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ship_sandboxd import build_log
-from ship_sandboxd.build_log import MAX_LINE, BuildLog, Lines
+from ship_sandboxd.builds import build_log
+from ship_sandboxd.builds.build_log import MAX_LINE, BuildLog, Lines
 
 
 def messages(log: BuildLog) -> list[tuple[str, str]]:

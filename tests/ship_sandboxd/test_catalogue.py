@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ship_sandboxd.blobs import FolderBlobs
-from ship_sandboxd.catalogue import MAX_BUILDS, Catalogue, Entry, Size
-from ship_sandboxd.debian import DebianRoot
+from ship_sandboxd.builds.catalogue import MAX_BUILDS, Catalogue, Entry, Size
+from ship_sandboxd.builds.debian import DebianRoot
 from ship_sandboxd.errors import BadRequest, NotFound
-from ship_sandboxd.layers import Layers
+from ship_sandboxd.storage.blobs import FolderBlobs
+from ship_sandboxd.storage.layers import Layers
 from ship_sandboxd.templates import Mount, Template
 
 LAYERS = ("a" * 64, "b" * 64)

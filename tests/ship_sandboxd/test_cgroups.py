@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
-from ship_sandboxd import cgroups
 from ship_sandboxd.errors import FreezeFailed
+from ship_sandboxd.isolation import cgroups
 
 pytestmark = pytest.mark.system
 

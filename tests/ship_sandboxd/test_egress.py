@@ -18,8 +18,8 @@ from e2b import CommandExitException, Sandbox
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from ship_sandboxd.addresses import is_public
-from ship_sandboxd.rules import Refused, Rules, Upstream
+from ship_sandboxd.network.addresses import is_public
+from ship_sandboxd.network.rules import Refused, Rules, Upstream
 
 
 @pytest.mark.parametrize(

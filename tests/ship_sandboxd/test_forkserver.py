@@ -12,7 +12,7 @@ import traces
 from conftest import Host, eventually
 
 from ship_sandboxd.errors import LaunchFailed
-from ship_sandboxd.forkserver import FIRST_FD, ForkServer, Launch
+from ship_sandboxd.isolation.forkserver import FIRST_FD, ForkServer, Launch
 
 pytestmark = pytest.mark.system
 GIB = 1024**3

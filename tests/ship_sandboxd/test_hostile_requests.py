@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from ship_sandboxd.api import call, router
 from ship_sandboxd.api.call import Answer, Call, Route
 from ship_sandboxd.api.router import Api
+from ship_sandboxd.edge.front import error_body
 from ship_sandboxd.envd.http1 import serve_connection
 from ship_sandboxd.errors import ApiError, BadRequest
-from ship_sandboxd.front import error_body
-from ship_sandboxd.metrics import Metrics
+from ship_sandboxd.telemetry.metrics import Metrics
 from ship_sandboxd.tenants import Tenants
 
 KEY = {"X-API-KEY": API_KEY}

@@ -16,9 +16,9 @@ import websockets
 from conftest import API_KEY, Host, eventually
 from e2b import Sandbox
 
-from ship_sandboxd import tls, visits
+from ship_sandboxd.edge import tls, visits
+from ship_sandboxd.edge.tls import Certificate, LocalAuthority
 from ship_sandboxd.errors import SetupError
-from ship_sandboxd.tls import Certificate, LocalAuthority
 
 pytestmark = pytest.mark.system
 

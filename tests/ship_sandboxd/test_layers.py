@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ship_sandboxd import layers as module
-from ship_sandboxd.blobs import FolderBlobs
-from ship_sandboxd.layers import LayerBroken, Layers
+from ship_sandboxd.storage import layers as module
+from ship_sandboxd.storage.blobs import FolderBlobs
+from ship_sandboxd.storage.layers import LayerBroken, Layers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers need root")
 

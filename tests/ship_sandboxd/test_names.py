@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ship_sandboxd import dns
-from ship_sandboxd.names import RANGE, SERVER, Names
+from ship_sandboxd.network import dns
+from ship_sandboxd.network.names import RANGE, SERVER, Names
 
 
 def test_a_name_keeps_its_address(tmp_path: Path) -> None:

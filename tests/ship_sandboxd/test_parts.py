@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ship_sandboxd import cgroups, records, templates
-from ship_sandboxd.cgroups import Limits
+from ship_sandboxd import templates
 from ship_sandboxd.envd.multipart import parts
 from ship_sandboxd.envd.output import KEPT_BYTES, LAG_BYTES, Output
 from ship_sandboxd.errors import Conflict, NotFound
 from ship_sandboxd.idempotency import Idempotency
+from ship_sandboxd.isolation import cgroups
+from ship_sandboxd.isolation.cgroups import Limits
+from ship_sandboxd.lifecycle import records
 from ship_sandboxd.pids import ProcessIdentity
 
 

@@ -16,9 +16,9 @@ import pytest
 from conftest import API_KEY, Host, eventually
 from e2b import Sandbox, SandboxQuery, SandboxState
 
-from ship_sandboxd import sandbox as sandbox_module
+from ship_sandboxd.lifecycle import sandbox as sandbox_module
+from ship_sandboxd.lifecycle.records import PAUSED, RUNNING, SandboxRecord
 from ship_sandboxd.moments import Moment
-from ship_sandboxd.records import PAUSED, RUNNING, SandboxRecord
 from ship_sandboxd.templates import Template
 
 pytestmark = pytest.mark.system

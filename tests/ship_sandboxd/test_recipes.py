@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ship_sandboxd import recipes
+from ship_sandboxd.builds import recipes
+from ship_sandboxd.builds.recipes import Stage, Step
 from ship_sandboxd.errors import BadRequest
-from ship_sandboxd.recipes import Stage, Step
 from ship_sandboxd.templates import Template
 
 BASE = Stage.of(Template("debian", layers=("a" * 64,), env={"PATH": "/usr/bin"}), "default")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ship_sandboxd import refusals
-from ship_sandboxd.refusals import Refusals
-from ship_sandboxd.rules import Refused
+from ship_sandboxd.network import refusals
+from ship_sandboxd.network.refusals import Refusals
+from ship_sandboxd.network.rules import Refused
 
 
 def test_a_flood_of_refusals_is_counted_and_kept_within_bounds(

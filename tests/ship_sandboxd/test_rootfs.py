@@ -13,11 +13,11 @@ import pytest
 from conftest import Host
 from e2b import CommandExitException, Sandbox
 
-from ship_sandboxd import mounts, rootfs, staging
-from ship_sandboxd.backend import Root
-from ship_sandboxd.disks import STORAGE_UID, Disks, mount
+from ship_sandboxd.isolation import mounts, rootfs, staging
+from ship_sandboxd.isolation.backend import Root
+from ship_sandboxd.isolation.disks import STORAGE_UID, Disks, mount
+from ship_sandboxd.isolation.rootfs import RootPlan, Roots
 from ship_sandboxd.pids import ProcessIdentity
-from ship_sandboxd.rootfs import RootPlan, Roots
 
 pytestmark = pytest.mark.system
 MIB = 1024 * 1024

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ship_sandboxd import network
-from ship_sandboxd.addresses import address_of
 from ship_sandboxd.errors import BadRequest, Unsupported
-from ship_sandboxd.rules import Block, Pattern, Refused, Rules, canonical, parse_entry, parse_private
+from ship_sandboxd.network import policy as network
+from ship_sandboxd.network.addresses import address_of
+from ship_sandboxd.network.rules import Block, Pattern, Refused, Rules, canonical, parse_entry, parse_private
 
 ALL = "0.0.0.0/0"
 

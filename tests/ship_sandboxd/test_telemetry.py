@@ -13,9 +13,9 @@ import pytest
 from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, Sandbox
 
-from ship_sandboxd import logbook, usage
-from ship_sandboxd.metrics import Counter, Histogram, Metrics
 from ship_sandboxd.pids import ProcessIdentity
+from ship_sandboxd.telemetry import logbook, usage
+from ship_sandboxd.telemetry.metrics import Counter, Histogram, Metrics
 
 pytestmark = pytest.mark.system
 MIB = 1024 * 1024

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ship_sandboxd import uploads
+from ship_sandboxd.builds import uploads
+from ship_sandboxd.builds.uploads import TooLarge, Uploads
 from ship_sandboxd.errors import BadRequest, Unauthorized
-from ship_sandboxd.uploads import TooLarge, Uploads
 
 HASH = "1" * 64
 

@@ -16,9 +16,9 @@ import pytest
 from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, Sandbox
 
-from ship_sandboxd.addresses import address_of, is_public
-from ship_sandboxd.names import RANGE
-from ship_sandboxd.netfilter import MAX_TRACKED
+from ship_sandboxd.network.addresses import address_of, is_public
+from ship_sandboxd.network.names import RANGE
+from ship_sandboxd.network.netfilter import MAX_TRACKED
 
 pytestmark = pytest.mark.system
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 
 from ..envd.http1 import Exchange
 from ..errors import BadRequest
-from ..records import DEFAULT_TENANT
+from ..lifecycle.records import DEFAULT_TENANT
 
 MAX_QUERY_FIELDS = 100
 MAX_NESTING = 64

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from .. import pages
 from ..errors import Unauthorized
-from ..metrics import CONTENT_TYPE, Metrics
+from ..telemetry.metrics import CONTENT_TYPE, Metrics
+from . import pages
 from .call import Answer, Call, Handler, Route
 from .router import NotOffered, presented_key
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..envd.http1 import BrokenStreamError, Exchange, ProtocolError, Request
 from ..errors import ApiError, DiskFull, NotFound, Unauthorized, Unsupported, WrongContentType, is_full
-from ..metrics import Metrics
-from ..records import DEFAULT_TENANT
+from ..lifecycle.records import DEFAULT_TENANT
+from ..telemetry.metrics import Metrics
 from ..tenants import Tenants
 from .call import Answer, Call, Route, parse_json, parse_query
 

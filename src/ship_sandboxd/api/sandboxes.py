@@ -8,13 +8,13 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from .. import network
 from ..errors import BadRequest, Conflict, Unsupported
 from ..idempotency import Idempotency
-from ..metrics import Metrics
-from ..records import PAUSED, RUNNING
-from ..sandbox import Sandbox
-from ..sandboxes import DEFAULT_TIMEOUT_S, NewSandbox, Sandboxes
+from ..lifecycle.records import PAUSED, RUNNING
+from ..lifecycle.sandbox import Sandbox
+from ..lifecycle.sandboxes import DEFAULT_TIMEOUT_S, NewSandbox, Sandboxes
+from ..network import policy
+from ..telemetry.metrics import Metrics
 from .call import (
     Answer,
     Call,
@@ -241,7 +241,7 @@ def _new_sandbox(body: dict[str, Any], tenant: str, idempotency_key: str, digest
     if unknown:
         raise BadRequest(f"unknown fields: {', '.join(sorted(unknown))}")
     allow_internet = body.get("allow_internet_access") is not False
-    ways = network.at_creation(body.get("network"), allow_internet)
+    ways = policy.at_creation(body.get("network"), allow_internet)
     if not isinstance(body.get("templateID"), str):
         raise BadRequest("templateID is missing")
     auto_pause = parse_flag(body, "autoPause", default=False)

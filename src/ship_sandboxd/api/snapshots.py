@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ApiError, BadRequest
-from ..sandbox import Sandbox
-from ..sandboxes import Sandboxes
-from ..snapshots import DEFAULT_TAG, Snapshot, Snapshots, parse_name
+from ..lifecycle.sandbox import Sandbox
+from ..lifecycle.sandboxes import Sandboxes
+from ..lifecycle.snapshots import DEFAULT_TAG, Snapshot, Snapshots, parse_name
 from .call import Answer, Call, Route, parse_number, parse_timeout
 
 MAX_FORKS = 100

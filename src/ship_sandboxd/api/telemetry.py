@@ -4,12 +4,12 @@ import asyncio
 import json
 from typing import Any
 
-from .. import logbook
 from ..errors import BadRequest
-from ..logbook import LEVELS, Entry
-from ..sandbox import Sandbox
-from ..sandboxes import Sandboxes
-from ..usage import Sample, Usage
+from ..lifecycle.sandbox import Sandbox
+from ..lifecycle.sandboxes import Sandboxes
+from ..telemetry import logbook
+from ..telemetry.logbook import LEVELS, Entry
+from ..telemetry.usage import Sample, Usage
 from .call import Answer, Call, Route, parse_number, timestamp
 
 MAX_SANDBOXES = 100

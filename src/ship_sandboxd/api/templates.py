@@ -5,12 +5,12 @@ import binascii
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ..build_log import LEVELS, LogEntry
-from ..builds import Builds
-from ..catalogue import ERROR, Build, Entry, Size
+from ..builds.build_log import LEVELS, LogEntry
+from ..builds.builds import Builds
+from ..builds.catalogue import ERROR, Build, Entry, Size
+from ..builds.recipes import parse
 from ..errors import BadRequest, NotFound, Unsupported
-from ..recipes import parse
-from ..snapshots import Snapshots
+from ..lifecycle.snapshots import Snapshots
 from ..templates import Template
 from .call import Answer, Call, Route, parse_number, timestamp
 from .router import unsupported

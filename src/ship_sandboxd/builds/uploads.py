@@ -1,0 +1,101 @@
+"""The files of COPY steps: archives that a client uploads before a build, each named by the hash of what is in it.
+
+A client cannot prove that an archive is what its hash says, so what one tenant has uploaded is never used for another. The
+link to upload to carries a signature instead of an API key, as the SDK sends none there; it holds for an hour.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from ..errors import ApiError, BadRequest, Unauthorized
+
+MAX_UPLOAD_BYTES = 2 * 1024**3
+MAX_STORED_BYTES = 20 * 1024**3
+_LINK_S = 3600.0
+_HASH = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 1024 * 1024
+_SCRATCH = ".new"
+
+
+class TooLarge(ApiError):
+    """An upload past the bound."""
+
+    status = 413
+    code = "upload_too_large"
+
+
+class Uploads:
+    """The archives, in one folder for each tenant."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._secret = secrets.token_bytes(32)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for half_made in folder.glob(f"*/*{_SCRATCH}"):
+            half_made.unlink()
+
+    def path(self, tenant: str, files_hash: str) -> Path:
+        """Where an archive is, or would be. Raises BadRequest."""
+        if not _HASH.fullmatch(files_hash):
+            raise BadRequest("the hash of files is 64 hexadecimal digits")
+        return self._folder / hashlib.sha256(tenant.encode()).hexdigest()[:32] / f"{files_hash}.tar"
+
+    def query(self, template_id: str, files_hash: str) -> dict[str, str]:
+        """What makes the link to upload an archive to a valid one."""
+        expires = str(int(time.time() + _LINK_S))
+        return {"expires": expires, "signature": self._sign(template_id, files_hash, expires)}
+
+    def check(self, template_id: str, files_hash: str, query: dict[str, str]) -> None:
+        """Raises Unauthorized when a link was not made by `query`, or is too old."""
+        expires, signature = query.get("expires", ""), query.get("signature", "")
+        wanted = self._sign(template_id, files_hash, expires)
+        if not hmac.compare_digest(signature.encode(), wanted.encode()):
+            raise Unauthorized("the signature of the upload link is wrong")
+        if not (
+            expires.isascii() and expires.isdigit() and len(expires) < 12 and int(expires) >= time.time()
+        ):
+            raise Unauthorized("the upload link has expired: ask for a new one")
+
+    def _sign(self, *facts: str) -> str:
+        return hmac.new(self._secret, "\n".join(facts).encode(), "sha256").hexdigest()
+
+    async def store(self, tenant: str, files_hash: str, body: AsyncIterator[bytes]) -> None:
+        """Keep an archive, in place of an earlier one of this hash. Raises TooLarge, OSError when the disk is full."""
+        path = self.path(tenant, files_hash)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        scratch = path.with_name(f"{files_hash}.{secrets.token_hex(8)}{_SCRATCH}")
+        size = 0
+        try:
+            with await asyncio.to_thread(scratch.open, "xb") as file:
+                buffer = bytearray()
+                async for piece in body:
+                    size += len(piece)
+                    if size > MAX_UPLOAD_BYTES:
+                        raise TooLarge(f"an upload holds at most {MAX_UPLOAD_BYTES} bytes")
+                    buffer += piece
+                    if len(buffer) >= _CHUNK:
+                        await asyncio.to_thread(file.write, bytes(buffer))
+                        buffer.clear()
+                await asyncio.to_thread(file.write, bytes(buffer))
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        await asyncio.to_thread(self._trim, path)
+
+    def _trim(self, kept: Path) -> None:
+        """Forget the archives that have waited longest, once they are too much together."""
+        found = sorted(
+            ((path.stat().st_mtime, path.stat().st_size, path) for path in self._folder.glob("*/*.tar")),
+            reverse=True,
+        )
+        total = 0
+        for _, size, path in found:
+            total += size
+            if total > MAX_STORED_BYTES and path != kept:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,227 @@
+"""The one port of the host: requests for a sandbox go to the sandbox, all others to the REST API.
+
+A request names a sandbox by the headers E2b-Sandbox-Id and E2b-Sandbox-Port, or by a host name
+`{port}-{sandbox id}.{domain}`. Port 49983 is the sandbox's daemon; any other is a server on the sandbox's loopback,
+which the daemon connects us to.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import time
+from dataclasses import dataclass
+
+from ..api import pages
+from ..api.router import Api
+from ..envd.daemon import is_for_host, parse_target
+from ..envd.http1 import (
+    BrokenStreamError,
+    Connection,
+    Exchange,
+    Headers,
+    ProtocolError,
+    Request,
+    serve_connection,
+)
+from ..envd.signature import is_signed
+from ..errors import ApiError, NotFound
+from ..lifecycle.records import SandboxRecord
+from ..lifecycle.sandbox import Sandbox
+from ..lifecycle.sandboxes import Sandboxes
+from ..network.forward import forward, onward
+from ..telemetry.metrics import Metrics
+from . import visits
+
+ENVD_PORT = 49983
+MAX_CONNECTIONS = 10_000
+_START = "/process.Process/Start"
+_HOST = re.compile(r"(?P<port>\d{1,5})-(?P<id>[a-z0-9]+)(-[a-z0-9]+)?\.(?P<domain>[^:]+?)\.?(:\d+)?")
+# What belongs to the host and its callers, and is none of a sandbox's business.
+_log = logging.getLogger("ship_sandboxd.edge.front")
+_OURS = ("x-api-key", "e2b-sandbox-id", "e2b-sandbox-port", visits.TOKEN)
+
+_NOT_FOUND = "It has ended, or the address is wrong."
+_PAUSED = "It is paused. Resume it and load this page again."
+_NOT_OPEN = "Nothing listens on this port of the sandbox yet. Start a server there and load this page again."
+_NO_ANSWER = "Load this page again in a moment; if that does not help, look into the log of the sandbox."
+_PRIVATE = "Ports of this sandbox are shown only to who has its token. Open them once with ?e2b-traffic-access-token=…"
+
+
+class Unreachable(Exception):
+    """The sandbox, or the port in it, does not answer; `hint` says what to do about it."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Target:
+    """A port of a sandbox."""
+
+    sandbox_id: str
+    port: int
+
+
+class Front:
+    def __init__(self, sandboxes: Sandboxes, api: Api, domain: str, metrics: Metrics) -> None:
+        self._sandboxes = sandboxes
+        self._api = api
+        self._metrics = metrics
+        self._domains = {domain.partition(":")[0].lower(), "localhost"}
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        task = asyncio.current_task()
+        if task is not None:
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+        with contextlib.suppress(asyncio.CancelledError):
+            await serve_connection(reader, writer, self._handle, error_body)
+
+    async def close(self) -> None:
+        for connection in list(self._connections):
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _handle(self, exchange: Exchange) -> None:
+        target = self._target(exchange.request)
+        if target is None:
+            await self._api.handle(exchange)
+            return
+        began = time.monotonic()
+        try:
+            sandbox = self._sandboxes.get(target.sandbox_id)
+            if target.port == ENVD_PORT and is_for_host(exchange.request.target):
+                await _refuse(exchange, target, 403, "this path is the host's own", "")
+                return
+            if target.port != ENVD_PORT and await _stopped(exchange, target, sandbox.record):
+                return
+            await self._forward(exchange, await self._sandboxes.awake(sandbox.id), target.port)
+        except NotFound as error:
+            # Clients know both cases by this text.
+            hint = _PAUSED if error.code == "sandbox_paused" else _NOT_FOUND
+            await _refuse(exchange, target, 502, "The sandbox was not found", hint)
+        except ApiError as error:
+            _log.warning("a paused sandbox does not resume", extra={"code": error.code, "reason": str(error)})
+            await _refuse(exchange, target, 502, str(error), _NO_ANSWER)
+        except Unreachable as error:
+            await _refuse(exchange, target, 502, str(error), error.hint)
+        finally:
+            self._count(exchange, target.port, began)
+
+    def _count(self, exchange: Exchange, port: int, began: float) -> None:
+        if not exchange.responded:
+            return
+        self._metrics.forwarded.add("envd" if port == ENVD_PORT else "port", str(exchange.status))
+        if port == ENVD_PORT and exchange.request.target == _START and exchange.status == 200:
+            self._metrics.command_seconds.observe(exchange.responded_at - began)
+
+    def _target(self, request: Request) -> Target | None:
+        """What a request is for; None when it is for the host itself."""
+        sandbox_id, port = request.headers.get("e2b-sandbox-id"), request.headers.get("e2b-sandbox-port")
+        if not sandbox_id:
+            match = _HOST.fullmatch(request.headers.get("host").lower())
+            if match is None or match["domain"] not in self._domains:
+                signer = self._signer(request)
+                return Target(signer, ENVD_PORT) if signer else None
+            sandbox_id, port = match["id"], match["port"]
+        port = port or str(ENVD_PORT)
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ProtocolError("E2b-Sandbox-Port is not a port")
+        return Target(sandbox_id.partition("-")[0], int(port))
+
+    def _signer(self, request: Request) -> str:
+        """The sandbox whose token has signed a file's URL; empty when none has. Clients that are aimed at this one
+        address make such URLs without the sandbox's id."""
+        path, query = parse_target(request.target)
+        if path != "/files" or not query.get("signature"):
+            return ""
+        signers = (
+            box.id for box in self._sandboxes.all() if is_signed(query, request.method, box.record.token)
+        )
+        return next(signers, "")
+
+    async def _forward(self, exchange: Exchange, sandbox: Sandbox, port: int) -> None:
+        server = await _open(sandbox, port)
+        try:
+            await forward(exchange, server, _inward(exchange, sandbox, port))
+        except (OSError, BrokenStreamError, ProtocolError) as error:
+            if not exchange.responded:
+                self._sandboxes.running(sandbox.id)
+                message = f"The sandbox does not answer on port {port}: {error}"
+                raise Unreachable(message, _NO_ANSWER) from error
+            exchange.reusable = False
+            exchange.connection.abort()
+        finally:
+            await server.close()
+
+
+async def _stopped(exchange: Exchange, target: Target, record: SandboxRecord) -> bool:
+    """Whether a visitor of a port has been answered here and goes no further, as it is not for everybody."""
+    request = exchange.request
+    if record.allow_public_traffic or visits.may_visit(request, record.traffic_token):
+        return False
+    if fields := visits.welcome(request, record.traffic_token, secure=exchange.connection.secure):
+        await exchange.respond(303, fields=fields)
+    else:
+        await _refuse(exchange, target, 403, "the traffic access token is missing or wrong", _PRIVATE)
+    return True
+
+
+def _inward(exchange: Exchange, sandbox: Sandbox, port: int) -> Request:
+    """The request that the sandbox sees. A server in it learns how it was called, which a proxy in front of this host
+    knows better; the daemon has no use for that. `maskRequestHost` is what its Host field says, with the port for
+    `${PORT}`."""
+    request = exchange.request
+    if port == ENVD_PORT:
+        return onward(request, request.target, _OURS)
+    mask = str(sandbox.record.network.get("maskRequestHost", "")).replace("${PORT}", str(port))
+    sent = onward(request, request.target, (*_OURS, "x-access-token"), host=mask)
+    called = {
+        "X-Forwarded-Host": request.headers.get("host"),
+        "X-Forwarded-Proto": "https" if exchange.connection.secure else "http",
+    }
+    sent.headers.fields += [item for item in called.items() if not sent.headers.get(item[0])]
+    sent.headers.fields = visits.without_token(sent.headers.fields)
+    return sent
+
+
+async def _open(sandbox: Sandbox, port: int) -> Connection:
+    """A connection to the daemon, or through it to a port of the sandbox's loopback."""
+    try:
+        connection = Connection(*await sandbox.connect())
+    except OSError as error:
+        message = "The sandbox is running but port is not open: its daemon does not listen"
+        raise Unreachable(message, _NO_ANSWER) from error
+    if port == ENVD_PORT:
+        return connection
+    fields = Headers([("Host", "envd"), ("X-Access-Token", sandbox.record.token)])
+    try:
+        await connection.send(Request("CONNECT", f"127.0.0.1:{port}", "HTTP/1.1", fields).encode())
+        answer = await connection.read_response()
+    except (OSError, BrokenStreamError, ProtocolError) as error:
+        await connection.close()
+        raise Unreachable("The sandbox does not answer", _NO_ANSWER) from error
+    if answer.status != 200:
+        await connection.close()
+        raise Unreachable(f"The sandbox is running but port is not open: {port}", _NOT_OPEN)
+    return connection
+
+
+def error_body(status: int, message: str) -> tuple[bytes, str]:
+    return json.dumps({"code": status, "message": message}).encode(), "application/json"
+
+
+async def _refuse(exchange: Exchange, target: Target, status: int, message: str, hint: str) -> None:
+    if pages.wanted(exchange.request):
+        page = pages.error(message, hint, f"sandbox {target.sandbox_id}, port {target.port}")
+        await exchange.respond(status, page, pages.HTML, pages.ERROR_FIELDS)
+        return
+    value = {"code": status, "message": message, "sandboxId": target.sandbox_id, "port": target.port}
+    await exchange.respond(status, json.dumps(value).encode(), "application/json")

@@ -1,0 +1,134 @@
+"""The port behind which sandboxes are started, halted and ended; an adapter for each way to isolate them."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import BadRequest
+from ..network.listeners import Listeners
+from ..pids import ProcessIdentity
+from ..templates import Mount
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True)
+class Root:
+    """What a sandbox's own files lie on. Without layers the machine's `/usr`, read-only; else the unpacked layers,
+    lowest first, each a folder that belongs to `STORAGE_UID`; with the machine's `/usr` all the same if `on_machine`."""
+
+    layers: tuple[Path, ...] = ()
+    on_machine: bool = False
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """One sandbox to start.
+
+    `folder` is its own: record, control socket, logs, disk. A launch on a folder that was launched on before goes on
+    with the same files. `uid` is the Unix user outside, None where all share the host's. `config` goes to the daemon;
+    `cgroups` are folders that exist. `disk_mb` bounds what it may write, where the machine can bound it.
+    `resumes`: it may go on from what `checkpoint` has written; else that is thrown away.
+    """
+
+    id: str
+    folder: Path
+    uid: int | None
+    root: Root
+    mounts: tuple[Mount, ...]
+    config: dict[str, Any]
+    cgroups: list[str]
+    disk_mb: int
+    resumes: bool = False
+
+
+@dataclass(frozen=True)
+class Launched:
+    """`init` is the sandbox's process 1, whose end is the end of the sandbox; `monitor` the backend's own process
+    beside it; `listeners` wait for what its programs send out; `memory_kept` says that it went on from a checkpoint."""
+
+    init: ProcessIdentity
+    monitor: ProcessIdentity
+    listeners: Listeners
+    memory_kept: bool = False
+
+
+class Backend(Protocol):
+    """Starts sandboxes and ends them. It remembers nothing: what it must find again is in `Launched` and on disk, so a
+    new host process can end, freeze and thaw what an earlier one launched.
+
+        (nothing) ── launch ──► running ⇄ frozen            freeze, thaw: no process of it runs meanwhile
+                                   └── end, or checkpoint, from either ──► (nothing)
+    """
+
+    @property
+    def name(self) -> str:
+        """One word, told by `GET /health`."""
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether `freeze` works here. Where it does not, a pause can only end the processes and keep the disk."""
+
+    @property
+    def parks_memory(self) -> bool:
+        """Whether `checkpoint` works here."""
+
+    @property
+    def shares_kernel(self) -> bool:
+        """Whether a sandbox's processes are processes of this machine, which a cgroup can count. Where they are not, the
+        daemon limits their number, and a cgroup counts the backend's own."""
+
+    async def launch(self, spec: LaunchSpec) -> Launched:
+        """Start a sandbox and wait until its daemon answers.
+
+        Raises LaunchFailed with what was said last; nothing of it runs then.
+        """
+
+    async def connect(self, folder: Path) -> Streams:
+        """A connection to the daemon of the sandbox that was launched on this folder. Raises OSError when it does not
+        answer."""
+
+    async def listeners(self, folder: Path, token: str) -> Listeners:
+        """`Launched.listeners` again, for a host that was started anew. `token` is the daemon's. Raises OSError, or
+        LaunchFailed when something else came than listeners."""
+
+    def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
+        """Before the `end` of a sandbox whose disk nobody wants any more: what it has not written out yet need not be.
+        What it writes from here on is lost. Nothing is raised: it only saves time."""
+
+    async def end(
+        self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
+    ) -> None:
+        """End it and everything in it, frozen or not, and return when it has ended. `name` is its id: where the
+        processes were never written down they are found by it. Of one that has ended already: nothing happens."""
+
+    async def freeze(self, cgroups: list[str]) -> None:
+        """Halt every process in it; returns when they stand still. Raises FreezeFailed, and then they run."""
+
+    async def thaw(self, cgroups: list[str]) -> None:
+        """Let it run on. Of one that is not frozen: nothing happens."""
+
+    async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
+        """Write its memory into its folder and end its processes, frozen or not; nothing else must be connected with
+        them. Raises CheckpointFailed, and then its processes are in no state to go on."""
+
+
+class Backends:
+    """The backends that this machine has, by name, and the one for sandboxes whose template names none."""
+
+    def __init__(self, default: Backend, *others: Backend) -> None:
+        self.default = default
+        self._by_name = {backend.name: backend for backend in (default, *others)}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._by_name)
+
+    def named(self, name: str) -> Backend:
+        """The one of this name; the default for an empty one. Raises BadRequest `backend_missing`."""
+        if name and name not in self._by_name:
+            raise BadRequest(
+                f"this host has no backend {name}: it offers {', '.join(self.names)}", "backend_missing"
+            )
+        return self._by_name[name] if name else self.default

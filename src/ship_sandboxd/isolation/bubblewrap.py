@@ -1,0 +1,323 @@
+"""Sandboxes by bubblewrap: namespaces of their own, no capability, a filter on system calls, no network but lo."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ..envd.daemon import LISTENER_PATH
+from ..envd.http1 import CHUNK_BYTES
+from ..errors import CheckpointFailed, LaunchFailed, SetupError
+from ..network.listeners import OPENED, Listeners
+from ..pids import ProcessIdentity, find_by_argument, readable
+from . import layout
+from .backend import Launched, LaunchSpec, Streams
+from .cgroups import freeze, thaw
+from .forkserver import FIRST_FD, ForkServer, Launch
+from .rootfs import PreparedRoot, Roots
+
+INSIDE_ID = 1000
+_READY_TIMEOUT_S = 20.0
+_MONITOR_TIMEOUT_S = 2.0
+_HANDOVER_TIMEOUT_S = 5.0
+# TLS ends at the host: asyncio does without `ssl` where it cannot be imported, which saves a fifth of the daemon's start.
+_DAEMON = (
+    "import sys; sys.modules['ssl'] = None; "
+    "sys.path.insert(0, '/run/envd/lib'); from envd.daemon import main; main()"
+)
+_PYTHON = (layout.SANDBOX_PYTHON, "-I", "-S", "-B", "-c")
+_NEEDED_OPTIONS = ("--disable-userns", "--as-pid-1", "--info-fd", "--seccomp")
+# Where a launch's descriptors stand among those that are handed to it.
+_INFO, _SECCOMP, _CONFIG, _LISTENER, _READY = range(5)
+
+
+def find() -> str:
+    """The path of a usable bwrap. Raises SetupError `bubblewrap_missing` or `bubblewrap_too_old`."""
+    path = shutil.which("bwrap")
+    if path is None:
+        raise SetupError("bubblewrap is missing: install it (apt install bubblewrap)", "bubblewrap_missing")
+    options = subprocess.run([path, "--help"], capture_output=True, text=True, check=False).stdout
+    missing = [option for option in _NEEDED_OPTIONS if option not in options]
+    if missing:
+        raise SetupError(
+            f"{path} is too old (no {', '.join(missing)}): install bubblewrap 0.8 or later",
+            "bubblewrap_too_old",
+        )
+    return path
+
+
+def check(program: str, uid: int | None) -> None:
+    """Try a sandbox that does nothing. Raises SetupError `namespaces_refused` where the kernel does not allow one."""
+    words = [program, "--unshare-all", "--unshare-user", "--disable-userns", "--ro-bind", "/usr", "/usr"]
+    words += [*_system_links(), "--proc", "/proc", "--dev", "/dev", "--", "/usr/bin/env", "true"]
+    tried = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        env={},
+        cwd="/",
+        user=uid,
+        group=uid,
+        extra_groups=None if uid is None else [],
+        check=False,
+    )
+    if tried.returncode != 0:
+        raise SetupError(
+            f"this machine lets no sandbox start ({tried.stderr.strip() or f'bwrap: exit status {tried.returncode}'}): "
+            "allow unprivileged user namespaces (sysctl user.max_user_namespaces above 0, "
+            "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, where they exist)",
+            "namespaces_refused",
+        )
+
+
+class Bubblewrap:
+    """The backend of namespaces, see `Backend`; knows what its sandboxes all have in common."""
+
+    name = "bubblewrap"
+    parks_memory = False
+    shares_kernel = True
+
+    def __init__(
+        self, program: str, forks: ForkServer, roots: Roots, daemon: Path, seccomp: bytes, freezes: bool
+    ) -> None:
+        self.keeps_memory = freezes
+        self._program = program
+        self._forks = forks
+        self._roots = roots
+        self._daemon = daemon
+        self._seccomp = seccomp
+
+    async def launch(self, spec: LaunchSpec) -> Launched:
+        """Raises also Unsupported `layers_unsupported` where roots cannot be laid of layers."""
+        binds = [(str(self._daemon), "/run/envd/lib")]
+        binds += [(mount.source, mount.target) for mount in spec.mounts]
+        with (
+            self._roots.prepared(spec.folder, spec.uid, spec.root, binds, spec.disk_mb) as root,
+            _Descriptors(spec, self._seccomp) as descriptors,
+        ):
+            return await self._start(spec, root, descriptors)
+
+    async def _start(self, spec: LaunchSpec, root: PreparedRoot, descriptors: "_Descriptors") -> Launched:
+        argv = [*arguments(self._program, root), *_PYTHON, _DAEMON, str(FIRST_FD + _CONFIG), spec.id]
+        launch = Launch(
+            argv=tuple(argv),
+            uid=spec.uid,
+            cgroups=tuple(spec.cgroups),
+            file_bytes=spec.disk_mb * 1024 * 1024,
+            root=root.plan,
+            stage=root.stage,
+            staged=root.staged,
+        )
+        monitor: ProcessIdentity | None = None
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                pid = await self._forks.launch(launch, descriptors.log, root.device, descriptors.theirs)
+                monitor = ProcessIdentity.of(pid)
+                descriptors.close_theirs()
+                if monitor is None:
+                    raise LaunchFailed("bubblewrap has ended")
+                return await descriptors.follow(monitor)
+        except (LaunchFailed, OSError) as error:
+            await self.end(spec.id, None, None, spec.cgroups)
+            raise LaunchFailed(f"the sandbox did not start: {error}; {_last_words(spec.folder)}") from error
+
+    async def connect(self, folder: Path) -> Streams:
+        with short_path(folder, "envd.sock") as path:
+            return await asyncio.open_unix_connection(path, limit=CHUNK_BYTES)
+
+    async def listeners(self, folder: Path, token: str) -> Listeners:
+        return await asyncio.to_thread(_fetch_listeners, folder, token)
+
+    def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
+        self._roots.disks.abandon(folder, monitor)
+
+    async def end(
+        self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
+    ) -> None:
+        """The end of the first process is the end of all others; bubblewrap's own has then nothing to wait for."""
+        if init is not None:
+            # The signal first: so nothing of a frozen sandbox runs before it ends.
+            init.signal(signal.SIGKILL)
+            await thaw(cgroups)
+            await init.wait()
+        if monitor is not None:
+            # It ends by itself, having reaped the first process; only one that is stuck is killed.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(monitor.wait(), _MONITOR_TIMEOUT_S)
+            await monitor.kill()
+        else:
+            while found := find_by_argument(("bwrap", "python3"), name):
+                for process in found:
+                    await process.kill()
+        self._roots.disks.forget(name)
+
+    async def freeze(self, cgroups: list[str]) -> None:
+        await freeze(cgroups)
+
+    async def thaw(self, cgroups: list[str]) -> None:
+        await thaw(cgroups)
+
+    async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
+        raise CheckpointFailed("bubblewrap cannot write a sandbox's memory out")
+
+
+class _Descriptors:
+    """The descriptors of one launch, to be used in a `with`. What is theirs is closed once they have it, so that their
+    end shows here as an end of the stream."""
+
+    def __init__(self, spec: LaunchSpec, seccomp: bytes) -> None:
+        self._spec = spec
+        self._seccomp = seccomp
+        self._ours = ExitStack()
+        self._theirs = ExitStack()
+
+    def __enter__(self) -> "_Descriptors":
+        with ExitStack() as undo:
+            undo.callback(self.__exit__)
+            self._open()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_theirs()
+        self._ours.close()
+
+    def _open(self) -> None:
+        self._info, info_there = os.pipe()
+        self._ours.callback(os.close, self._info)
+        self._theirs.callback(os.close, info_there)
+        self._ready, ready_there = socket.socketpair()
+        self._ours.enter_context(self._ready)
+        self._theirs.enter_context(ready_there)
+        self._ready.setblocking(False)
+        listener = self._theirs.enter_context(_bind_control_socket(self._spec.folder))
+        numbers = {"listen_fd": FIRST_FD + _LISTENER, "ready_fd": FIRST_FD + _READY}
+        config = json.dumps({**self._spec.config, **numbers}).encode()
+        self.theirs = [
+            info_there,
+            self._memory_file("seccomp", self._seccomp),
+            self._memory_file("config", config),
+            listener.fileno(),
+            ready_there.fileno(),
+        ]
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self.log = os.open(self._spec.folder / "envd.log", flags, 0o600)
+        self._theirs.callback(os.close, self.log)
+
+    def _memory_file(self, name: str, content: bytes) -> int:
+        fd = os.memfd_create(name)
+        self._theirs.callback(os.close, fd)
+        os.write(fd, content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+    def close_theirs(self) -> None:
+        self._theirs.close()
+
+    async def follow(self, monitor: ProcessIdentity) -> Launched:
+        """Learn the sandbox's first process and wait for the daemon's word."""
+        init = await self._read_init()
+        return Launched(init, monitor, await self._read_ready())
+
+    async def _read_init(self) -> ProcessIdentity:
+        text = b""
+        while not text.rstrip().endswith(b"}"):
+            await readable(self._info)
+            piece = os.read(self._info, 4096)
+            if not piece:
+                raise LaunchFailed("bubblewrap refused")
+            text += piece
+        init = ProcessIdentity.of(json.loads(text)["child-pid"])
+        if init is None:
+            raise LaunchFailed("the sandbox's first process has ended")
+        return init
+
+    async def _read_ready(self) -> Listeners:
+        await readable(self._ready.fileno())
+        word, descriptors, _, _ = socket.recv_fds(self._ready, 16, len(OPENED))
+        if word != b"ready":
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise LaunchFailed("the daemon in the sandbox did not start")
+        return Listeners.of(descriptors)
+
+
+def arguments(program: str, root: PreparedRoot) -> list[str]:
+    """bubblewrap's command line, up to the command."""
+    words = [program, "--unshare-all", "--unshare-user", "--disable-userns", "--as-pid-1", "--new-session"]
+    words += ["--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--hostname", layout.HOSTNAME]
+    words += ["--cap-drop", "ALL", "--clearenv"]
+    words += ["--info-fd", str(FIRST_FD + _INFO), "--seccomp", str(FIRST_FD + _SECCOMP)]
+    if root.plan is not None:
+        words += ["--bind", root.plan.root, "/", *_kernel_folders()]
+        words += ["--ro-bind", root.plan.boot_id, "/proc/sys/kernel/random/boot_id"]
+        return [*words, "--chdir", "/home/user", "--"]
+    words += ["--ro-bind", "/usr", "/usr", *_system_links(), *_kernel_folders()]
+    for folder in ("/home", "/etc", "/run", "/run/envd", "/var", "/opt"):
+        words += ["--perms", "0755", "--dir", folder]
+    words += ["--symlink", "/tmp", "/var/tmp", "--symlink", "/run", "/var/run"]  # noqa: S108 - paths of the sandbox
+    for source, target, option in root.binds:
+        words += [option, source, target]
+    return [*words, "--remount-ro", "/", "--chdir", "/home/user", "--"]
+
+
+def _kernel_folders() -> list[str]:
+    return ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+
+
+def _system_links() -> list[str]:
+    """/bin, /lib and their like, as the host has them: links into /usr, or folders of their own."""
+    words: list[str] = []
+    for name in layout.SYSTEM_FOLDERS:
+        path = Path("/", name)
+        if path.is_symlink():
+            words += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    return words
+
+
+def _fetch_listeners(folder: Path, token: str) -> Listeners:
+    """Ask a running sandbox's daemon for the listeners that lead out of it. What answers is not trusted."""
+    with short_path(folder, "envd.sock") as path, socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_HANDOVER_TIMEOUT_S)
+        connection.connect(path)
+        connection.sendall(
+            f"GET {LISTENER_PATH} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {token}\r\n\r\n".encode()
+        )
+        _, descriptors, _, _ = socket.recv_fds(connection, 4096, len(OPENED))
+    return Listeners.of(descriptors)
+
+
+@contextmanager
+def short_path(folder: Path, name: str) -> Iterator[str]:
+    """A path to a socket that fits into the 107 bytes that the kernel allows, however deep the folder lies."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+def _bind_control_socket(folder: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "envd.sock").unlink()
+    with short_path(folder, "envd.sock") as path:
+        listener.bind(path)
+    listener.listen(128)
+    return listener
+
+
+def _last_words(folder: Path) -> str:
+    """The end of what bubblewrap and the daemon have logged."""
+    with contextlib.suppress(OSError):
+        return (folder / "envd.log").read_text(errors="replace")[-2000:].strip() or "nothing was logged"
+    return "nothing was logged"

@@ -1,0 +1,301 @@
+"""Limits of memory, processes and processor time by cgroup, version 1 or 2, where this process may make them; and
+halting all processes of a group.
+
+Sandboxes' groups are made below the group that the host itself runs in, so a limit on the host bounds them too.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import FreezeFailed
+
+_log = logging.getLogger("ship_sandboxd.isolation.cgroups")
+_PARENT = "ship-sandboxd"
+_PERIOD_US = 100_000
+_CONTROLLERS = ("memory", "pids", "cpu")
+_FREEZER_1 = "freezer"
+_ACCOUNT_1 = "cpuacct"
+_REMOVE_TIMEOUT_S = 2.0
+_FREEZE_TIMEOUT_S = 2.0
+_FREEZE_POLL_S = 0.001
+
+
+@dataclass(frozen=True)
+class Limits:
+    memory_mb: int
+    pids: int
+    cpu_count: int
+
+    def files(self, controller: str, version: int) -> dict[str, str]:
+        """What to write where, for one controller."""
+        memory, quota = self.memory_mb * 1024 * 1024, self.cpu_count * _PERIOD_US
+        if controller == "memory":
+            if version == 1:
+                return {"memory.limit_in_bytes": str(memory), "memory.memsw.limit_in_bytes": str(memory)}
+            return {"memory.max": str(memory), "memory.swap.max": "0"}
+        if controller == "pids":
+            return {"pids.max": str(self.pids)}
+        if controller in (_FREEZER_1, _ACCOUNT_1):
+            return {}
+        if version == 1:
+            return {"cpu.cfs_period_us": str(_PERIOD_US), "cpu.cfs_quota_us": str(quota)}
+        return {"cpu.max": f"{quota} {_PERIOD_US}"}
+
+
+# Files that only some kernels have: without swap accounting there is nothing to limit.
+_OPTIONAL = {"memory.memsw.limit_in_bytes", "memory.swap.max"}
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """A folder to make groups in, and the controllers that they then have."""
+
+    version: int
+    folder: Path
+    controllers: tuple[str, ...]
+
+
+class Cgroups:
+    """The hierarchies that can be used; none at all is possible."""
+
+    def __init__(self, hierarchies: list[Hierarchy]) -> None:
+        self._hierarchies = hierarchies
+
+    @property
+    def controllers(self) -> set[str]:
+        """Those that limit something."""
+        return {
+            name for hierarchy in self._hierarchies for name in hierarchy.controllers if name in _CONTROLLERS
+        }
+
+    @property
+    def can_freeze(self) -> bool:
+        return any(
+            hierarchy.version == 2 or _FREEZER_1 in hierarchy.controllers for hierarchy in self._hierarchies
+        )
+
+    def folders(self, name: str) -> list[str]:
+        """Where a sandbox's groups will be; to be written down before they are made."""
+        return [str(hierarchy.folder / name) for hierarchy in self._hierarchies]
+
+    def create(self, name: str, limits: Limits) -> None:
+        """Make a sandbox's groups. One that cannot be made is told in the log; the sandbox then lacks its limits."""
+        for hierarchy in self._hierarchies:
+            try:
+                _make(hierarchy, hierarchy.folder / name, limits)
+            except OSError as error:
+                reason = {"sandbox": name, "controllers": hierarchy.controllers, "reason": str(error)}
+                _log.error("a cgroup cannot be made: this sandbox is not limited by it", extra=reason)
+
+
+def _make(hierarchy: Hierarchy, folder: Path, limits: Limits) -> None:
+    folder.mkdir(exist_ok=True)
+    for controller in hierarchy.controllers:
+        for file, value in limits.files(controller, hierarchy.version).items():
+            with contextlib.suppress(FileNotFoundError) if file in _OPTIONAL else contextlib.nullcontext():
+                _write(folder / file, value)
+
+
+class MemoryWatch:
+    """Tells each time that a sandbox's memory ran out and the kernel ended one of its processes. To be made in a
+    running loop, and closed before the groups are removed; where no group limits memory it never tells."""
+
+    def __init__(self, folders: list[str], tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._undo = contextlib.ExitStack()
+        self._ended = 0
+        with contextlib.suppress(OSError):  # of a group that could not be made
+            self._open([Path(folder) for folder in folders])
+
+    def close(self) -> None:
+        self._undo.close()
+
+    def _open(self, folders: list[Path]) -> None:
+        for folder in folders:
+            if (folder / "memory.oom_control").exists():
+                self._watch_version_1(folder)
+            elif (folder / "memory.events").exists():
+                self._watch_version_2(folder / "memory.events")
+
+    def _watch_version_1(self, folder: Path) -> None:
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._undo.callback(os.close, event)
+        with (folder / "memory.oom_control").open() as control:
+            _write(folder / "cgroup.event_control", f"{event} {control.fileno()}")
+
+        def happened() -> None:
+            os.eventfd_read(event)
+            if folder.exists():  # the end of a group shows here too
+                self._tell()
+
+        self._listen(event, happened)
+
+    def _watch_version_2(self, events: Path) -> None:
+        file = self._undo.enter_context(events.open())
+        # The file is always readable; only an epoll of our own can be asked for its changes alone.
+        changes = self._undo.enter_context(select.epoll())
+        changes.register(file.fileno(), select.EPOLLPRI)
+        self._ended = _ended_processes(events)
+
+        def happened() -> None:
+            changes.poll(0)
+            ended = _ended_processes(events)
+            if ended > self._ended:
+                self._ended = ended
+                self._tell()
+
+        self._listen(changes.fileno(), happened)
+
+    def _listen(self, fd: int, happened: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, happened)
+        self._undo.callback(loop.remove_reader, fd)
+
+
+def _ended_processes(events: Path) -> int:
+    fields = dict(line.split(" ") for line in events.read_text().splitlines())
+    return int(fields.get("oom_kill", 0))
+
+
+def join(folders: list[str], pid: int) -> None:
+    for folder in folders:
+        _write(Path(folder) / "cgroup.procs", str(pid))
+
+
+async def freeze(folders: list[str]) -> None:
+    """Halt every process of a sandbox's groups; returns when they stand still. Raises FreezeFailed."""
+    switch = _freezer(folders)
+    if switch is None:
+        raise FreezeFailed("this machine offers no cgroup that can halt processes")
+    try:
+        await switch.set(frozen=True)
+    except (OSError, TimeoutError) as error:
+        with contextlib.suppress(OSError):
+            await switch.set(frozen=False)
+        raise FreezeFailed(f"the sandbox's processes do not stand still: {error}") from error
+
+
+async def thaw(folders: list[str]) -> None:
+    """Let the processes of a sandbox's groups run on."""
+    switch = _freezer(folders)
+    if switch is not None:
+        with contextlib.suppress(FileNotFoundError):
+            await switch.set(frozen=False)
+
+
+@dataclass(frozen=True)
+class _Freezer:
+    """The file that halts a group, the one that tells whether it stands still, and the words for both."""
+
+    control: Path
+    words: tuple[str, str]
+    state: Path
+    frozen: str
+
+    async def set(self, *, frozen: bool) -> None:
+        """Raises OSError, or TimeoutError when a process does not stand still."""
+        _write(self.control, self.words[frozen])
+        deadline = time.monotonic() + _FREEZE_TIMEOUT_S
+        while frozen and self.frozen not in self.state.read_text():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.state} does not say {self.frozen}")
+            await asyncio.sleep(_FREEZE_POLL_S)
+
+
+def _freezer(folders: list[str]) -> _Freezer | None:
+    """Version 2's where there is one: its processes can be ended while they are halted."""
+    for folder in map(Path, folders):
+        if (folder / "cgroup.freeze").exists():
+            return _Freezer(folder / "cgroup.freeze", ("0", "1"), folder / "cgroup.events", "frozen 1")
+    for folder in map(Path, folders):
+        if (folder / "freezer.state").exists():
+            return _Freezer(
+                folder / "freezer.state", ("THAWED", "FROZEN"), folder / "freezer.state", "FROZEN"
+            )
+    return None
+
+
+async def remove(folders: list[str]) -> None:
+    """Remove groups whose processes have ended; the kernel may need a moment to notice that they have."""
+    deadline = time.monotonic() + _REMOVE_TIMEOUT_S
+    for folder in folders:
+        while True:
+            try:
+                os.rmdir(folder)  # noqa: PTH106 - in the kernel's own file system this does not block
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.005)
+            else:
+                break
+
+
+def detect(membership: str, mounts: str) -> Cgroups:
+    """Find what can be used. `membership` is the text of /proc/self/cgroup, `mounts` that of /proc/self/mounts."""
+    own = {}
+    for line in membership.splitlines():
+        _, names, path = line.split(":", 2)
+        for name in names.split(","):
+            own[name] = path
+    hierarchies = []
+    for line in mounts.splitlines():
+        _, point, kind, options = line.split(" ")[:4]
+        if kind == "cgroup":
+            known = (*_CONTROLLERS, _FREEZER_1, _ACCOUNT_1)
+            controllers = tuple(name for name in known if name in options.split(",") and name in own)
+            if controllers:
+                hierarchies.append(Hierarchy(1, Path(point + own[controllers[0]]), controllers))
+        elif kind == "cgroup2" and "" in own:
+            hierarchies += _version_2(Path(point), Path(point + own[""]))
+    return Cgroups([prepared for hierarchy in hierarchies if (prepared := _prepare(hierarchy)) is not None])
+
+
+def _version_2(root: Path, own: Path) -> list[Hierarchy]:
+    """A group with processes cannot hand controllers on, unless it is the root; so ours is below the host's own group
+    where that hands them on already, and else below the root, where root alone may write. Where version 1 has the
+    controllers, a group of version 2 can still halt its processes."""
+    for folder in (own, root):
+        try:
+            offered = (folder / "cgroup.controllers").read_text().split()
+            wanted = [name for name in _CONTROLLERS if name in offered]
+            missing = [
+                name for name in wanted if name not in (folder / "cgroup.subtree_control").read_text().split()
+            ]
+            if missing:
+                _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
+        except OSError:
+            continue
+        if wanted:
+            return [Hierarchy(2, folder, tuple(wanted))]
+    return [Hierarchy(2, own, ())]
+
+
+def _prepare(hierarchy: Hierarchy) -> Hierarchy | None:
+    """Make our parent group, or answer None when we may not."""
+    folder = hierarchy.folder / _PARENT
+    try:
+        folder.mkdir(exist_ok=True)
+        if hierarchy.version == 2 and hierarchy.controllers:
+            _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in hierarchy.controllers))
+        probe = folder / "probe"
+        probe.mkdir(exist_ok=True)
+        probe.rmdir()
+    except OSError:
+        return None
+    return Hierarchy(hierarchy.version, folder, hierarchy.controllers)
+
+
+def _write(path: Path, value: str) -> None:
+    # Opened without O_CREAT: a file that the kernel does not offer must not appear as an ordinary one.
+    with path.open("r+") as file:
+        file.write(value)

@@ -1,0 +1,328 @@
+"""Sandboxes by gVisor: a kernel of their own, in user space, serves their system calls.
+
+`runsc` starts two processes for a sandbox: its kernel (the sentry), as `nobody` in a user namespace, with an empty root, no
+network and a short list of system calls; and its file server (the gofer), as an id of the sandbox's own, which sees
+the sandbox's files and nothing else. Neither takes descriptors from us, so the daemon inside dials the host, see
+`lines.py`.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ..envd.daemon import OPEN_FILES
+from ..errors import CheckpointFailed, LaunchFailed, SetupError
+from ..network.listeners import PROXY_PORT, Listeners
+from ..pids import ProcessIdentity
+from . import layout, lines, oci
+from .backend import Launched, LaunchSpec, Streams
+from .cgroups import freeze, thaw
+from .forkserver import ForkServer, Launch
+from .lines import Lines
+from .rootfs import PreparedRoot, RootPlan, Roots
+
+_READY_TIMEOUT_S = 30.0
+_CHECKPOINT_TIMEOUT_S = 60.0
+_PROGRAMS = ("runsc", "runsc-sandbox", "runsc-gofer")
+_BUNDLE, _MEMORY = "gvisor", "memory"
+_LIBRARY, _LINK = "/run/envd/lib", "/run/envd/link"
+_DAEMON = f"import sys; sys.path.insert(0, '{_LIBRARY}'); from envd.daemon import main; main()"
+# The host changes what is in the one while the sandbox runs; runsc would keep the other in memory.
+_MOUNTS = {_LINK: "ro", "/tmp": "rw"}  # noqa: S108 - a path of the sandbox
+_NEWER_OPTIONS = ("--overlay2=none", "--directfs=false")
+_SLOW_PLATFORM = "ptrace"
+# There, each process of a sandbox costs a thread of the machine for each thread of its kernel.
+_MAX_PROCESSES_PTRACE = 128
+_log = logging.getLogger("ship_sandboxd.isolation.gvisor")
+
+
+def obstacle(roots: Roots) -> str:
+    """Why this machine cannot have this backend; empty where it can."""
+    if shutil.which("runsc") is None:
+        return "gVisor is missing: install it (apt install runsc)"
+    return roots.obstacle
+
+
+def find(roots: Roots) -> str:
+    """The path of runsc. Raises SetupError `runsc_missing`, or `runsc_refused` where sandboxes have no root of their own."""
+    path, reason = shutil.which("runsc"), obstacle(roots)
+    if path is None:
+        raise SetupError(reason, "runsc_missing")
+    if reason:
+        raise SetupError(f"gVisor needs sandboxes to have a root of their own: {reason}", "runsc_refused")
+    return path
+
+
+class GVisor:
+    """The backend of gVisor, see `Backend`."""
+
+    name = "gvisor"
+    parks_memory = True
+    shares_kernel = False
+
+    def __init__(self, program: str, forks: ForkServer, roots: Roots, daemon: Path, freezes: bool) -> None:
+        self.keeps_memory = freezes
+        self._program = program
+        flags = _flags(program)
+        self._platform = "systrap" if "systrap" in flags else _SLOW_PLATFORM
+        self._options = [
+            f"--platform={self._platform}",
+            "--network=none",
+            "--ignore-cgroups",
+            "--host-uds=open",
+        ]
+        # Of newer builds: writes go to the sandbox's disk, and the file server alone opens files.
+        self._options += [option for option in _NEWER_OPTIONS if option.partition("=")[0][1:] in flags]
+        self._forks = forks
+        self._roots = roots
+        self._daemon = daemon
+        self._lines: dict[str, Lines] = {}
+
+    async def launch(self, spec: LaunchSpec) -> Launched:
+        memory, taken = spec.folder / _MEMORY, spec.folder / f"{_MEMORY}.taken"
+        for leftover in (taken, spec.folder / f"{_MEMORY}.new"):
+            await _remove(leftover)
+        if spec.resumes and memory.is_dir():
+            # Taken before it is used: what the sandbox does from now on, the memory would not know of.
+            memory.rename(taken)
+            try:
+                return await self._launch(spec, ["restore", f"--image-path={taken}"], None)
+            except LaunchFailed as error:
+                _log.warning("a sandbox's memory is lost", extra={"sandbox": spec.id, "reason": str(error)})
+            finally:
+                await _remove(taken)
+        await _remove(memory)
+        key = lines.new_key(spec.folder, spec.uid or os.getuid())
+        config = {**spec.config, "link": {"folder": _LINK, "key": key, "proxy_port": PROXY_PORT}}
+        if self._platform == _SLOW_PLATFORM:
+            config["max_processes"] = min(config["max_processes"], _MAX_PROCESSES_PTRACE)
+        return await self._launch(spec, ["run"], json.dumps(config).encode())
+
+    async def _launch(self, spec: LaunchSpec, verb: list[str], config: bytes | None) -> Launched:
+        """Start it: anew with a configuration for its daemon, or, without one, as it was."""
+        binds = [(str(self._daemon), _LIBRARY), (str(spec.folder / "link"), _LINK)]
+        binds += [(mount.source, mount.target) for mount in spec.mounts]
+        await self._forget(spec.id)
+        await _remove(spec.folder / _BUNDLE)
+        try:
+            with self._roots.prepared(spec.folder, spec.uid, spec.root, binds, spec.disk_mb) as root:
+                async with asyncio.timeout(_READY_TIMEOUT_S):
+                    return await self._start(spec, root, verb, config)
+        except (LaunchFailed, OSError) as error:
+            await self.end(spec.id, None, None, spec.cgroups)
+            raise LaunchFailed(f"the sandbox did not start: {error}; {_last_words(spec.folder)}") from error
+
+    async def _start(
+        self, spec: LaunchSpec, root: PreparedRoot, verb: list[str], config: bytes | None
+    ) -> Launched:
+        if root.plan is None:
+            raise LaunchFailed(f"gVisor needs sandboxes to have a root of their own: {self._roots.obstacle}")
+        plan = replace(root.plan, server=root.plan.uid + oci.ROOT_OFFSET)
+        _write_bundle(spec, plan)
+        bundle = str(spec.folder / _BUNDLE)
+        launch = Launch(
+            argv=tuple(self._command(spec.folder, *verb, "--detach", "--bundle", bundle, spec.id)),
+            uid=None,
+            cgroups=tuple(spec.cgroups),
+            file_bytes=resource.RLIM_INFINITY,
+            root=plan,
+            stage=root.stage,
+            feeds_stdin=config is not None,
+        )
+        found = await self._opened(spec.folder)
+        with _memory_file(config or b"") as stdin, _log_file(spec.folder) as log:
+            pid = await self._forks.launch(launch, log, root.device, [stdin])
+        runtime = ProcessIdentity.of(pid)
+        if runtime is not None:
+            await runtime.wait()
+        kernel, files = _processes(spec)
+        await _dialled(found, kernel)
+        return Launched(kernel, files, _listeners(spec.folder), memory_kept=config is None)
+
+    async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
+        scratch = folder / f"{_MEMORY}.new"
+        try:
+            await _remove(scratch)
+            async with asyncio.timeout(_CHECKPOINT_TIMEOUT_S):
+                await thaw(cgroups)
+                # This kernel does not save connections with the machine.
+                await (await self._opened(folder)).hang_up(token)
+                await self._write_memory(folder, scratch)
+            scratch.rename(folder / _MEMORY)
+        except (OSError, TimeoutError) as error:
+            await _remove(scratch)
+            raise CheckpointFailed(f"gVisor: {error}") from error
+        finally:
+            await self._forget(folder.name)
+
+    async def _write_memory(self, folder: Path, target: Path) -> None:
+        command = self._command(folder, "checkpoint", f"--image-path={target}", folder.name)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, words = await process.communicate()
+        if process.returncode != 0:
+            raise OSError(_reason(words))
+        await asyncio.to_thread(_flush, target)
+
+    def _command(self, folder: Path, *words: str) -> list[str]:
+        return [self._program, f"--root={folder / _BUNDLE / 'state'}", *self._options, *words]
+
+    async def connect(self, folder: Path) -> Streams:
+        return await (await self._opened(folder)).take()
+
+    async def listeners(self, folder: Path, token: str) -> Listeners:
+        await self._opened(folder)
+        return _listeners(folder)
+
+    def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
+        self._roots.disks.abandon(folder, monitor)
+
+    async def end(
+        self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
+    ) -> None:
+        """The end of the kernel is the end of every process that it serves; the file server has then nothing to do."""
+        for process in (init, monitor):
+            if process is not None:
+                # The signal first: so nothing of a frozen sandbox runs before it ends.
+                process.signal(signal.SIGKILL)
+        await thaw(cgroups)
+        for process in (init, monitor):
+            if process is not None:
+                await process.wait()
+        while found := _find(name):
+            for process in found:
+                await process.kill()
+        await self._forget(name)
+        self._roots.disks.forget(name)
+
+    async def freeze(self, cgroups: list[str]) -> None:
+        await freeze(cgroups)
+
+    async def thaw(self, cgroups: list[str]) -> None:
+        await thaw(cgroups)
+
+    async def _opened(self, folder: Path) -> Lines:
+        """The lines of a sandbox, listened for from now on."""
+        if folder.name not in self._lines:
+            found = self._lines[folder.name] = Lines(folder)
+            await found.open()
+        return self._lines[folder.name]
+
+    async def _forget(self, name: str) -> None:
+        found = self._lines.pop(name, None)
+        if found is not None:
+            await found.close()
+
+
+def _find(name: str, *programs: str) -> list[ProcessIdentity]:
+    """Processes of runsc that one of their arguments, or a folder in it, names as this sandbox's."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended while we were looking
+            program, *words = path.read_bytes().split(b"\0")
+            is_runsc = program.rpartition(b"/")[2].decode(errors="replace") in (programs or _PROGRAMS)
+            if is_runsc and any(name.encode() in word.split(b"/") for word in words):
+                found.append(ProcessIdentity.of(int(path.parent.name)))
+    return [process for process in found if process is not None]
+
+
+def _flags(program: str) -> str:
+    """What runsc says of the options that it knows."""
+    told = subprocess.run([program, "flags"], capture_output=True, text=True, check=False)
+    return told.stdout + told.stderr
+
+
+def _write_bundle(spec: LaunchSpec, plan: RootPlan) -> None:
+    command = [layout.SANDBOX_PYTHON, "-I", "-S", "-B", "-c", _DAEMON, "0", spec.id]
+    limits = {
+        "RLIMIT_NOFILE": OPEN_FILES,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": spec.disk_mb * 1024 * 1024,
+    }
+    oci.write_config(spec.folder / _BUNDLE, plan.root, _MOUNTS, command, plan.uid, limits)
+
+
+def _reason(words: bytes) -> str:
+    """What of runsc's pages-long complaint says why: the end of its first line but for the objects that it dumps."""
+    text = words.decode(errors="replace").partition("\ngoroutine ")[0].strip()
+    return text.rpartition("}: ")[2][-500:].rstrip(":") or "runsc checkpoint failed"
+
+
+def _flush(folder: Path) -> None:
+    """See to it that the files of a folder survive a loss of power."""
+    for path in (*folder.iterdir(), folder):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+async def _remove(folder: Path) -> None:
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _listeners(folder: Path) -> Listeners:
+    """The proxy alone: there is no way to redirect what goes elsewhere, as the sandbox's network is its own kernel's."""
+    return Listeners(lines.listen(folder, lines.EGRESS))
+
+
+def _processes(spec: LaunchSpec) -> tuple[ProcessIdentity, ProcessIdentity]:
+    """The kernel and the file server of a sandbox that runs."""
+    kernel, files = _find(spec.id, "runsc-sandbox"), _find(spec.id, "runsc-gofer")
+    if not kernel or not files:
+        raise LaunchFailed("runsc refused")
+    return kernel[0], files[0]
+
+
+async def _dialled(found: Lines, kernel: ProcessIdentity) -> None:
+    """Wait until the daemon has dialled. Raises LaunchFailed when its kernel ends before."""
+    ready, end = asyncio.ensure_future(found.ready()), asyncio.ensure_future(kernel.wait())
+    try:
+        await asyncio.wait([ready, end], return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            raise LaunchFailed("the daemon in the sandbox did not start")
+    finally:
+        for task in (ready, end):
+            task.cancel()
+        await asyncio.gather(ready, end, return_exceptions=True)
+
+
+@contextmanager
+def _memory_file(content: bytes) -> Iterator[int]:
+    fd = os.memfd_create("config")
+    try:
+        os.write(fd, content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _log_file(folder: Path) -> Iterator[int]:
+    fd = os.open(folder / "envd.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _last_words(folder: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (folder / "envd.log").read_text(errors="replace")[-2000:].strip() or "nothing was logged"
+    return "nothing was logged"

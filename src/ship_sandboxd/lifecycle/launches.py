@@ -1,0 +1,167 @@
+"""How a record comes to life: the environment, the limits, the processes, the way out; and how all that ends."""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+
+from ..errors import LaunchFailed
+from ..isolation import cgroups
+from ..isolation.backend import LaunchSpec, Root
+from ..isolation.cgroups import Cgroups, Limits, MemoryWatch
+from ..network import netfilter
+from ..network.egress import Egress, proxy_variables
+from ..network.gateway import Gateway
+from ..network.listeners import NAMES_PORT, OPENED, REDIRECTED_PORT, Listeners
+from ..storage.layers import Layers
+from ..templates import PATH
+from . import notices
+from .records import RESUMING, SandboxRecord
+from .sandbox import Sandbox
+
+# What a kernel of the sandbox's own may need, with all the processes that it serves.
+_TASKS_OF_A_KERNEL = 8192
+_log = logging.getLogger("ship_sandboxd.lifecycle.launches")
+
+
+class Launches:
+    """Starts sandboxes from their records and ends them; the same for the first time and for every later one."""
+
+    def __init__(self, groups: Cgroups, gateway: Gateway, layers: Layers) -> None:
+        # Since the start, by the name of the backend.
+        self.shortages: Counter[str] = Counter()
+        self._groups = groups
+        self._gateway = gateway
+        self._layers = layers
+        self._notices: set[asyncio.Task[None]] = set()
+
+    def groups_of(self, sandbox_id: str) -> list[str]:
+        """Where its control groups are going to be."""
+        return self._groups.folders(sandbox_id)
+
+    async def start(self, sandbox: Sandbox) -> None:
+        """Start its processes and open its way out. The record knows them then, but is not saved.
+
+        Raises LaunchFailed and what `Layers.unpacked` raises.
+        """
+        record, template = sandbox.record, sandbox.record.made_of
+        layers = [await self._layers.unpacked(digest) for digest in template.layers]
+        is_counted = sandbox.backend.shares_kernel and "pids" in self._groups.controllers
+        tasks = template.pids if sandbox.backend.shares_kernel else _TASKS_OF_A_KERNEL
+        self._groups.create(record.id, Limits(template.memory_mb, tasks, template.cpu_count))
+        launched = await sandbox.backend.launch(
+            LaunchSpec(
+                id=record.id,
+                folder=sandbox.folder,
+                uid=record.uid,
+                root=Root(tuple(layers), template.on_machine),
+                mounts=template.mounts,
+                config={
+                    "token": record.token,
+                    "envs": _environment(record),
+                    "user": template.user,
+                    "workdir": template.workdir,
+                    "memory_mb": record.memory_mb,
+                    "cpu_count": record.cpu_count,
+                    "listeners": OPENED,
+                    "max_processes": None if is_counted else template.pids,
+                },
+                cgroups=record.cgroups,
+                disk_mb=record.disk_mb,
+                resumes=record.state == RESUMING,
+            )
+        )
+        record.init, record.monitor = launched.init, launched.monitor
+        if record.state == RESUMING:
+            record.memory_kept = launched.memory_kept
+        self.watch_memory(sandbox)
+        await self._redirect(sandbox, launched.listeners)
+        await self._open_egress(sandbox, launched.listeners)
+
+    def watch_memory(self, sandbox: Sandbox) -> None:
+        """Tell its log and its daemon when the kernel ends a process of it for want of memory."""
+        sandbox.forget_memory()
+        sandbox.memory = MemoryWatch(sandbox.record.cgroups, lambda: self._out_of_memory(sandbox))
+
+    def _out_of_memory(self, sandbox: Sandbox) -> None:
+        self.shortages[sandbox.record.backend] += 1
+        sandbox.tell("out of memory: the kernel has ended a process", "warning", code="out_of_memory")
+        task = asyncio.create_task(notices.out_of_memory(sandbox))
+        self._notices.add(task)
+        task.add_done_callback(self._told)
+
+    def _told(self, task: asyncio.Task[None]) -> None:
+        self._notices.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("a daemon was not told that memory ran out", extra={"reason": str(error)})
+
+    async def find_egress(self, sandbox: Sandbox) -> None:
+        """Take up the way out of a sandbox that an earlier host process has started. It must not be frozen."""
+        try:
+            listeners = await sandbox.backend.listeners(sandbox.folder, sandbox.record.token)
+            await self._open_egress(sandbox, listeners)
+        except (OSError, LaunchFailed) as error:
+            sandbox.tell("no way out for this sandbox", "error", reason=str(error))
+
+    async def _redirect(self, sandbox: Sandbox, listeners: Listeners) -> None:
+        """Lead connections of programs that know of no proxy to us. Without it the proxy is the one way out."""
+        init = sandbox.record.init
+        if init is None or listeners.redirected is None or not self._gateway.redirects:
+            return
+        try:
+            await asyncio.to_thread(netfilter.redirect, init, REDIRECTED_PORT, NAMES_PORT)
+        except OSError as error:
+            sandbox.tell("only the proxy leads out", "error", reason=str(error))
+
+    async def _open_egress(self, sandbox: Sandbox, listeners: Listeners) -> None:
+        rules = self._gateway.rules(sandbox.record.network, sandbox.record.allow_internet)
+        sandbox.egress = Egress(sandbox.id, self._gateway, rules, sandbox.folder)
+        await sandbox.egress.serve(listeners)
+
+    def update_rules(self, sandbox: Sandbox) -> None:
+        """Let the way out go by the record's rules; connections that they do not allow are cut."""
+        if sandbox.egress is not None:
+            sandbox.egress.update(self._gateway.rules(sandbox.record.network, sandbox.record.allow_internet))
+
+    async def stop(self, sandbox: Sandbox, *, for_good: bool = False, search: bool = False) -> None:
+        """End its processes, frozen or not, and what they used; its files stay, or are of no use if `for_good`. `search`
+        for them where the record may not know them."""
+        if sandbox.watch is not None:
+            sandbox.watch.cancel()
+            sandbox.watch = None
+        sandbox.forget_memory()
+        await self.close_egress(sandbox)
+        record = sandbox.record
+        if for_good and record.monitor is not None:
+            sandbox.backend.abandon(sandbox.folder, record.monitor)
+        if record.init is not None or search:
+            await sandbox.backend.end(record.id, record.init, record.monitor, record.cgroups)
+            record.init = record.monitor = None
+        try:
+            await cgroups.remove(record.cgroups)
+        except OSError as error:
+            _log.error("a cgroup cannot be removed", extra={"sandbox": record.id, "reason": str(error)})
+        with contextlib.suppress(FileNotFoundError):
+            (sandbox.folder / "envd.sock").unlink()
+
+    async def close_egress(self, sandbox: Sandbox) -> None:
+        if sandbox.egress is not None:
+            await sandbox.egress.close()
+            sandbox.egress = None
+
+
+def _environment(record: SandboxRecord) -> dict[str, str]:
+    return {
+        "PATH": PATH,
+        "HOME": "/home/user",
+        "USER": "user",
+        "LOGNAME": "user",
+        "SHELL": "/bin/bash",
+        "LANG": "C.UTF-8",
+        "E2B_SANDBOX": "true",
+        "E2B_SANDBOX_ID": record.id,
+        "E2B_TEMPLATE_ID": record.template,
+        **proxy_variables(),
+        **record.made_of.env,
+        **record.envs,
+    }

@@ -1,0 +1,157 @@
+"""Pausing and resuming.
+
+    running ── pause ──► frozen ── after a while, or the processes die ──► parked
+       ▲                    │                                                 │
+       ├── thawed: memory came back                                           │
+       └── started anew on the same disk: id, uid and token stay; memory is lost, or read in where it was written out
+
+A frozen sandbox costs memory and comes back at once; a parked one costs nothing but its disk. Both are `paused` for
+clients; `memory_kept` of the record says which it is, and after a resume, which it was. Every function here runs in the
+sandbox's turn.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from ..errors import ApiError, CheckpointFailed, Conflict
+from ..moments import Moment
+from . import startup
+from .launches import Launches
+from .records import PAUSED, RESUMING, RUNNING
+from .sandbox import Sandbox
+
+Attend = Callable[[Sandbox], None]
+Sync = Callable[[Sandbox], None]
+_log = logging.getLogger("ship_sandboxd.lifecycle.pauses")
+
+
+class Pauses:
+    """`attend` is called with each sandbox whose timer and watch have to be set anew, `sync` with each whose files have to
+    come to the disk in the background, so that a power cut takes nothing of it."""
+
+    def __init__(self, launches: Launches, attend: Attend, sync: Sync) -> None:
+        self._launches = launches
+        self._attend = attend
+        self._sync = sync
+
+    async def pause(self, sandbox: Sandbox, *, keep_memory: bool) -> None:
+        """Raises Conflict when it is paused, FreezeFailed and OSError, and then it runs on."""
+        if sandbox.record.state == PAUSED:
+            raise Conflict(f"sandbox '{sandbox.id}' is paused already", "sandbox_paused")
+        if keep_memory and sandbox.backend.keeps_memory:
+            await self._freeze(sandbox)
+        else:
+            reason = "asked for" if not keep_memory else "this machine cannot freeze processes"
+            await self.park(sandbox, reason, keep_memory=keep_memory)
+
+    async def _freeze(self, sandbox: Sandbox) -> None:
+        record, backend = sandbox.record, sandbox.backend
+        await backend.freeze(record.cgroups)
+        record.state, record.paused, record.memory_kept = PAUSED, Moment.after(0), True
+        try:
+            record.save(sandbox.folder)
+        except OSError:
+            record.state, record.paused = RUNNING, None
+            await backend.thaw(record.cgroups)
+            raise
+        sandbox.disconnect()
+        sandbox.tell("sandbox paused", memory_kept=True)
+        self._attend(sandbox)
+        self._sync(sandbox)
+
+    async def park(self, sandbox: Sandbox, reason: str, *, keep_memory: bool = True) -> None:
+        """End its processes and keep its files, and its memory where that is wanted and its backend can write it out; of
+        one that is parked already, nothing happens."""
+        record = sandbox.record
+        if record.state == PAUSED and record.init is None:
+            return
+        before = record.state, record.paused, record.memory_kept
+        record.state, record.paused, record.memory_kept = PAUSED, record.paused or Moment.after(0), False
+        try:
+            # Written first: a host that finds its processes gone must not take it for one that has ended.
+            record.save(sandbox.folder)
+        except OSError:
+            record.state, record.paused, record.memory_kept = before
+            raise
+        sandbox.stop_timer()
+        sandbox.disconnect()
+        is_written = keep_memory and await self._write_memory_out(sandbox)
+        await self._launches.stop(sandbox, search=before[0] == RESUMING)
+        record.memory_kept = is_written
+        event = "its memory is written out" if is_written else "its memory is given up"
+        sandbox.tell(f"sandbox parked: {event}, its files are kept", reason=reason)
+        record.save(sandbox.folder)
+        self._attend(sandbox)
+        self._sync(sandbox)
+
+    async def _write_memory_out(self, sandbox: Sandbox) -> bool:
+        record, backend = sandbox.record, sandbox.backend
+        if not backend.parks_memory or record.init is None or not record.init.alive:
+            return False
+        if sandbox.watch is not None:
+            sandbox.watch.cancel()
+            sandbox.watch = None
+        await self._launches.close_egress(sandbox)
+        try:
+            await backend.checkpoint(sandbox.folder, record.token, record.cgroups)
+        except CheckpointFailed as error:
+            sandbox.tell("the sandbox's memory cannot be written out", "warning", reason=str(error))
+            return False
+        return True
+
+    async def resume(self, sandbox: Sandbox, timeout_s: int) -> bool:
+        """Let it run for so many seconds; answers whether it had been paused at all. Raises LaunchFailed, OSError: then it
+        is still paused."""
+        record = sandbox.record
+        if record.state != PAUSED:
+            return False
+        began = time.monotonic()
+        end, granted = record.end, record.timeout_s
+        record.end, record.timeout_s = Moment.after(timeout_s), timeout_s
+        try:
+            if record.init is not None and record.init.alive:
+                await self._thaw(sandbox)
+            else:
+                await self._start_anew(sandbox)
+        except BaseException:
+            record.end, record.timeout_s = end, granted
+            raise
+        took_ms = round((time.monotonic() - began) * 1000, 1)
+        event, level = "sandbox resumed", "info"
+        if not record.memory_kept:
+            event, level = "sandbox resumed without its memory: its processes are new", "warning"
+        sandbox.tell(event, level, memory_kept=record.memory_kept, took_ms=took_ms)
+        self._attend(sandbox)
+        return True
+
+    async def _thaw(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        paused, record.state, record.paused = record.paused, RUNNING, None
+        try:
+            # Written first: a running sandbox that a new host finds frozen is thawed, and never the other way round.
+            record.save(sandbox.folder)
+        except OSError:
+            record.state, record.paused = PAUSED, paused
+            raise
+        await sandbox.backend.thaw(record.cgroups)
+        if sandbox.egress is None:
+            await self._launches.find_egress(sandbox)
+
+    async def _start_anew(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        paused, record.state, record.memory_kept = record.paused, RESUMING, False
+        try:
+            record.save(sandbox.folder)
+            await self._launches.start(sandbox)
+            record.state, record.paused = RUNNING, None
+            record.save(sandbox.folder)
+            if not record.memory_kept:
+                await startup.start(sandbox, record.made_of)
+        except (ApiError, OSError):
+            await self._launches.stop(sandbox, search=True)
+            record.state, record.paused, record.memory_kept = PAUSED, paused, False
+            with contextlib.suppress(OSError):
+                record.save(sandbox.folder)
+            raise

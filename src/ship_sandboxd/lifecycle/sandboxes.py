@@ -1,0 +1,513 @@
+"""The sandboxes of this host: made, found, kept alive for their time, found again after a restart, ended.
+
+    creating ── launched ──► running ⇄ paused ── killed, or a running one's time is over ──► gone
+        │└─ launched ahead ──► warm ── handed out ──► running         see pool.py
+        └── the launch failed, or the host died meanwhile ──► gone
+
+A record on disk comes before anything else that a sandbox uses and goes last, so nothing can be left without one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import templates
+from ..errors import ApiError, Conflict, LaunchFailed, NotFound
+from ..isolation.backend import Backend, Backends
+from ..moments import Moment
+from ..network import policy
+from ..settings import PARK_AFTER_S
+from ..templates import Template
+from . import notices, records, startup
+from .captures import Captures
+from .launches import Launches
+from .pauses import Pauses
+from .pool import Pool
+from .records import (
+    CREATING,
+    DEFAULT_TENANT,
+    ENDING,
+    KILL,
+    PAUSE,
+    PAUSED,
+    RESUMING,
+    RUNNING,
+    WARM,
+    SandboxRecord,
+)
+from .sandbox import Sandbox, gone
+
+Find = Callable[[str, str], Awaitable[Template]]
+DEFAULT_TIMEOUT_S = 300
+_AUTO_RESUME_S = 300
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_UIDS = range(200_000, 265_536)
+_log = logging.getLogger("ship_sandboxd.lifecycle.sandboxes")
+
+
+@dataclass(frozen=True)
+class NewSandbox:
+    """What a caller asks for; see `POST /v2/sandboxes` of E2B's API. When its time is over it is paused if `auto_pause`
+    says so; `auto_resume` lets a request to it wake it up again."""
+
+    template: str = templates.BASE
+    tenant: str = DEFAULT_TENANT
+    timeout_s: int = DEFAULT_TIMEOUT_S
+    envs: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    allow_internet: bool = True
+    allow_public_traffic: bool = True
+    network: dict[str, Any] = field(default_factory=dict)
+    auto_pause: bool = False
+    auto_pause_keeps_memory: bool = True
+    auto_resume: bool = False
+    idempotency_key: str = ""
+    request_digest: str = ""
+
+
+class Sandboxes:
+    """All of them. `data` holds one folder each; `find` tells what a template's or a snapshot's name means to a tenant, and
+    raises NotFound; `per_uid` says whether each gets a Unix user of its own. A frozen one
+    is parked after `park_after_s` seconds."""
+
+    def __init__(
+        self,
+        data: Path,
+        backends: Backends,
+        launches: Launches,
+        captures: Captures,
+        find: Find,
+        per_uid: bool,
+        park_after_s: float = PARK_AFTER_S,
+        warm: Mapping[str, int] | None = None,
+    ) -> None:
+        self._folder = data / "sandboxes"
+        self._trash = data / "trash"
+        self._backends = backends
+        self._launches = launches
+        self._templates = data / "templates"
+        self._captures = captures
+        self._find = find
+        self._pauses = Pauses(launches, self._attend, self._sync)
+        self._warm = warm or {}
+        self.pool = Pool(self._warm, self._make_warm, self._end)
+        self._per_uid = per_uid
+        self._park_after_s = park_after_s
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._uids_in_use: set[int] = set()
+        # Another host on this machine has the same range: starting anywhere in it keeps the two apart.
+        self._next_uid = secrets.randbelow(len(_UIDS))
+        self._tasks: set[asyncio.Task[None]] = set()
+        for folder in (self._folder, self._trash):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def memory_shortages(self) -> Mapping[str, int]:
+        """How often memory ran out since the start, by backend."""
+        return self._launches.shortages
+
+    def get(self, sandbox_id: str, tenant: str | None = None) -> Sandbox:
+        """A sandbox, running or paused; one of `tenant` only, when that is given. Raises NotFound."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None or not sandbox.there or tenant not in (None, sandbox.record.tenant):
+            raise gone(sandbox_id)
+        return sandbox
+
+    def running(self, sandbox_id: str) -> Sandbox:
+        """One that runs. Raises NotFound."""
+        sandbox = self.get(sandbox_id)
+        if sandbox.record.state != RUNNING:
+            raise NotFound(f"sandbox '{sandbox_id}' is paused", "sandbox_paused")
+        return sandbox
+
+    async def awake(self, sandbox_id: str) -> Sandbox:
+        """One that runs, for a request to it: a paused one is resumed first, if it was made to be. Raises NotFound."""
+        sandbox = self.get(sandbox_id)
+        record = sandbox.record
+        if record.state != RUNNING and record.auto_resume:
+            await self.resume(sandbox_id, max(record.timeout_s, _AUTO_RESUME_S))
+        return self.running(sandbox_id)
+
+    def all(self) -> list[Sandbox]:
+        """Every one that runs or is paused."""
+        return [sandbox for sandbox in self._sandboxes.values() if sandbox.there]
+
+    async def create(self, wanted: NewSandbox, template: Template | None = None) -> Sandbox:
+        """Start a sandbox and wait until it answers; of `template`, where that is not one that `wanted` could name.
+        Raises NotFound for the template, LaunchFailed."""
+        sandbox = None
+        if template is None:
+            template = await self._find(wanted.template, wanted.tenant)
+            sandbox = await self._hand_out(wanted, template)
+        warm = sandbox is not None
+        if sandbox is None:
+            sandbox = self._register(template)
+            _give(sandbox.record, wanted)
+            await self._launch(sandbox, RUNNING)
+        sandbox.tell("sandbox created", template=template.name, warm=warm)
+        self._attend(sandbox)
+        return sandbox
+
+    async def _launch(self, sandbox: Sandbox, state: str) -> None:
+        record = sandbox.record
+        try:
+            _make_folders(sandbox)
+            await self._launches.start(sandbox)
+            await startup.start(sandbox, record.made_of)
+            # Its time begins when it is there to be used.
+            record.state = state
+            record.started_at, record.end = round(time.time(), 3), Moment.after(record.timeout_s)
+            record.save(sandbox.folder)
+        except BaseException:
+            await asyncio.shield(self._end(sandbox))
+            raise
+
+    async def _make_warm(self, template: Template) -> Sandbox:
+        sandbox = self._register(template)
+        await self._launch(sandbox, WARM)
+        self._attend(sandbox)
+        return sandbox
+
+    async def _hand_out(self, wanted: NewSandbox, template: Template) -> Sandbox | None:
+        """A warm sandbox that is now the caller's; None when there is none."""
+        while (sandbox := self.pool.take(template)) is not None:
+            try:
+                _give(sandbox.record, wanted)
+                self._launches.update_rules(sandbox)
+                await notices.hand_out(sandbox, sandbox.record.envs)
+                sandbox.record.state = RUNNING
+                sandbox.record.save(sandbox.folder)
+            except (ApiError, OSError) as error:
+                sandbox.tell("a warm sandbox is of no use", "warning", reason=str(error))
+                await self._end(sandbox)
+            except BaseException:
+                await asyncio.shield(self._end(sandbox))
+                raise
+            else:
+                return sandbox
+        return None
+
+    async def warm_up(self) -> None:
+        """Start filling the pool with what the operator wants to have at hand."""
+        for name in {*self._warm, *templates.names(self._templates)}:
+            try:
+                self.pool.fill(await self._find(name, DEFAULT_TENANT))
+            except (ApiError, OSError) as error:
+                _log.error("no warm sandboxes of a template", extra={"template": name, "reason": str(error)})
+
+    def _register(self, template: Template) -> Sandbox:
+        backend = self._backends.named(template.backend)
+        record = SandboxRecord(
+            id="".join(secrets.choice(_ALPHABET) for _ in range(20)),
+            template=template.name,
+            token=secrets.token_hex(32),
+            traffic_token=secrets.token_hex(32),
+            started_at=round(time.time(), 3),
+            end=Moment.after(0),
+            timeout_s=0,
+            cpu_count=template.cpu_count,
+            memory_mb=template.memory_mb,
+            disk_mb=template.disk_mb,
+            uid=self._take_uid() if self._per_uid else None,
+            made_of=template,
+            backend=backend.name,
+        )
+        record.cgroups = self._launches.groups_of(record.id)
+        sandbox = Sandbox(record, self._folder / record.id, backend)
+        self._sandboxes[record.id] = sandbox
+        return sandbox
+
+    def _attend(self, sandbox: Sandbox) -> None:
+        """Do what is due when its time has come, and notice when its processes end by themselves."""
+        record = sandbox.record
+        sandbox.stop_timer()
+        left_s: float | None = record.end.left_s
+        if record.state == PAUSED:
+            frozen_s = 0.0 if record.paused is None else -record.paused.left_s
+            left_s = self._park_after_s - frozen_s if record.frozen else None
+        elif record.state == WARM:
+            left_s = None
+        if left_s is not None:
+            sandbox.timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._due, sandbox)
+        if sandbox.watch is None and record.init is not None:
+            sandbox.watch = asyncio.create_task(self._watch(sandbox))
+
+    def _due(self, sandbox: Sandbox) -> None:
+        sandbox.timer = None
+        self._run(self._time_is_over(sandbox))
+
+    async def _time_is_over(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        if record.state == RUNNING and record.end.left_s > 0:
+            # It was given more time just now, or the timer was a little early.
+            self._attend(sandbox)
+            return
+        if record.state == RUNNING and record.on_timeout == KILL:
+            sandbox.tell("sandbox reached its timeout")
+            await self._end(sandbox)
+            return
+
+        async def give_way() -> None:
+            if record.frozen:
+                await self._pauses.park(sandbox, "paused for long")
+            elif record.state == RUNNING and record.end.left_s <= 0:
+                sandbox.tell("sandbox reached its timeout")
+                await self._pauses.pause(sandbox, keep_memory=record.pause_keeps_memory)
+
+        with contextlib.suppress(NotFound):
+            await sandbox.change(give_way)
+
+    async def _watch(self, sandbox: Sandbox) -> None:
+        if sandbox.record.init is not None:
+            await sandbox.record.init.wait()
+        sandbox.watch = None
+        self._run(self._processes_ended(sandbox))
+
+    async def _processes_ended(self, sandbox: Sandbox) -> None:
+        """Somebody has ended its supervisor: the machine's memory ran out, or a person on the host."""
+        if sandbox.ending is not None:
+            return
+        record = sandbox.record
+        if record.state == WARM:
+            self.pool.lost(sandbox)
+            await self._end(sandbox)
+        elif record.state == PAUSED or record.on_timeout == PAUSE:
+            with contextlib.suppress(NotFound):
+                await sandbox.change(lambda: self._pauses.park(sandbox, "its processes have ended"))
+        else:
+            sandbox.tell("sandbox ended by itself", "warning")
+            await self._end(sandbox)
+
+    def _sync(self, sandbox: Sandbox) -> None:
+        async def sync() -> None:
+            try:
+                await self._captures.sync(sandbox)
+            except OSError as error:
+                if sandbox.ending is None:
+                    sandbox.tell("its files could not be synced", "warning", reason=str(error))
+
+        self._run(sync())
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("work behind the scenes failed", exc_info=task.exception())
+
+    def set_timeout(self, sandbox_id: str, timeout_s: int, only_extend: bool = False) -> Sandbox:
+        """Let it live for so many seconds from now. Raises NotFound, and Conflict of a paused one, which has no time."""
+        sandbox = self.get(sandbox_id)
+        record = sandbox.record
+        if record.state != RUNNING:
+            raise Conflict(f"sandbox '{sandbox_id}' is paused: resume it first", "sandbox_paused")
+        if only_extend and record.end.left_s >= timeout_s:
+            return sandbox
+        end, granted = record.end, record.timeout_s
+        record.end, record.timeout_s = Moment.after(timeout_s), timeout_s
+        try:
+            record.save(sandbox.folder)
+        except OSError:
+            record.end, record.timeout_s = end, granted
+            raise
+        self._attend(sandbox)
+        return sandbox
+
+    def update_network(self, sandbox_id: str, wanted: Any) -> None:
+        """Replace the rules for what a sandbox may reach; connections that they do not allow are cut. Raises
+        NotFound, BadRequest, Unsupported."""
+        sandbox = self.get(sandbox_id)
+        record = sandbox.record
+        record.network, record.allow_internet = policy.update(record.network, wanted)
+        record.save(sandbox.folder)
+        self._launches.update_rules(sandbox)
+
+    async def pause(self, sandbox_id: str, *, keep_memory: bool = True) -> None:
+        """Halt it until it is resumed. Raises NotFound, Conflict when it is paused already, FreezeFailed."""
+        sandbox = self.get(sandbox_id)
+        await sandbox.change(lambda: self._pauses.pause(sandbox, keep_memory=keep_memory))
+
+    async def resume(self, sandbox_id: str, timeout_s: int) -> bool:
+        """Let a paused one run on for so many seconds, and a running one for at least so many. Answers whether it was
+        paused. Raises NotFound, LaunchFailed."""
+        sandbox = self.get(sandbox_id)
+        if sandbox.record.state != RUNNING and await sandbox.change(
+            lambda: self._pauses.resume(sandbox, timeout_s)
+        ):
+            return True
+        self.set_timeout(sandbox_id, timeout_s, only_extend=True)
+        return False
+
+    async def capture(self, sandbox_id: str) -> tuple[Template, int]:
+        """A template of a sandbox as it is now, see `Captures.take`. Raises NotFound."""
+        sandbox = self.get(sandbox_id)
+        return await sandbox.change(lambda: self._captures.take(sandbox))
+
+    async def fork(self, sandbox: Sandbox, template: Template, timeout_s: int) -> Sandbox:
+        """Another sandbox that was made as this one was, of a capture of it. Raises LaunchFailed."""
+        record = sandbox.record
+        wanted = NewSandbox(
+            template=record.template,
+            tenant=record.tenant,
+            timeout_s=timeout_s,
+            metadata=tuple(record.metadata.items()),
+            allow_internet=record.allow_internet,
+            allow_public_traffic=record.allow_public_traffic,
+            network=record.network,
+            auto_pause=record.on_timeout == PAUSE,
+            auto_pause_keeps_memory=record.pause_keeps_memory,
+            auto_resume=record.auto_resume,
+        )
+        return await self.create(wanted, template)
+
+    async def kill(self, sandbox_id: str) -> None:
+        """End it and everything in it. Raises NotFound."""
+        sandbox = self.get(sandbox_id)
+        await asyncio.shield(self._end(sandbox))
+        _log.info("sandbox killed", extra={"sandbox": sandbox_id})
+
+    async def kill_all(self) -> None:
+        await asyncio.gather(*(self._end(sandbox) for sandbox in list(self._sandboxes.values())))
+
+    async def _end(self, sandbox: Sandbox) -> None:
+        """Once, however many ask for it."""
+        if sandbox.ending is None:
+            sandbox.ending = asyncio.create_task(self._take_down(sandbox))
+        await asyncio.shield(sandbox.ending)
+
+    async def _take_down(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        sandbox.stop_timer()
+        await sandbox.cut_changes()
+        search = record.state in (CREATING, RESUMING, ENDING)
+        record.state = ENDING
+        with contextlib.suppress(
+            OSError
+        ):  # there may be no folder yet, or no room; it is only for a crash from here on
+            record.save(sandbox.folder)
+        await self._launches.stop(sandbox, for_good=True, search=search)
+        self._throw_away(sandbox.folder)
+        self._sandboxes.pop(record.id, None)
+        if record.uid is not None:
+            self._uids_in_use.discard(record.uid)
+
+    def _throw_away(self, folder: Path) -> None:
+        trash = self._trash / folder.name
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(trash)
+        self._run(_remove_tree(trash))
+
+    def _take_uid(self) -> int:
+        """The next uid that no sandbox has; round and round, so that one is not soon used again."""
+        for _ in _UIDS:
+            uid = _UIDS[self._next_uid % len(_UIDS)]
+            self._next_uid += 1
+            if uid not in self._uids_in_use:
+                self._uids_in_use.add(uid)
+                return uid
+        raise LaunchFailed("every uid for sandboxes is in use", "no_uid_left")
+
+    def layers_in_use(self) -> Iterable[str]:
+        """The digests of all layers that these sandboxes lie on."""
+        for sandbox in self._sandboxes.values():
+            yield from sandbox.record.made_of.layers
+
+    async def recover(self) -> None:
+        """Find the sandboxes that an earlier process left, running or paused; clear away what it left half-made."""
+        for folder in list(self._trash.iterdir()):
+            self._run(_remove_tree(folder))
+        found, unreadable = [], []
+        for folder in sorted(self._folder.iterdir()):
+            record = records.load(folder)
+            if record is None or record.id != folder.name:
+                unreadable.append(folder)
+                continue
+            sandbox = Sandbox(record, folder, self._backend_of(record))
+            self._sandboxes[record.id] = sandbox
+            if record.uid is not None:
+                self._uids_in_use.add(record.uid)
+            found.append(sandbox)
+        await asyncio.gather(
+            *(self._recover(sandbox) for sandbox in found),
+            *(self._clear_unreadable(folder) for folder in unreadable),
+        )
+
+    def _backend_of(self, record: SandboxRecord) -> Backend:
+        """Its own; where the machine no longer has that, another one can at least end it."""
+        return (
+            self._backends.named(record.backend)
+            if record.backend in self._backends.names
+            else self._backends.default
+        )
+
+    async def _recover(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        alive = record.init is not None and record.init.alive
+        if record.state == RUNNING and alive and (record.end.left_s > 0 or record.on_timeout == PAUSE):
+            # The earlier process may have ended while it was halted for a snapshot, or half paused.
+            await sandbox.backend.thaw(record.cgroups)
+            self._attend(sandbox)
+            self._launches.watch_memory(sandbox)
+            await self._launches.find_egress(sandbox)
+        elif record.state == PAUSED and (record.init is None or (alive and record.frozen)):
+            self._attend(sandbox)
+            if alive:
+                self._launches.watch_memory(sandbox)
+        elif record.state in (PAUSED, RESUMING) or (record.state == RUNNING and record.on_timeout == PAUSE):
+            await self._pauses.park(sandbox, "its processes ended while no host ran")
+        else:
+            await self._end(sandbox)
+            return
+        _log.info("sandbox found again", extra={"sandbox": record.id, "state": record.state})
+
+    async def _clear_unreadable(self, folder: Path) -> None:
+        _log.error("a sandbox's record cannot be read: its folder is removed", extra={"sandbox": folder.name})
+        await self._backends.default.end(folder.name, None, None, [])
+        self._throw_away(folder)
+
+    async def leave(self) -> None:
+        """Stop attending to the sandboxes; they run on, and the paused ones stay paused. Warm ones end."""
+        await self.pool.close()
+        for sandbox in self._sandboxes.values():
+            sandbox.stop_timer()
+            if sandbox.watch is not None:
+                sandbox.watch.cancel()
+            sandbox.forget_memory()
+            await self._launches.close_egress(sandbox)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _give(record: SandboxRecord, wanted: NewSandbox) -> None:
+    """Make it what a caller asks for."""
+    record.started_at = round(time.time(), 3)
+    record.end, record.timeout_s = Moment.after(wanted.timeout_s), wanted.timeout_s
+    record.tenant = wanted.tenant
+    record.metadata, record.envs = dict(wanted.metadata), dict(wanted.envs)
+    record.allow_internet, record.network = wanted.allow_internet, wanted.network
+    record.allow_public_traffic = wanted.allow_public_traffic
+    record.on_timeout = PAUSE if wanted.auto_pause else KILL
+    record.pause_keeps_memory = wanted.auto_pause_keeps_memory
+    record.auto_resume = wanted.auto_resume
+    record.idempotency_key, record.request_digest = wanted.idempotency_key, wanted.request_digest
+
+
+def _make_folders(sandbox: Sandbox) -> None:
+    """The record, and what the sandbox may write to, before anything runs."""
+    record = sandbox.record
+    sandbox.folder.mkdir(mode=0o700)
+    record.save(sandbox.folder)
+
+
+async def _remove_tree(folder: Path) -> None:
+    """Delete what a sandbox left. `rm` copes with any depth, and follows no link."""
+    process = await asyncio.create_subprocess_exec("rm", "-rf", "--one-file-system", "--", str(folder))
+    await process.wait()

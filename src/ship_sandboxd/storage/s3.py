@@ -1,0 +1,96 @@
+"""Blobs in a bucket that speaks S3, by the library obstore, which is loaded only where a host is told to use one."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from ..errors import SetupError
+from .blobs import BlobMissing
+
+_PART_BYTES = 8 * 1024 * 1024
+_OPTIONS = frozenset({"endpoint", "region", "virtual_hosted_style_request"})
+
+
+class S3Blobs:
+    """`s3://bucket/prefix?endpoint=https://…&region=…`. Credentials come from the environment (`AWS_ACCESS_KEY_ID` and its
+    like), or from the machine's role."""
+
+    def __init__(self, url: str) -> None:
+        """Raises SetupError `option_invalid`, or `obstore_missing`."""
+        self._library = _library()
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query))
+        unknown = set(options) - _OPTIONS
+        if parts.scheme != "s3" or not parts.netloc or unknown:
+            raise SetupError(
+                f"--blobs {url} is not s3://BUCKET/PREFIX?endpoint=URL&region=NAME", "option_invalid", 2
+            )
+        self._store: Any = importlib.import_module("obstore.store").S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/") or None,
+            config=options,
+            client_options={
+                "allow_http": options.get("endpoint", "").startswith("http://"),
+                "connect_timeout": "5s",
+            },
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=30)},
+        )
+
+    async def put(self, key: str, source: Path) -> None:
+        with self._translated(key):
+            await self._library.put_async(self._store, key, source, chunk_size=_PART_BYTES)
+
+    async def fetch(self, key: str, target: Path) -> None:
+        with self._translated(key):
+            answer = await self._library.get_async(self._store, key)
+            with target.open("xb") as file:
+                async for piece in answer.stream(min_chunk_size=_PART_BYTES):
+                    file.write(piece)
+
+    async def write(self, key: str, data: bytes) -> None:
+        with self._translated(key):
+            await self._library.put_async(self._store, key, data)
+
+    async def read(self, key: str) -> bytes:
+        with self._translated(key):
+            answer = await self._library.get_async(self._store, key)
+            return bytes(await answer.bytes_async())
+
+    async def keys(self, prefix: str) -> dict[str, float]:
+        with self._translated(prefix):
+            found: dict[str, float] = {}
+            async for page in self._library.list(self._store, prefix=prefix):
+                found.update((each["path"], each["last_modified"].timestamp()) for each in page)
+            return found
+
+    async def delete(self, key: str) -> None:
+        try:
+            with self._translated(key):
+                await self._library.delete_async(self._store, key)
+        except BlobMissing:
+            return
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        errors = self._library.exceptions
+        try:
+            yield
+        except (errors.NotFoundError, FileNotFoundError) as error:
+            raise BlobMissing(f"the blob {key} is not in the store") from error
+        except errors.BaseError as error:
+            # Its text quotes whole answers of the server.
+            raise OSError(f"the store of blobs failed on {key}: {str(error)[:500]}") from error
+
+
+def _library() -> Any:
+    try:
+        importlib.import_module("obstore.exceptions")
+        return importlib.import_module("obstore")
+    except ImportError as error:
+        raise SetupError(
+            "--blobs s3://… needs the Python package obstore: pip install obstore", "obstore_missing"
+        ) from error
