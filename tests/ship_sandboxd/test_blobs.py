@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import eventually
-from ship_sandboxd.s3 import S3Blobs
 
 from ship_sandboxd.errors import SetupError
 from ship_sandboxd.storage.blobs import BlobMissing, Blobs, FolderBlobs
+from ship_sandboxd.storage.s3 import S3Blobs
 
 needs_s3 = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("obstore", "moto")),

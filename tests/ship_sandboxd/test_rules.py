@@ -5,18 +5,18 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from ship_sandboxd.policy.rules import Block, Pattern, Refused, Rules, canonical, parse_entry, parse_private
 
 from ship_sandboxd.errors import BadRequest, Unsupported
-from ship_sandboxd.network import policy as network
+from ship_sandboxd.network import policy
 from ship_sandboxd.network.addresses import address_of
-from ship_sandboxd.network.rules import Block, Pattern, Refused, Rules, canonical, parse_entry, parse_private
 
 ALL = "0.0.0.0/0"
 
 
 def rules(allow: Iterable[str] = (), deny: Iterable[str] = (), private: Iterable[str] = ()) -> Rules:
     kept = {"allowOut": list(allow), "denyOut": list(deny)}
-    return network.rules(kept, True, private=tuple(parse_private(text) for text in private))
+    return policy.rules(kept, True, private=tuple(parse_private(text) for text in private))
 
 
 def reaches(made: Rules, host: str, port: int = 443, found: str = "1.1.1.1") -> bool:
@@ -96,7 +96,7 @@ def test_an_entry_that_makes_no_sense_is_told(entry: str) -> None:
     with pytest.raises(ValueError, match=r"neither|port"):
         parse_entry(entry)
     with pytest.raises(BadRequest, match="allowOut"):
-        network.at_creation({"allowOut": [entry], "denyOut": [ALL]})
+        policy.at_creation({"allowOut": [entry], "denyOut": [ALL]})
 
 
 def test_names_that_are_not_allowed_are_not_even_looked_up() -> None:
@@ -133,13 +133,13 @@ def test_the_operator_allows_private_networks_only(text: str) -> None:
 
 def test_what_is_kept_is_what_was_said() -> None:
     said = {"allowOut": ["example.com", "1.1.1.1"], "denyOut": [ALL], "maskRequestHost": "x.example:${PORT}"}
-    assert network.at_creation({**said, "rules": {}, "egressProxy": None}) == said
-    assert network.at_creation(None) == {}
-    assert network.update(said, {"denyOut": ["8.8.8.8"]}) == (
+    assert policy.at_creation({**said, "rules": {}, "egressProxy": None}) == said
+    assert policy.at_creation(None) == {}
+    assert policy.update(said, {"denyOut": ["8.8.8.8"]}) == (
         {"denyOut": ["8.8.8.8"], "maskRequestHost": "x.example:${PORT}"},
         True,
     )
-    assert network.update(said, {"allow_internet_access": False, "allowOut": ["example.com"]}) == (
+    assert policy.update(said, {"allow_internet_access": False, "allowOut": ["example.com"]}) == (
         {"allowOut": ["example.com"], "maskRequestHost": "x.example:${PORT}"},
         False,
     )
@@ -156,7 +156,7 @@ def test_what_is_kept_is_what_was_said() -> None:
 )  # fmt: skip
 def test_a_network_that_makes_no_sense_is_refused(said: Any) -> None:
     with pytest.raises(BadRequest) as raised:
-        network.at_creation(said)
+        policy.at_creation(said)
     assert raised.value.code == "network_invalid"
 
 
@@ -164,9 +164,9 @@ def test_what_is_not_offered_is_told() -> None:
     changed = {"example.com": [{"transform": {"headers": {"X-A": "b"}}}]}
     for said in ({"rules": changed}, {"egressProxy": {"address": "proxy.example:1080"}}):
         with pytest.raises(Unsupported):
-            network.at_creation(said)
+            policy.at_creation(said)
         with pytest.raises(Unsupported):
-            network.update({}, said)
+            policy.update({}, said)
 
 
 def test_entries_that_are_alike_compare_alike() -> None:
