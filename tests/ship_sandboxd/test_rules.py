@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from ship_sandboxd.policy.rules import Block, Pattern, Refused, Rules, canonical, parse_entry, parse_private
 
 from ship_sandboxd.errors import BadRequest, Unsupported
 from ship_sandboxd.network import policy
 from ship_sandboxd.network.addresses import address_of
+from ship_sandboxd.network.rules import Block, Pattern, Refused, Rules, canonical, parse_entry, parse_private
 
 ALL = "0.0.0.0/0"
 
