@@ -2,6 +2,7 @@
 
 import ast
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,44 @@ def test_a_token_opens_one_sandbox_only(host: Host, attacker: Sandbox, neighbour
     assert httpx.get(url, headers=fields).status_code == 401
     assert httpx.get(url, headers={**fields, "X-Access-Token": API_KEY}).status_code == 401
     assert httpx.delete(f"{host.url}/sandboxes/{neighbour.sandbox_id}", headers=fields).status_code == 401
+
+
+@pytest.mark.parametrize("port", [3128, 3129, 3153])
+def test_a_visitor_cannot_go_out_in_the_name_of_a_sandbox(host: Host, attacker: Sandbox, port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        inside.settimeout(0.2)
+        target = f"http://127.0.0.1:{inside.getsockname()[1]}/"
+        for line in (f"GET {target}", "GET /", "CONNECT example.com:443"):
+            answer = raw(host, f"{line} HTTP/1.1\r\nHost: {port}-{attacker.sandbox_id}.localhost\r\n\r\n")
+            assert answer.split()[1] in {b"400", b"403"}, answer
+        with pytest.raises(TimeoutError):
+            inside.accept()
+
+
+def test_a_port_of_a_sandbox_is_no_proxy(host: Host, attacker: Sandbox) -> None:
+    answer = raw(host, f"GET http://x/ HTTP/1.1\r\nHost: 8000-{attacker.sandbox_id}.localhost\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def raw(host: Host, request: str) -> bytes:
+    """The beginning of the answer to a request that no client library would send."""
+    address = httpx.URL(host.url)
+    with socket.create_connection((address.host, address.port or 80), 10) as connection:
+        connection.sendall(request.encode())
+        return connection.recv(4096)
+
+
+def test_a_stranger_does_not_wake_a_paused_sandbox(host: Host) -> None:
+    sleeper = host.create(lifecycle={"on_timeout": "pause", "auto_resume": True})
+    sleeper.pause()
+    fields = {"E2b-Sandbox-Id": sleeper.sandbox_id, "E2b-Sandbox-Port": "49983"}
+    late = "path=/etc/passwd&signature_expiration=1&signature=v1_x"
+    for path, token in (("/health", ""), ("/envs", "wrong"), (f"/files?{late}", "")):
+        answer = httpx.get(f"{host.url}{path}", headers={**fields, "X-Access-Token": token})
+        assert answer.status_code == 502
+    assert sleeper.get_info().state == "paused"
+    assert sleeper.commands.run("echo woken").stdout == "woken\n"
+    sleeper.kill()
 
 
 @pytest.mark.parametrize(

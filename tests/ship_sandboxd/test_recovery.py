@@ -1,5 +1,6 @@
 """A sandbox outlives its host process, and nothing of it outlives the sandbox."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import Host, eventually
 from e2b import CommandExitException, Sandbox
+
+from ship_sandboxd.pids import ProcessIdentity
 
 pytestmark = pytest.mark.system
 
@@ -132,3 +135,28 @@ def _alive(pid: int) -> bool:
         return "\nState:\tZ" not in (Path("/proc") / str(pid) / "status").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_a_record_of_a_later_version_is_read_as_far_as_it_is_known(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    host.stop()
+    path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "green"}))
+    host.start()
+    assert sandbox.commands.run("echo here").stdout == "here\n"
+
+
+def test_a_sandbox_whose_record_cannot_be_read_is_put_aside_and_not_deleted(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    init = ProcessIdentity(**host.record(sandbox.sandbox_id)["init"])
+    host.stop()
+    (host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json").write_text("")
+    (host.data / "sandboxes" / "halfmade").mkdir()
+    host.start()
+    eventually(lambda: not init.alive)
+    (aside,) = (host.data / "unreadable").iterdir()
+    assert aside.name.startswith(sandbox.sandbox_id)
+    assert (aside / "sandbox.json").exists()
+    assert list((host.data / "sandboxes").iterdir()) == []

@@ -12,6 +12,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
+from hmac import compare_digest
 
 from ..api import pages
 from ..api.router import Api
@@ -25,17 +26,20 @@ from ..envd.http1 import (
     Request,
     serve_connection,
 )
-from ..envd.signature import is_signed
+from ..envd.signature import is_signed, is_valid
 from ..errors import ApiError, NotFound
 from ..lifecycle.records import SandboxRecord
 from ..lifecycle.sandbox import Sandbox
 from ..lifecycle.sandboxes import Sandboxes
 from ..network.forward import forward, onward
+from ..network.listeners import OPENED
 from ..telemetry.metrics import Metrics
 from . import visits
 
 ENVD_PORT = 49983
 MAX_CONNECTIONS = 10_000
+# Where a sandbox's programs find their way out. A visitor who came to these would go out in the sandbox's name.
+_WAYS_OUT = frozenset(port for _, port in OPENED)
 _START = "/process.Process/Start"
 _HOST = re.compile(r"(?P<port>\d{1,5})-(?P<id>[a-z0-9]+)(-[a-z0-9]+)?\.(?P<domain>[^:]+?)\.?(:\d+)?")
 # What belongs to the host and its callers, and is none of a sandbox's business.
@@ -102,7 +106,9 @@ class Front:
                 return
             if target.port != ENVD_PORT and await _stopped(exchange, target, sandbox.record):
                 return
-            await self._forward(exchange, await self._sandboxes.awake(sandbox.id), target.port)
+            if target.port != ENVD_PORT or _is_known(exchange.request, sandbox.record):
+                sandbox = await self._sandboxes.awake(sandbox.id)
+            await self._forward(exchange, self._sandboxes.running(sandbox.id), target.port)
         except NotFound as error:
             # Clients know both cases by this text.
             hint = _PAUSED if error.code == "sandbox_paused" else _NOT_FOUND
@@ -165,6 +171,12 @@ class Front:
 async def _stopped(exchange: Exchange, target: Target, record: SandboxRecord) -> bool:
     """Whether a visitor of a port has been answered here and goes no further, as it is not for everybody."""
     request = exchange.request
+    if request.method == "CONNECT" or not request.target.startswith(("/", "*")):
+        await _refuse(exchange, target, 400, "a port of a sandbox is no proxy", "")
+        return True
+    if target.port in _WAYS_OUT:
+        await _refuse(exchange, target, 403, f"port {target.port} is the sandbox's own way out", "")
+        return True
     if record.allow_public_traffic or visits.may_visit(request, record.traffic_token):
         return False
     if fields := visits.welcome(request, record.traffic_token, secure=exchange.connection.secure):
@@ -172,6 +184,14 @@ async def _stopped(exchange: Exchange, target: Target, record: SandboxRecord) ->
     else:
         await _refuse(exchange, target, 403, "the traffic access token is missing or wrong", _PRIVATE)
     return True
+
+
+def _is_known(request: Request, record: SandboxRecord) -> bool:
+    """Whether a request to the daemon shows that it may ask for something: only such a one wakes a paused sandbox."""
+    if compare_digest(request.headers.get("x-access-token").encode(), record.token.encode()):
+        return True
+    path, query = parse_target(request.target)
+    return path == "/files" and is_valid(query, request.method, record.token)
 
 
 def _inward(exchange: Exchange, sandbox: Sandbox, port: int) -> Request:

@@ -17,7 +17,6 @@ import os
 import resource
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -31,7 +30,7 @@ from .http1 import BACKLOG, CHUNK_BYTES, Connection, Exchange, ProtocolError, se
 from .link import Link
 from .processes import Processes
 from .relay import relay
-from .signature import is_signed
+from .signature import has_expired, is_signed
 from .transfer import Transfer, TransferError
 from .usage import Usage
 from .watchers import Watchers
@@ -152,8 +151,7 @@ class Daemon:
     def _check_signature(self, query: dict[str, str], method: str) -> None:
         if not is_signed(query, method, self._token):
             raise TransferError(401, "unauthorized access, please provide a valid access token or signature")
-        expiry = query.get("signature_expiration", "")
-        if expiry and not (expiry.isascii() and expiry.isdigit() and int(expiry) >= time.time()):
+        if has_expired(query):
             raise TransferError(401, "signature is already expired")
 
     async def _metrics(self, exchange: Exchange) -> None:

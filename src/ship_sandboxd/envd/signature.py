@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping
 
 OPERATIONS = {"GET": "read", "HEAD": "read", "POST": "write"}
@@ -18,3 +19,13 @@ def is_signed(query: Mapping[str, str], method: str, token: str) -> bool:
     text = ":".join(parts + ([expiry] if expiry else []))
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=")
     return compare_digest(query.get("signature", "").encode(), b"v1_" + digest)
+
+
+def is_valid(query: Mapping[str, str], method: str, token: str) -> bool:
+    """Whether a URL's query is signed, and not too late."""
+    return is_signed(query, method, token) and not has_expired(query)
+
+
+def has_expired(query: Mapping[str, str]) -> bool:
+    expiry = query.get("signature_expiration", "")
+    return bool(expiry) and not (expiry.isascii() and expiry.isdigit() and int(expiry) >= time.time())

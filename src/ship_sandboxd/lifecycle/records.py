@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,8 @@ class SandboxRecord:
             with scratch.open("w") as file:
                 os.fchmod(file.fileno(), 0o600)
                 json.dump(asdict(self), file)
+                file.flush()
+                os.fsync(file.fileno())  # an empty record after a power cut would cost the sandbox
             scratch.replace(folder / FILE_NAME)
         except OSError:
             scratch.unlink(missing_ok=True)
@@ -88,7 +90,8 @@ class SandboxRecord:
 
 
 def load(folder: Path) -> SandboxRecord | None:
-    """The record in a sandbox's folder; None when it was never written, or by another version."""
+    """The record in a sandbox's folder, without what only a later version knows; None when it was never written, or
+    cannot be read."""
     try:
         values: dict[str, Any] = json.loads((folder / FILE_NAME).read_text())
         for key in ("init", "monitor"):
@@ -96,7 +99,7 @@ def load(folder: Path) -> SandboxRecord | None:
         for key in ("end", "paused"):
             values[key] = values[key] and Moment(**values[key])
         values["made_of"] = template_of(values["made_of"])
-        return SandboxRecord(**values)
+        return SandboxRecord(**_known(SandboxRecord, values))
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
@@ -104,4 +107,11 @@ def load(folder: Path) -> SandboxRecord | None:
 def template_of(values: dict[str, Any]) -> Template:
     """A template of what `dataclasses.asdict` makes of one and JSON keeps of that."""
     mounts = tuple(Mount(**mount) for mount in values["mounts"])
-    return Template(**{**values, "mounts": mounts, "layers": tuple(values["layers"])})
+    return Template(
+        **_known(Template, {**values, "mounts": mounts, "layers": tuple(values["layers"])}),
+    )
+
+
+def _known(kind: type[SandboxRecord] | type[Template], values: dict[str, Any]) -> dict[str, Any]:
+    names = {known.name for known in fields(kind)}
+    return {key: value for key, value in values.items() if key in names}

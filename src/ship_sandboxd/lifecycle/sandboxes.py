@@ -89,6 +89,7 @@ class Sandboxes:
     ) -> None:
         self._folder = data / "sandboxes"
         self._trash = data / "trash"
+        self._aside = data / "unreadable"
         self._backends = backends
         self._launches = launches
         self._templates = data / "templates"
@@ -104,7 +105,7 @@ class Sandboxes:
         # Another host on this machine has the same range: starting anywhere in it keeps the two apart.
         self._next_uid = secrets.randbelow(len(_UIDS))
         self._tasks: set[asyncio.Task[None]] = set()
-        for folder in (self._folder, self._trash):
+        for folder in (self._folder, self._trash, self._aside):
             folder.mkdir(mode=0o700, exist_ok=True)
 
     @property
@@ -470,9 +471,18 @@ class Sandboxes:
         _log.info("sandbox found again", extra={"sandbox": record.id, "state": record.state})
 
     async def _clear_unreadable(self, folder: Path) -> None:
-        _log.error("a sandbox's record cannot be read: its folder is removed", extra={"sandbox": folder.name})
+        """End what may run of it. Its files are not ours to delete: another version may read them; but a folder that
+        never had a record was never a sandbox."""
         await self._backends.default.end(folder.name, None, None, [])
-        self._throw_away(folder)
+        if (folder / records.FILE_NAME).exists():
+            self._put_aside(folder)
+        else:
+            self._throw_away(folder)
+
+    def _put_aside(self, folder: Path) -> None:
+        aside = self._aside / f"{folder.name}.{time.time_ns()}"
+        folder.rename(aside)
+        _log.error("a sandbox's record cannot be read: it is put aside", extra={"folder": str(aside)})
 
     async def leave(self) -> None:
         """Stop attending to the sandboxes; they run on, and the paused ones stay paused. Warm ones end."""
