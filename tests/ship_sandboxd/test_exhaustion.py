@@ -26,10 +26,10 @@ time.sleep(1000)
 @pytest.fixture(scope="module")
 def small(host: Host) -> Iterator[Sandbox]:
     """A sandbox with little of everything."""
-    folder = Path(host.data / "templates" / "small")
+    folder = Path(host.data / "templates" / "scarce")
     folder.mkdir()
     (folder / "template.json").write_text(json.dumps({"pids": 40, "disk_mb": 64, "memory_mb": 512}))
-    sandbox = host.create(template="small", timeout=300)
+    sandbox = host.create(template="scarce", timeout=300)
     yield sandbox
     sandbox.kill()
 

@@ -19,10 +19,11 @@ from e2b import Sandbox
 pytestmark = pytest.mark.system
 
 MakeHost = Callable[..., Host]
-CYCLES, AT_ONCE, TIME_S, LEAST = 1000, 6, 60.0, 60
+CYCLES, AT_ONCE = 1000, 6
 ROUNDS = 8
 
 
+@pytest.mark.timeout(600)  # a tenth of a second each, where there is nothing else to do
 def test_a_thousand_sandboxes_leave_nothing(own_host: MakeHost) -> None:
     host = own_host()
     assert host.process is not None
@@ -31,8 +32,7 @@ def test_a_thousand_sandboxes_leave_nothing(own_host: MakeHost) -> None:
     before = [traces.descriptors(pid) for pid in (host.process.pid, traces.fork_server(host))]
     resident = _resident_mb(host.process.pid)
     records = _cycles(host)
-    print(f"{len(records)} cycles")
-    assert len(records) >= LEAST, "this machine is too slow for the test to mean anything"
+    assert len(records) == CYCLES
     eventually(lambda: traces.of(host) == traces.Traces())
     eventually(lambda: list((host.data / "trash").iterdir()) == [])
     after = [traces.descriptors(pid) for pid in (host.process.pid, traces.fork_server(host))]
@@ -47,11 +47,11 @@ def test_a_thousand_sandboxes_leave_nothing(own_host: MakeHost) -> None:
 
 def _cycles(host: Host) -> list[dict[str, Any]]:
     """Make sandboxes, let each leave something to clean up, and end them, several at once; answers their records."""
-    deadline, numbers = time.monotonic() + TIME_S, itertools.count()
+    numbers = itertools.count()
     records: list[dict[str, Any]] = []
 
     def work() -> None:
-        while next(numbers) < CYCLES and time.monotonic() < deadline:
+        while next(numbers) < CYCLES:
             sandbox = host.create()
             records.append(host.record(sandbox.sandbox_id))
             if len(records) % 5 == 0:

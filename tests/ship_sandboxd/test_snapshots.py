@@ -80,10 +80,10 @@ def test_a_running_sandbox_goes_on_and_its_files_are_of_one_moment(host: Host, s
 
 
 def test_environment_and_limits_are_kept(host: Host) -> None:
-    folder = host.data / "templates" / "small"
+    folder = host.data / "templates" / "limited"
     folder.mkdir(parents=True)
     (folder / "template.json").write_text(json.dumps({"env": {"A": "1"}, "memory_mb": 512, "cpu_count": 1}))
-    sandbox = host.create(template="small", envs={"B": "2"})
+    sandbox = host.create(template="limited", envs={"B": "2"})
     snapshot = sandbox.create_snapshot("kept")
     made = host.create(template=snapshot.snapshot_id, envs={"C": "3"})
     assert made.commands.run("echo $A $B $C").stdout == "1 2 3\n"
