@@ -28,7 +28,7 @@ from .edge.front import Front
 from .edge.tls import HANDSHAKE_TIMEOUT_S
 from .envd.http1 import BACKLOG, CHUNK_BYTES
 from .errors import NotFound, SetupError
-from .isolation import bubblewrap, cgroups, gvisor, layout, seccomp, staging
+from .isolation import bubblewrap, cgroups, daemon_log, gvisor, layout, seccomp, staging
 from .isolation.backend import Backend, Backends
 from .isolation.bubblewrap import Bubblewrap
 from .isolation.cgroups import Cgroups
@@ -189,6 +189,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
     gateway = Gateway(settings.upstreams, settings.private, redirects=machine.redirects)
     store = Store(settings)
     sandboxes = _sandboxes(settings, machine, gateway, store)
+    cutting = asyncio.create_task(daemon_log.keep_short(settings.data / "sandboxes"))
     await sandboxes.recover()
     builds = Builds(settings.data, store.catalogue, sandboxes, store.layers, machine.roots.disks)
     await builds.recover()
@@ -218,6 +219,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
     await stop.wait()
     for server in servers:
         server.close()
+    cutting.cancel()
     sampling.cancel()
     tidying.cancel()
     warming.cancel()

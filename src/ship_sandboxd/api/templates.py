@@ -109,7 +109,7 @@ class TemplateRoutes:
         entry, build = self._build(call)
         # The state first: an answer that says how a build has ended must not lack its last lines.
         state = build.status
-        entries = _of_level(self._builds.log(build.id).entries, call.query.get("level", ""))
+        entries = _of_level((await self._builds.log(build.id)).entries, call.query.get("level", ""))
         offset = parse_number(call.query.get("logsOffset", "0"), "logsOffset")
         page = entries[offset : offset + _limit(call)]
         answer: dict[str, Any] = {
@@ -130,7 +130,7 @@ class TemplateRoutes:
 
     async def _logs(self, call: Call) -> Answer:
         _, build = self._build(call)
-        entries = _of_level(self._builds.log(build.id).entries, call.query.get("level", ""))
+        entries = _of_level((await self._builds.log(build.id)).entries, call.query.get("level", ""))
         backward = call.query.get("direction") == "backward"
         if call.query.get("cursor"):
             cursor_ms = _milliseconds(call.query["cursor"])

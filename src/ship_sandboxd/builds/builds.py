@@ -64,8 +64,12 @@ class Builds:
         self._running[build.id] = task
         task.add_done_callback(lambda _: self._running.pop(build.id, None))
 
-    def log(self, build_id: str) -> BuildLog:
-        return self._logs.get(build_id) or BuildLog.read(self._log_path(build_id))
+    async def log(self, build_id: str) -> BuildLog:
+        """What a build has said, or says."""
+        running = self._logs.get(build_id)
+        if running is not None:
+            return running
+        return await asyncio.to_thread(BuildLog.read, self._log_path(build_id))
 
     async def delete(self, entry: Entry) -> None:
         """End a template's builds and forget it. Sandboxes that were made of it run on."""
@@ -118,6 +122,7 @@ class Builds:
             _log.exception("build failed", extra={**facts, "step": work.step})
         finally:
             self._logs.pop(build.id, None)
+            work.log.close()
 
     def _fail(self, work: Work, reason: str) -> None:
         work.log.add("error", reason, work.step)

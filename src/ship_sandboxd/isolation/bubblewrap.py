@@ -17,7 +17,7 @@ from ..envd.http1 import CHUNK_BYTES
 from ..errors import CheckpointFailed, LaunchFailed, SetupError
 from ..network.listeners import OPENED, Listeners
 from ..pids import ProcessIdentity, find_by_argument, readable
-from . import layout
+from . import daemon_log, layout
 from .backend import Launched, LaunchSpec, Streams
 from .cgroups import freeze, thaw
 from .forkserver import FIRST_FD, ForkServer, Launch
@@ -126,7 +126,9 @@ class Bubblewrap:
                 return await descriptors.follow(monitor)
         except (LaunchFailed, OSError) as error:
             await self.end(spec.id, None, None, spec.cgroups)
-            raise LaunchFailed(f"the sandbox did not start: {error}; {_last_words(spec.folder)}") from error
+            raise LaunchFailed(
+                f"the sandbox did not start: {error}; {daemon_log.last_words(spec.folder)}"
+            ) from error
 
     async def connect(self, folder: Path) -> Streams:
         with short_path(folder, "envd.sock") as path:
@@ -207,9 +209,7 @@ class _Descriptors:
             listener.fileno(),
             ready_there.fileno(),
         ]
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self.log = os.open(self._spec.folder / "envd.log", flags, 0o600)
-        self._theirs.callback(os.close, self.log)
+        self.log = self._theirs.enter_context(daemon_log.opened(self._spec.folder))
 
     def _memory_file(self, name: str, content: bytes) -> int:
         fd = os.memfd_create(name)
@@ -314,10 +314,3 @@ def _bind_control_socket(folder: Path) -> socket.socket:
         listener.bind(path)
     listener.listen(128)
     return listener
-
-
-def _last_words(folder: Path) -> str:
-    """The end of what bubblewrap and the daemon have logged."""
-    with contextlib.suppress(OSError):
-        return (folder / "envd.log").read_text(errors="replace")[-2000:].strip() or "nothing was logged"
-    return "nothing was logged"

@@ -24,7 +24,7 @@ from ..envd.daemon import OPEN_FILES
 from ..errors import CheckpointFailed, LaunchFailed, SetupError
 from ..network.listeners import PROXY_PORT, Listeners
 from ..pids import ProcessIdentity
-from . import layout, lines, oci
+from . import daemon_log, layout, lines, oci
 from .backend import Launched, LaunchSpec, Streams
 from .cgroups import freeze, thaw
 from .forkserver import ForkServer, Launch
@@ -120,7 +120,9 @@ class GVisor:
                     return await self._start(spec, root, verb, config)
         except (LaunchFailed, OSError) as error:
             await self.end(spec.id, None, None, spec.cgroups)
-            raise LaunchFailed(f"the sandbox did not start: {error}; {_last_words(spec.folder)}") from error
+            raise LaunchFailed(
+                f"the sandbox did not start: {error}; {daemon_log.last_words(spec.folder)}"
+            ) from error
 
     async def _start(
         self, spec: LaunchSpec, root: PreparedRoot, verb: list[str], config: bytes | None
@@ -140,7 +142,7 @@ class GVisor:
             feeds_stdin=config is not None,
         )
         found = await self._opened(spec.folder)
-        with _memory_file(config or b"") as stdin, _log_file(spec.folder) as log:
+        with _memory_file(config or b"") as stdin, daemon_log.opened(spec.folder) as log:
             pid = await self._forks.launch(launch, log, root.device, [stdin])
         runtime = ProcessIdentity.of(pid)
         if runtime is not None:
@@ -311,18 +313,3 @@ def _memory_file(content: bytes) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-@contextmanager
-def _log_file(folder: Path) -> Iterator[int]:
-    fd = os.open(folder / "envd.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _last_words(folder: Path) -> str:
-    with contextlib.suppress(OSError):
-        return (folder / "envd.log").read_text(errors="replace")[-2000:].strip() or "nothing was logged"
-    return "nothing was logged"

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..isolation import daemon_log
+
 LEVELS = ("debug", "info", "warn", "error")
 _LEVEL_NAMES = {"warning": "warn", "critical": "error"}
 _HOST_FILES = ("log.1.jsonl", "log.jsonl", "egress.1.jsonl", "egress.jsonl")
-_DAEMON_FILE = "envd.log"
 _DAEMON_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ([A-Z]+) (\S+) (.*)")
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_LINE = 4096
@@ -33,7 +34,7 @@ def read(folder: Path, started_at: float) -> list[Entry]:
     """Every line that is kept in a sandbox's folder, oldest first. `started_at` is when the sandbox started, in seconds
     since 1970: the time of what the daemon said before it told any."""
     found = [entry for name in _HOST_FILES for entry in _host_entries(folder / name)]
-    found += _daemon_entries(folder / _DAEMON_FILE, int(started_at * 1000))
+    found += _daemon_entries(folder / daemon_log.FILE_NAME, int(started_at * 1000))
     return sorted(found, key=lambda entry: entry.time_ms)
 
 
