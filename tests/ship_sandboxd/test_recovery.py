@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from conftest import Host, eventually
 from e2b import CommandExitException, Sandbox
 
+from ship_sandboxd.isolation.bubblewrap import _HANDOVER_TIMEOUT_S, short_path
 from ship_sandboxd.pids import ProcessIdentity
 
 pytestmark = pytest.mark.system
@@ -160,3 +163,18 @@ def test_a_sandbox_whose_record_cannot_be_read_is_put_aside_and_not_deleted(own_
     assert aside.name.startswith(sandbox.sandbox_id)
     assert (aside / "sandbox.json").exists()
     assert list((host.data / "sandboxes").iterdir()) == []
+
+
+def test_a_daemon_that_never_answers_does_not_hold_up_the_start_of_the_host(own_host: MakeHost) -> None:
+    host = own_host()
+    sandbox = host.create()
+    host.stop()
+    path = host.data / "sandboxes" / sandbox.sandbox_id / "envd.sock"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as silent, short_path(path.parent, path.name) as short:
+        silent.bind(short)
+        silent.listen()
+        began = time.monotonic()
+        host.start()
+        assert time.monotonic() - began < _HANDOVER_TIMEOUT_S
+        assert sandbox.kill()

@@ -458,7 +458,8 @@ class Sandboxes:
             await sandbox.backend.thaw(record.cgroups)
             self._attend(sandbox)
             self._launches.watch_memory(sandbox)
-            await self._launches.find_egress(sandbox)
+            # A daemon that does not answer must hold up nobody else. Until it has, connections wait in its listeners.
+            self._run(self._find_egress(sandbox))
         elif record.state == PAUSED and (record.init is None or (alive and record.frozen)):
             self._attend(sandbox)
             if alive:
@@ -469,6 +470,14 @@ class Sandboxes:
             await self._end(sandbox)
             return
         _log.info("sandbox found again", extra={"sandbox": record.id, "state": record.state})
+
+    async def _find_egress(self, sandbox: Sandbox) -> None:
+        async def find() -> None:
+            if sandbox.record.state == RUNNING and sandbox.egress is None:
+                await self._launches.find_egress(sandbox)
+
+        with contextlib.suppress(NotFound):
+            await sandbox.change(find)
 
     async def _clear_unreadable(self, folder: Path) -> None:
         """End what may run of it. Its files are not ours to delete: another version may read them; but a folder that
