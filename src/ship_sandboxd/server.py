@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
@@ -129,16 +130,25 @@ class Store:
         self.catalogue = Catalogue(data / "catalogue", data / "templates", debian)
         self.snapshots = Snapshots(blobs)
         self.layers.add_holder(self.snapshots.layers)
+        self._warm = dict(settings.warm)
 
     async def find(self, reference: str, tenant: str) -> Template:
         """The template or snapshot that a sandbox is to be made of. Raises what `Catalogue.find` and
         `Snapshots.template` raise."""
         try:
-            return await self.catalogue.find(reference, tenant)
+            return self._warmed(await self.catalogue.find(reference, tenant), tenant)
         except NotFound as error:
             with contextlib.suppress(NotFound):
-                return await self.snapshots.template(reference, tenant)
+                return dataclasses.replace(await self.snapshots.template(reference, tenant), warm=0)
             raise error from None
+
+    def _warmed(self, template: Template, tenant: str) -> Template:
+        """It, with the number of warm sandboxes that the operator wants. A template that was built has a name of its
+        builder's choice, so that counts for the operator's own tenant alone."""
+        warm = self._warm.get(template.name, template.warm)
+        if tenant == DEFAULT_TENANT:
+            warm = self._warm.get(template.alias, warm)
+        return dataclasses.replace(template, warm=warm)
 
     async def tidy(self) -> None:
         """Delete layers that nothing needs, from time to time."""

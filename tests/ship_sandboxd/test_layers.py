@@ -133,3 +133,24 @@ async def test_a_host_that_is_gone_needs_nothing(tmp_path: Path, monkeypatch: py
     (told,) = (tmp_path / "store" / "hosts").iterdir()
     os.utime(told, (long_ago, long_ago))
     assert await other.collect() == [layer.digest]
+
+
+async def test_a_layer_that_comes_to_be_needed_while_others_are_collected_stays(tmp_path: Path) -> None:
+    named: list[str] = []
+
+    class SlowStore(FolderBlobs):
+        """Somebody names the layer, and has it unpacked, while this is being asked."""
+
+        async def write(self, key: str, content: bytes) -> None:
+            await super().write(key, content)
+            if not named:
+                named.append(digest)
+                await layers.unpacked(digest)
+
+    digest = (await make(tmp_path, "there").pack(upper(tmp_path))).digest
+    layers = Layers(tmp_path / "here", SlowStore(tmp_path / "store"))
+    layers.add_holder(lambda: named)
+    assert await layers.collect() == []
+    assert (tmp_path / "here" / digest / "file").exists()
+    named[:] = ["another"]
+    assert await layers.collect() == [digest]

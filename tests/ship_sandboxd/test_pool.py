@@ -109,3 +109,16 @@ def test_a_template_that_cannot_be_made_warm_does_not_stop_the_host(own_host: Ma
     host = own_host("--warm", "missing=1", "--warm", "base=1")
     filled(host, 1)
     assert "template 'missing' not found" in Path(host.data.parent / "host.log").read_text()
+
+
+def test_a_snapshot_is_not_kept_warm_whatever_it_is_called(own_host: MakeHost) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("snapshots need a host that is root")
+    host = own_host("--warm", "base=1")
+    filled(host, 1)
+    snapshot = host.create().create_snapshot(name="base")
+    made = host.create(template=snapshot.snapshot_id)
+    assert made.commands.run("echo made").stdout == "made\n"
+    assert host.record(made.sandbox_id)["made_of"]["warm"] == 0
+    warm = filled(host, 1)
+    assert [record["template"] for record in warm.values()] == ["base"]

@@ -57,6 +57,7 @@ class Captures:
             env={**template.env, **record.envs},
             layers=laid(template.layers, layer.digest),
             on_machine=template.on_machine or not template.layers,
+            warm=0,
         )
         return made, layer.size_bytes
 

@@ -7,7 +7,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 
 from ..errors import HostError
 from ..templates import Template
@@ -23,11 +23,10 @@ _log = logging.getLogger("ship_sandboxd.lifecycle.pool")
 
 
 class Pool:
-    """Keeps as many warm sandboxes of a template as the operator wants: what `counts` says for its name or alias, or
-    its own `warm`. `make` starts one, `end` ends one that is of no use."""
+    """Keeps as many warm sandboxes of a template as its `warm` says. `make` starts one, `end` ends one that is of no
+    use."""
 
-    def __init__(self, counts: Mapping[str, int], make: Make, end: End) -> None:
-        self._counts = counts
+    def __init__(self, make: Make, end: End) -> None:
         self._make = make
         self._end = end
         self._ready: dict[str, list[Sandbox]] = {}
@@ -62,8 +61,7 @@ class Pool:
         if self._closed:
             return
         name = template.name
-        wanted = self._counts.get(name, self._counts.get(template.alias, template.warm))
-        missing = wanted - len(self._ready.setdefault(name, [])) - self._in_making[name]
+        missing = template.warm - len(self._ready.setdefault(name, [])) - self._in_making[name]
         for _ in range(missing):
             self._in_making[name] += 1
             self._run(self._add(template))

@@ -85,7 +85,7 @@ class Sandboxes:
         find: Find,
         per_uid: bool,
         park_after_s: float = PARK_AFTER_S,
-        warm: Mapping[str, int] | None = None,
+        warm: Iterable[str] = (),
     ) -> None:
         self._folder = data / "sandboxes"
         self._trash = data / "trash"
@@ -96,8 +96,8 @@ class Sandboxes:
         self._captures = captures
         self._find = find
         self._pauses = Pauses(launches, self._attend, self._sync)
-        self._warm = warm or {}
-        self.pool = Pool(self._warm, self._make_warm, self._end)
+        self._warm = frozenset(warm)
+        self.pool = Pool(self._make_warm, self._end)
         self._per_uid = per_uid
         self._park_after_s = park_after_s
         self._sandboxes: dict[str, Sandbox] = {}

@@ -185,12 +185,11 @@ class Layers:
     async def collect(self) -> list[str]:
         """Delete what nothing on this host needs, and from the store what no host needs; answers the digests."""
         stored = await self._blobs.keys(_PREFIX)
-        needed = {digest for holder in self._holders for digest in holder()} | set(self._held)
-        needed |= set(self._unpacking)
-        needed_by_any = await self._tell_needs(needed)
+        needed_by_any = await self._tell_needs(self._needed())
         gone = []
         for path in list(self._folder.iterdir()):
-            if _DIGEST.fullmatch(path.name) and path.name not in needed:
+            # Asked anew each time: one may come to be needed while another is being deleted.
+            if _DIGEST.fullmatch(path.name) and path.name not in self._needed():
                 # Out of sight at once, so that it is never found half-deleted.
                 scratch = self._scratch(".d")
                 path.with_suffix(_SYNCED).unlink(missing_ok=True)
@@ -199,12 +198,17 @@ class Layers:
                 gone.append(path.name)
         for key, written in stored.items():
             digest = key.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-            if digest not in needed_by_any and time.time() - written > _GRACE_S:
+            if digest not in needed_by_any | self._needed() and time.time() - written > _GRACE_S:
                 await self._blobs.delete(key)
                 gone.append(digest)
         if gone:
             _log.info("layers collected", extra={"count": len(set(gone))})
         return sorted(set(gone))
+
+    def _needed(self) -> set[str]:
+        """What this host needs at this moment."""
+        named = {digest for holder in self._holders for digest in holder()}
+        return named | set(self._held) | set(self._unpacking)
 
     async def _tell_needs(self, needed: set[str]) -> set[str]:
         """Let the other hosts on the store know; answers what any of them needs."""
