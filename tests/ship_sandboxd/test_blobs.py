@@ -84,6 +84,8 @@ async def test_keys_are_listed_by_prefix_with_their_age(blobs: Blobs) -> None:
     assert set(found) == {"one/a.json", "one/b.json"}
     assert all(abs(time.time() - written) < 60 for written in found.values())
     assert await blobs.keys("none/") == {}
+    assert await blobs.written("one/a.json") == found["one/a.json"]
+    assert await blobs.written("one/none.json") is None
 
 
 @needs_s3

@@ -154,3 +154,46 @@ async def test_a_layer_that_comes_to_be_needed_while_others_are_collected_stays(
     assert (tmp_path / "here" / digest / "file").exists()
     named[:] = ["another"]
     assert await layers.collect() == [digest]
+
+
+async def test_a_layer_that_is_stored_again_while_others_are_collected_stays(tmp_path: Path) -> None:
+    again: list[Path] = []
+
+    class SlowStore(FolderBlobs):
+        """Somebody stores the same layer once more while this is being asked."""
+
+        async def write(self, key: str, content: bytes) -> None:
+            await super().write(key, content)
+            for folder in again:
+                await layers.pack(folder)
+
+    layers = Layers(tmp_path / "here", SlowStore(tmp_path / "store"))
+    source = upper(tmp_path)
+    blob = tmp_path / "store" / "layers" / f"{(await layers.pack(source)).digest}.tar.zst"
+    os.utime(blob, (1e9, 1e9))
+    again.append(source)
+    assert await layers.collect() == []
+    assert blob.exists()
+    again.clear()
+    os.utime(blob, (1e9, 1e9))
+    await layers.collect()
+    assert not blob.exists()
+
+
+async def test_what_is_needed_is_not_asked_anew_for_layers_that_stay(tmp_path: Path) -> None:
+    """A holder reads thousands of files, and nothing else goes on meanwhile."""
+    layers, asked = make(tmp_path), []
+    source = upper(tmp_path)
+    digests = []
+    for text in "abcdef":
+        (source / "file").write_text(text)
+        digests.append((await layers.pack(source)).digest)
+        await layers.unpacked(digests[-1])
+
+    def needed() -> list[str]:
+        asked.append(True)
+        return digests[1:]
+
+    layers.add_holder(needed)
+    assert await layers.collect() == digests[:1]
+    assert len(asked) == 2

@@ -41,6 +41,9 @@ class Blobs(Protocol):
     async def keys(self, prefix: str) -> dict[str, float]:
         """Every key that begins so, with the time that it was written, in seconds since 1970."""
 
+    async def written(self, key: str) -> float | None:
+        """The time that a blob was written, in seconds since 1970; None of one that is not there."""
+
     async def delete(self, key: str) -> None:
         """Forget a blob; one that is not there is none."""
 
@@ -121,6 +124,12 @@ class FolderBlobs:
                     if stat.S_ISREG(status.st_mode):
                         found[key] = status.st_mtime
         return found
+
+    async def written(self, key: str) -> float | None:
+        try:
+            return (await asyncio.to_thread(self._path(key).stat)).st_mtime
+        except FileNotFoundError:
+            return None
 
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self._path(key).unlink, missing_ok=True)

@@ -99,7 +99,8 @@ class Layers:
         target = self._scratch(_SUFFIX)
         try:
             digest, size_bytes = await _pack(upper, target, once_read)
-            await self._blobs.put(_key(digest), target)
+            async with self.holding([digest]):
+                await self._blobs.put(_key(digest), target)
         finally:
             target.unlink(missing_ok=True)
         return Layer(digest, size_bytes)
@@ -111,7 +112,8 @@ class Layers:
             await asyncio.to_thread(shutil.copyfile, file, target)
             digest = await asyncio.to_thread(_digest_of, target)
             size_bytes = target.stat().st_size
-            await self._blobs.put(_key(digest), target)
+            async with self.holding([digest]):
+                await self._blobs.put(_key(digest), target)
         finally:
             target.unlink(missing_ok=True)
         return Layer(digest, size_bytes)
@@ -186,24 +188,33 @@ class Layers:
         """Delete what nothing on this host needs, and from the store what no host needs; answers the digests."""
         stored = await self._blobs.keys(_PREFIX)
         needed_by_any = await self._tell_needs(self._needed())
-        gone = []
-        for path in list(self._folder.iterdir()):
-            # Asked anew each time: one may come to be needed while another is being deleted.
-            if _DIGEST.fullmatch(path.name) and path.name not in self._needed():
-                # Out of sight at once, so that it is never found half-deleted.
-                scratch = self._scratch(".d")
-                path.with_suffix(_SYNCED).unlink(missing_ok=True)
-                path.rename(scratch)
-                await asyncio.to_thread(shutil.rmtree, scratch)
-                gone.append(path.name)
+        gone = await self._collect_unpacked()
         for key, written in stored.items():
             digest = key.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-            if digest not in needed_by_any | self._needed() and time.time() - written > _GRACE_S:
-                await self._blobs.delete(key)
+            if digest not in needed_by_any and _is_old(written) and await self._delete_stored(key, digest):
                 gone.append(digest)
         if gone:
             _log.info("layers collected", extra={"count": len(set(gone))})
         return sorted(set(gone))
+
+    async def _collect_unpacked(self) -> list[str]:
+        """All are put out of sight in one go: nothing can come to be needed meanwhile, or be found half-deleted."""
+        needed, hidden = self._needed(), {}
+        for path in list(self._folder.iterdir()):
+            if _DIGEST.fullmatch(path.name) and path.name not in needed:
+                path.with_suffix(_SYNCED).unlink(missing_ok=True)
+                hidden[path.name] = path.rename(self._scratch(".d"))
+        for scratch in hidden.values():
+            await asyncio.to_thread(shutil.rmtree, scratch)
+        return list(hidden)
+
+    async def _delete_stored(self, key: str, digest: str) -> bool:
+        """Delete an old blob, unless it was stored again or came to be needed since it was listed."""
+        written = await self._blobs.written(key)
+        if written is None or not _is_old(written) or digest in self._needed():
+            return False
+        await self._blobs.delete(key)
+        return True
 
     def _needed(self) -> set[str]:
         """What this host needs at this moment."""
@@ -231,6 +242,10 @@ class Layers:
 
     def _scratch(self, suffix: str) -> Path:
         return self._folder / f"new-{secrets.token_hex(8)}{suffix}"
+
+
+def _is_old(written: float) -> bool:
+    return time.time() - written > _GRACE_S
 
 
 def _key(digest: str) -> str:

@@ -67,6 +67,14 @@ class S3Blobs:
                 found.update((each["path"], each["last_modified"].timestamp()) for each in page)
             return found
 
+    async def written(self, key: str) -> float | None:
+        try:
+            with self._translated(key):
+                facts = await self._library.head_async(self._store, key)
+                return float(facts["last_modified"].timestamp())
+        except BlobMissing:
+            return None
+
     async def delete(self, key: str) -> None:
         try:
             with self._translated(key):
