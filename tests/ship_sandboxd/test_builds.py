@@ -238,6 +238,11 @@ def test_a_warm_sandbox_of_a_built_template_has_its_start_command_running(
         -2:
     ] == [False, True]
     assert first.get_info().name == "waiting"
+    eventually(is_waiting, 30)
+    assert ask(host, "DELETE", "/templates/waiting")[0] == 204
+    assert not is_waiting()
+    states = [json.loads(path.read_text())["state"] for path in host.data.glob("sandboxes/*/sandbox.json")]
+    assert states == ["running", "running"]
 
 
 def test_a_built_template_outlives_the_host_and_can_be_snapshotted(

@@ -74,6 +74,7 @@ class Builds:
     async def delete(self, entry: Entry) -> None:
         """End a template's builds and forget it. Sandboxes that were made of it run on."""
         self.catalogue.delete(entry)
+        await self._sandboxes.pool.forget(entry.id)
         await self._cancel([build_id for build_id in entry.builds if build_id in self._running])
         for build_id in entry.builds:
             self._logs.pop(build_id, None)

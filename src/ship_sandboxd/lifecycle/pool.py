@@ -32,7 +32,7 @@ class Pool:
         self._ready: dict[str, list[Sandbox]] = {}
         self._in_making: Counter[str] = Counter()
         self._turns = asyncio.Semaphore(_MADE_AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}
         self._retries: dict[str, asyncio.TimerHandle] = {}
         self._refills: dict[str, asyncio.TimerHandle] = {}
         self._closed = False
@@ -51,20 +51,20 @@ class Pool:
                 found = candidate
             else:
                 self._run(self._discard(candidate))
-        if template.name not in self._refills and not self._closed:
+        if template.warm and template.name not in self._refills and not self._closed:
             timer = asyncio.get_running_loop().call_later(_REST_S, self._refill, template)
             self._refills[template.name] = timer
         return found
 
     def fill(self, template: Template) -> None:
         """Start as many as are missing, in the background."""
-        if self._closed:
+        if self._closed or not template.warm:
             return
         name = template.name
         missing = template.warm - len(self._ready.setdefault(name, [])) - self._in_making[name]
         for _ in range(missing):
             self._in_making[name] += 1
-            self._run(self._add(template))
+            self._run(self._add(template), name)
 
     def lost(self, sandbox: Sandbox) -> None:
         """To be called when a warm one has ended by itself."""
@@ -72,6 +72,18 @@ class Pool:
         if sandbox in ready:
             ready.remove(sandbox)
             self.fill(sandbox.record.made_of)
+
+    async def forget(self, name: str) -> None:
+        """End all of a template that is no more, and those in the making."""
+        for timers in (self._retries, self._refills):
+            if name in timers:
+                timers.pop(name).cancel()
+        making = [task for task, wanted_by in self._tasks.items() if wanted_by == name]
+        for task in making:
+            task.cancel()
+        await asyncio.gather(*making, return_exceptions=True)
+        self._in_making.pop(name, None)
+        await asyncio.gather(*(self._discard(sandbox) for sandbox in self._ready.pop(name, [])))
 
     async def close(self) -> None:
         """End all that nobody has taken."""
@@ -111,13 +123,14 @@ class Pool:
     async def _discard(self, sandbox: Sandbox) -> None:
         await self._end(sandbox)
 
-    def _run(self, work: Coroutine[None, None, None]) -> None:
+    def _run(self, work: Coroutine[None, None, None], making: str = "") -> None:
+        """Work behind the scenes; `making` is the template's name where that is to make one."""
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = making
         task.add_done_callback(self._ran)
 
     def _ran(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             _log.error("the pool of warm sandboxes failed", exc_info=task.exception())
 
