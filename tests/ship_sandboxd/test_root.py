@@ -1,7 +1,7 @@
 """The user root, played by fakeroot: `user="root"` and `sudo`."""
 
 import pytest
-from conftest import Host
+from conftest import Host, eventually
 from e2b import AuthenticationException, CommandExitException, PtySize, Sandbox
 
 pytestmark = pytest.mark.system
@@ -89,7 +89,7 @@ def test_a_terminal_of_root_works(shared: Sandbox) -> None:
 def test_killing_a_command_of_root_leaves_nothing_of_it(shared: Sandbox) -> None:
     handle = shared.commands.run("sleep 1234", user="root", background=True)
     assert handle.kill()
-    assert out(shared, "pgrep -f '[s]leep 1234' || echo none") == "none\n"
+    eventually(lambda: out(shared, "pgrep -f '[s]leep 1234' || echo none") == "none\n")
 
 
 def test_an_unknown_user_is_refused(shared: Sandbox) -> None:
