@@ -1,0 +1,261 @@
+"""The store: the sessions' logs and everything that is kept with them. One contract, on SQLite and on PostgreSQL.
+
+Sessions, effects, alarms and answers travel as bytes and plain values: the store knows nothing of what they mean.
+Times are milliseconds since the Unix epoch.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from ship.errors import Conflict
+
+
+class HeadMoved(Conflict):
+    """Somebody else appended first: fold the tail, decide again."""
+
+    code = "head_moved"
+
+
+class KeyTaken(Conflict):
+    """Somebody else's append with the same idempotency key came first: read its answer."""
+
+    code = "key_taken"
+
+
+class NewEvent(NamedTuple):
+    """One event to append; ``body`` is the record as it travels to clients."""
+
+    type: str
+    body: bytes
+
+
+class Said(NamedTuple):
+    """A message, by the seq of its event. ``body`` is its view, ``text`` what it is found by."""
+
+    seq: int
+    body: bytes
+    text: str
+
+
+class Summary(NamedTuple):
+    """A session's line in the list."""
+
+    status: str
+    created_at_ms: int
+    body: bytes
+
+
+class Snapshot(NamedTuple):
+    """A folded state: a shortcut, never the truth. ``shape`` is the version of its form."""
+
+    seq: int
+    shape: int
+    body: bytes
+
+
+class FirstAnswer(NamedTuple):
+    """What a repeated request gets. ``fingerprint`` is a digest of the request, so that a key cannot stand for two."""
+
+    scope: str
+    key: str
+    fingerprint: str
+    answer: bytes
+
+
+class NewAlarm(NamedTuple):
+    """Set, move or (``due_at_ms`` None) clear the session's alarm of that name."""
+
+    name: str
+    due_at_ms: int | None
+
+
+class Append(NamedTuple):
+    """Everything that one command changes; kept whole or not at all.
+
+    ``events`` get the seqs after ``expected_head``. ``effects`` are (effect_id, body) pairs, due at once; one that is there
+    stays as it is.
+    """
+
+    session_id: str
+    expected_head: int
+    at_ms: int
+    events: Sequence[NewEvent] = ()
+    said: Sequence[Said] = ()
+    summary: Summary | None = None
+    snapshot: Snapshot | None = None
+    effects: Sequence[tuple[str, bytes]] = ()
+    alarms: Sequence[NewAlarm] = ()
+    first_answer: FirstAnswer | None = None
+
+
+class DueEffect(NamedTuple):
+    """A claimed effect; ``attempts`` counts this one."""
+
+    effect_id: str
+    session_id: str
+    body: bytes
+    attempts: int
+
+
+class DueAlarm(NamedTuple):
+    """A claimed alarm; ``due_at_ms`` is when its lease runs out, by which it is known when it is finished."""
+
+    session_id: str
+    name: str
+    due_at_ms: int
+
+
+class StoredToken(NamedTuple):
+    """A credential without its secret. ``kind`` is ``api``, ``browser`` or ``login``."""
+
+    digest: str
+    kind: str
+    name: str
+    created_at_ms: int
+    expires_at_ms: int | None
+
+
+class LogStore(Protocol):
+    """The logs of all sessions, and what is projected from them."""
+
+    async def append(self, append: Append) -> None:
+        """Returns when it is durable: an acknowledged append survives kill -9 and a power cut.
+
+        Appends that arrive together share a transaction; one that is refused leaves its neighbours alone. Appends of one session
+        are taken in the order of the calls. When the end of a transaction is not known (the connection broke), the
+        store reads back whether it was kept.
+
+        Raises:
+            HeadMoved: the log does not end at ``expected_head``.
+            KeyTaken: ``first_answer`` has a scope and key that are taken.
+            Unavailable: ``store_unavailable`` or ``disk_full``; nothing of it is kept.
+        """
+        ...
+
+    async def head(self, session_id: str) -> int:
+        """The last seq, 0 when there is no such session."""
+        ...
+
+    async def heads(self, session_ids: Sequence[str]) -> dict[str, int]:
+        """The last seq of each of these sessions that exists, in one query."""
+        ...
+
+    async def events(
+        self, session_id: str, after: int, limit: int, types: Sequence[str] = (), up_to: int | None = None
+    ) -> list[tuple[int, bytes]]:
+        """(seq, body) of at most ``limit`` events past ``after``, oldest first; only of these types when any are given."""
+        ...
+
+    async def messages(self, session_id: str, before: int | None, limit: int) -> list[tuple[int, bytes]]:
+        """(seq, body) of the last ``limit`` messages before that seq, newest last."""
+        ...
+
+    async def snapshot(self, session_id: str, shape: int) -> Snapshot | None:
+        """The kept state, unless it has another form."""
+        ...
+
+    async def summaries(
+        self, status: str | None, before: tuple[int, str] | None, limit: int
+    ) -> list[tuple[int, str, bytes]]:
+        """(created_at_ms, id, body), newest first, past the pair ``before`` of a former page."""
+        ...
+
+    async def first_answer(self, scope: str, key: str) -> FirstAnswer | None:
+        """What this key was answered first."""
+        ...
+
+    async def forget_answers(self, before_ms: int) -> None:
+        """Drop the answers that are older."""
+        ...
+
+
+class Outbox(Protocol):
+    """Effects and alarms: rows that are due at a time.
+
+    A claim pushes the due time out by a lease; who finishes deletes the row, who dies lets the lease run out. No two claims
+    get the same row while its lease lasts, on whatever node.
+    """
+
+    async def claim_effects(self, now_ms: int, lease_ms: int, limit: int) -> list[DueEffect]:
+        """Take up to ``limit`` due effects, the longest due first."""
+        ...
+
+    async def postpone_effect(self, effect_id: str, due_at_ms: int) -> None:
+        """Make it due at another time: a longer lease, or a later try."""
+        ...
+
+    async def finish_effect(self, effect_id: str) -> None:
+        """It is done, or given up."""
+        ...
+
+    async def release_effects(self, now_ms: int) -> None:
+        """Make every effect due now. Only for a process that has the store for itself and has just started."""
+        ...
+
+    async def claim_alarms(self, now_ms: int, lease_ms: int, limit: int) -> list[DueAlarm]:
+        """Take up to ``limit`` due alarms, the longest due first."""
+        ...
+
+    async def finish_alarm(self, alarm: DueAlarm) -> None:
+        """It has fired; nothing happens when it was set anew in the meantime."""
+        ...
+
+    async def set_alarm(self, session_id: str, alarm: NewAlarm) -> None:
+        """Set, move or clear one alarm outside of an append."""
+        ...
+
+    async def postpone_alarms(self, names: Sequence[str], due_at_ms: int) -> None:
+        """Let no alarm of these names fire before that time."""
+        ...
+
+    async def next_due_ms(self) -> int | None:
+        """When the next effect or alarm is due."""
+        ...
+
+
+class TokenStore(Protocol):
+    """Credentials, by the digest of their secret."""
+
+    async def add_token(self, token: StoredToken) -> None:
+        """Keep it, and drop those whose time is over at its ``created_at_ms``."""
+        ...
+
+    async def find_token(self, digest: str, now_ms: int) -> StoredToken | None:
+        """The credential of that digest, unless its time is over."""
+        ...
+
+    async def remove_token(self, digest: str) -> bool:
+        """Revoke it; False when there was none (another caller may have been first)."""
+        ...
+
+    async def remove_tokens_named(self, name: str) -> int:
+        """Revoke all of that name; returns how many."""
+        ...
+
+    async def tokens(self, kind: str) -> list[StoredToken]:
+        """All of that kind, oldest first."""
+        ...
+
+
+class Store(LogStore, Outbox, TokenStore, Protocol):
+    """All of it, in one place. Every method raises ``Unavailable`` (``store_unavailable``) when the store does not answer."""
+
+    shared: bool
+    """Whether other nodes may work on it at the same time."""
+
+    async def open(self) -> None:
+        """Connect and bring the tables up to date.
+
+        Raises:
+            ConfigurationError: ``data_in_use`` when another process has it for itself, ``data_newer`` when a newer Ship wrote it.
+            Unavailable: ``store_unavailable``.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way and let go."""
+        ...
+
+    async def probe(self) -> None:
+        """Write something, as proof that it can be done; raises ``Unavailable`` when it cannot."""
+        ...
