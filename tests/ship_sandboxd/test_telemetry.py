@@ -64,13 +64,15 @@ def test_metrics_of_several_sandboxes_leave_out_what_is_not_there(host: Host, sh
 
 
 def test_without_a_cgroup_the_processes_are_counted() -> None:
-    child = subprocess.Popen(["python3", "-c", "x = bytearray(50_000_000)\nwhile True: pass"])
-    try:
-        eventually(lambda: usage._of_processes(child.pid)[0] > 0.1)
-        assert usage._of_processes(os.getpid())[1] > usage._of_processes(child.pid)[1] > 50_000_000
-    finally:
-        child.kill()
-        child.wait()
+    busy = "x = bytearray(50_000_000)\nprint(flush=True)\nwhile True: pass"
+    with subprocess.Popen(["python3", "-c", busy], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout and child.stdout.readline() == b"\n"
+            before, memory, _ = usage._of_processes(child.pid)
+            assert usage._of_processes(os.getpid())[1] > memory > 50_000_000
+            eventually(lambda: usage._of_processes(child.pid)[0] > before + 0.1)
+        finally:
+            child.kill()
 
 
 async def test_samples_are_kept_for_an_hour_and_the_oldest_goes_first(
