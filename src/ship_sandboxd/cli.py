@@ -18,9 +18,7 @@ from .templates import MAX_WARM
 API_KEY_VARIABLE = "SHIP_SANDBOXD_API_KEY"
 METRICS_KEY_VARIABLE = "SHIP_SANDBOXD_METRICS_KEY"
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:\d{1,5})?")
-_UPSTREAM = re.compile(
-    r"(?P<name>[a-z0-9][a-z0-9.-]*):(?P<port>\d{1,5})=(?P<host>[^=\s]+):(?P<host_port>\d{1,5})"
-)
+_UPSTREAM = re.compile(r"(?P<name>[a-z0-9][a-z0-9.-]*):(?P<port>\d{1,5})=(?P<nodes>[^=\s]+)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         "--upstream",
         action="append",
         default=[],
-        metavar="NAME:PORT=HOST:PORT",
-        help="a reserved name that every sandbox reaches through its proxy",
+        metavar="NAME:PORT=HOST:PORT[,HOST:PORT…]",
+        help="a reserved name that every sandbox reaches through its proxy, at the first address that answers",
     )
     parser.add_argument(
         "--allow-private",
@@ -219,8 +217,9 @@ def _blobs(arguments: argparse.Namespace) -> str:
 def _upstream(text: str) -> Upstream:
     match = _UPSTREAM.fullmatch(text.lower())
     if match is None:
-        raise SetupError(f"--upstream {text} is not NAME:PORT=HOST:PORT", "option_invalid", 2)
-    return Upstream(match["name"], int(match["port"]), match["host"].strip("[]"), int(match["host_port"]))
+        raise SetupError(f"--upstream {text} is not NAME:PORT=HOST:PORT[,HOST:PORT…]", "option_invalid", 2)
+    nodes = tuple(_address("--upstream", node) for node in match["nodes"].split(","))
+    return Upstream(match["name"], int(match["port"]), nodes)
 
 
 def _private(text: str) -> Block:

@@ -18,6 +18,7 @@ from e2b import CommandExitException, Sandbox
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
+from ship_sandboxd.network import nodes
 from ship_sandboxd.network.addresses import is_public
 from ship_sandboxd.network.rules import Refused, Rules, Upstream
 
@@ -44,7 +45,7 @@ def test_addresses_of_the_internet(address: str) -> None:
 
 
 def test_a_reserved_name_is_offered_on_its_port_only() -> None:
-    rules = Rules((Upstream("ship.internal", 80, "127.0.0.1", 8700),))
+    rules = Rules((Upstream("ship.internal", 80, (("127.0.0.1", 8700),)),))
     assert rules.upstream("ship.internal", 80) is not None
     assert rules.upstream("ship.internal", 22) is None
     with pytest.raises(Refused, match="reserved"):
@@ -104,6 +105,15 @@ class EchoServer:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+@pytest.fixture
+def unanswered() -> Iterator[int]:
+    """A port at which nobody listens, and that nobody else gets; an EchoServer may."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -176,16 +186,69 @@ def test_a_sandbox_without_internet_reaches_reserved_names_only(inside: tuple[Ho
 
 
 @pytest.mark.system
-def test_an_upstream_that_restarts_is_waited_for(own_host: Callable[..., Host]) -> None:
-    first = EchoServer()
-    host = own_host("--upstream", f"ship.internal:80=127.0.0.1:{first.port}")
+def test_an_upstream_that_restarts_is_waited_for(own_host: Callable[..., Host], unanswered: int) -> None:
+    host = own_host("--upstream", f"ship.internal:80=127.0.0.1:{unanswered}")
     sandbox = host.create()
-    first.close()
     handle = sandbox.commands.run("curl -s http://ship.internal/waited", background=True)
-    time.sleep(0.5)
-    second = EchoServer(first.port)
+    time.sleep(0.5)  # while which it is refused some times, and does not give up
+    server = EchoServer(unanswered)
     assert json.loads(handle.wait().stdout)["path"] == "/waited"
-    second.close()
+    server.close()
+
+
+@pytest.mark.system
+async def test_a_node_that_is_dead_is_passed_over_by_requests_and_websockets(
+    own_host: Callable[..., Host], echo: EchoServer, unanswered: int
+) -> None:
+    """The first node is gone, the second lives; then the second goes and the first comes back."""
+
+    async def repeat(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    async with serve(repeat, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        host = await asyncio.to_thread(
+            own_host,
+            *("--upstream", f"ship.internal:80=127.0.0.1:{unanswered},127.0.0.1:{echo.port}"),
+            *("--upstream", f"ws.internal:80=127.0.0.1:{unanswered},127.0.0.1:{port}"),
+        )
+        sandbox = await asyncio.to_thread(host.create)
+
+        async def run(command: str) -> str:
+            return (await asyncio.to_thread(sandbox.commands.run, command)).stdout
+
+        for option in ("", "--proxytunnel"):
+            assert json.loads(await run(f"curl -s {option} http://ship.internal/there"))["path"] == "/there"
+        upgrade = (
+            "import socket; s = socket.create_connection(('127.0.0.1', 3128)); s.sendall("
+            "b'GET http://ws.internal/ HTTP/1.1\\r\\nHost: ws.internal\\r\\nConnection: Upgrade\\r\\n"
+            "Upgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n'); f = s.makefile('rb'); "
+            "print(f.readline().split()[1].decode()); [None for line in iter(f.readline, b'\\r\\n')]; "
+            "s.sendall(bytes([0x81, 0x82, 0, 0, 0, 0]) + b'hi'); print(f.read(4)[2:].decode())"
+        )
+        assert await run(f'python3 -c "{upgrade}"') == "101\nhi\n"
+    restarted = EchoServer(unanswered)
+    assert json.loads(await run("curl -s http://ws.internal/back"))["path"] == "/back"
+    restarted.close()
+
+
+def test_nodes_are_tried_in_their_order_and_those_that_failed_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail_at(node: nodes.Node) -> None:
+        with pytest.raises(ConnectionRefusedError):
+            await kept._connect(node)
+
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        first = gone.getsockname()
+    with socket.create_server(("127.0.0.1", 0)) as living:
+        second = living.getsockname()
+        upstream, kept = Upstream("ship.internal", 80, (first, second)), nodes.Nodes()
+        assert kept.in_turn(upstream) == [first, second]
+        asyncio.run(fail_at(first))
+        assert kept.in_turn(upstream) == [second, first]
+        monkeypatch.setattr(nodes, "MISTRUST_S", -1.0)
+        assert kept.in_turn(upstream) == [first, second]
 
 
 @pytest.mark.system

@@ -78,7 +78,14 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [("--listen", "8080"), ("--upstream", "ship.internal"), ("--upstream", "a:b=c:d")], ids=str
+    "options",
+    [
+        ("--listen", "8080"),
+        ("--upstream", "ship.internal"),
+        ("--upstream", "a:b=c:d"),
+        ("--upstream", "a:80=127.0.0.1:1,c"),
+    ],
+    ids=str,
 )
 def test_malformed_options_are_refused(tmp_path: Path, options: tuple[str, str]) -> None:
     status, words = start(tmp_path / "data", *options)

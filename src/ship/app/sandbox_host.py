@@ -30,7 +30,8 @@ _log = logging.getLogger("ship.sandbox_host")
 
 
 class SandboxHostProcess:
-    """Keeps one sandbox host running. ``upstream`` is where the sandboxes' control plane listens, ``HOST:PORT``."""
+    """Keeps one sandbox host running. ``upstream`` is where the sandboxes' control plane listens, ``HOST:PORT``,
+    or several of these with commas between: the nodes of a cluster, this one first."""
 
     def __init__(self, folder: DataFolder, upstream: str) -> None:
         self._folder = folder

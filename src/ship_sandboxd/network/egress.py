@@ -7,7 +7,6 @@ knowing it (`redirected`); the names that these look up are answered by `nameser
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -18,17 +17,15 @@ from .addresses import Address, address_of
 from .gateway import Gateway
 from .listeners import PROXY_PORT, Listeners
 from .names import RANGE, Names
+from .nodes import Streams
 from .refusals import Refusals
-from .rules import Refused, Rules, Unreachable, Upstream, canonical
+from .rules import Refused, Rules, Unreachable, canonical
 
-UPSTREAM_PATIENCE_S = 30.0
 MAX_CONNECTIONS = 512
 MAX_LOOKUPS = 8
 _CONNECT_TIMEOUT_S = 15.0
 _LOOKUP_TIMEOUT_S = 10.0
-_RETRY_S = 0.1
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
@@ -126,7 +123,7 @@ class Egress:
             name = _canonical(host)
         upstream = self._rules.upstream(name, port)
         if upstream is not None:
-            return await _open_upstream(upstream)
+            return await self._gateway.nodes.open(upstream)
         if name:
             self._rules.check_name(name, port)
             addresses = await self._look_up(name)
@@ -216,17 +213,3 @@ def _canonical(host: str) -> str:
         return canonical(host)
     except ValueError as error:
         raise Refused(str(error), 400, "request") from error
-
-
-async def _open_upstream(upstream: Upstream) -> Streams:
-    """Connect to a reserved name. While nobody listens there the control plane may be restarting: wait for it."""
-    deadline = time.monotonic() + UPSTREAM_PATIENCE_S
-    while True:
-        try:
-            return await asyncio.open_connection(upstream.host, upstream.host_port)
-        except ConnectionRefusedError as error:
-            if time.monotonic() > deadline:
-                raise Unreachable(f"{upstream.name} does not listen") from error
-            await asyncio.sleep(_RETRY_S)
-        except OSError as error:
-            raise Unreachable(f"cannot connect to {upstream.name}: {error}") from error

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import policy
+from .nodes import Nodes
 from .rules import Block, Rules, Upstream
 
 Resolve = Callable[[str], Awaitable[list[str]]]
@@ -43,6 +44,7 @@ class Gateway:
         redirects: bool = False,
     ) -> None:
         self.upstreams = upstreams
+        self.nodes = Nodes()
         self.private = private
         self.lookup = lookup or Resolver()
         self.redirects = redirects

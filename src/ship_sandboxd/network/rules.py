@@ -49,12 +49,12 @@ def canonical(host: str) -> str:
 
 @dataclass(frozen=True)
 class Upstream:
-    """A reserved name that every sandbox reaches, and where the host finds it."""
+    """A reserved name that every sandbox reaches. `nodes` are the (host, port) where the host finds it, best first; any will
+    do."""
 
     name: str
     port: int
-    host: str
-    host_port: int
+    nodes: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
