@@ -5,13 +5,11 @@ A secret is shown once and kept only as a digest, which is also what is looked u
 
 import hashlib
 import secrets
-import sqlite3
 from collections.abc import Callable
 
 from ship.errors import NotFound, Unauthenticated
 from ship.model import Actor, ActorKind
-from ship.store import tokens
-from ship.store.sqlite import Database
+from ship.ports.store import StoredToken, TokenStore
 
 LOGIN_LIFE_MS = 24 * 3_600_000
 BROWSER_LIFE_MS = 30 * 24 * 3_600_000
@@ -20,8 +18,8 @@ BROWSER_LIFE_MS = 30 * 24 * 3_600_000
 class Tokens:
     """All credentials of this store."""
 
-    def __init__(self, database: Database, now_ms: Callable[[], int]) -> None:
-        self._db = database
+    def __init__(self, store: TokenStore, now_ms: Callable[[], int]) -> None:
+        self._store = store
         self._now_ms = now_ms
 
     async def create(self, name: str) -> str:
@@ -39,12 +37,8 @@ class Tokens:
             Unauthenticated: ``login_spent`` when it was used before or is too old.
         """
         digest = _digest(login)
-        found = await self._db.read(lambda c: tokens.find(c, digest, self._now_ms()))
-        if (
-            found is None
-            or found.kind != "login"
-            or not await self._db.write(lambda c: tokens.remove(c, digest))
-        ):
+        found = await self._store.find_token(digest, self._now_ms())
+        if found is None or found.kind != "login" or not await self._store.remove_token(digest):
             raise Unauthenticated(
                 "this sign-in link was used already or is too old",
                 code="login_spent",
@@ -59,7 +53,7 @@ class Tokens:
             Unauthenticated: nobody does.
         """
         digest = _digest(secret)
-        found = await self._db.read(lambda c: tokens.find(c, digest, self._now_ms()))
+        found = await self._store.find_token(digest, self._now_ms())
         if found is None or found.kind == "login":
             raise Unauthenticated(
                 "this token is not known here",
@@ -67,9 +61,9 @@ class Tokens:
             )
         return Actor(kind=ActorKind.USER, name=found.name)
 
-    async def listed(self) -> list[tokens.StoredToken]:
+    async def listed(self) -> list[StoredToken]:
         """The API tokens, without their secrets."""
-        return await self._db.read(lambda c: tokens.listed(c, "api"))
+        return await self._store.tokens("api")
 
     async def revoke(self, name: str) -> None:
         """Make every API token and browser sign-in of that name worthless.
@@ -77,21 +71,14 @@ class Tokens:
         Raises:
             NotFound: ``token_not_found``.
         """
-        if not await self._db.write(lambda c: tokens.remove_named(c, name)):
+        if not await self._store.remove_tokens_named(name):
             raise NotFound(f"there is no token named {name}", code="token_not_found")
 
     async def _add(self, kind: str, name: str, life_ms: int | None) -> str:
         secret = f"ship_{secrets.token_urlsafe(32)}"
         now_ms = self._now_ms()
-        stored = tokens.StoredToken(
-            _digest(secret), kind, name, now_ms, None if life_ms is None else now_ms + life_ms
-        )
-
-        def add(connection: sqlite3.Connection) -> None:
-            tokens.remove_expired(connection, now_ms)
-            tokens.add(connection, stored)
-
-        await self._db.write(add)
+        expires_at_ms = None if life_ms is None else now_ms + life_ms
+        await self._store.add_token(StoredToken(_digest(secret), kind, name, now_ms, expires_at_ms))
         return secret
 
 

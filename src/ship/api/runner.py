@@ -12,10 +12,10 @@ from starlette.websockets import WebSocketDisconnect
 from ship.api import artifacts, schemas
 from ship.api.answers import encoded
 from ship.api.services import Runner, RunnerCaller, Services, Serving, runner, services
-from ship.bus import Listener
 from ship.errors import ShipError
 from ship.events import Cursor, decode_fact, facts, frames
 from ship.model import AGENT, SYSTEM
+from ship.ports.bus import Listener
 from ship.sessions import commands
 from ship.sessions.instructions import instructions
 from ship.sessions.service import HEARTBEAT_S
@@ -137,7 +137,7 @@ class _Link:
         Raises:
             ShipError: this runner is not heard any more.
         """
-        with self._sessions.bus.listen(self._session_id) as listener:
+        async with self._sessions.bus.listen(self._session_id) as listener:
             if not await self._greet():
                 return
             hearing = asyncio.create_task(self._hear())

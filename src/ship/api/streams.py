@@ -14,10 +14,10 @@ from starlette.websockets import WebSocketDisconnect
 from ship.api import schemas
 from ship.api.answers import page
 from ship.api.services import Caller, Serving, caller, services
-from ship.bus import LocalBus
 from ship.errors import Forbidden, InvalidInput, NotFound, ShipError, Unauthenticated
 from ship.events import FACTS
 from ship.model import SessionStatus
+from ship.ports.bus import Bus
 from ship.sessions.service import HEARTBEAT_S, SUMMARIES, check_after
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
@@ -166,8 +166,8 @@ async def _events(stream: AsyncIterator[tuple[int, str, bytes]]) -> AsyncIterato
         )
 
 
-async def _summaries(bus: LocalBus) -> AsyncIterator[bytes]:
-    with bus.listen(SUMMARIES) as listener:
+async def _summaries(bus: Bus) -> AsyncIterator[bytes]:
+    async with bus.listen(SUMMARIES) as listener:
         yield b": listening\n\n"
         while True:
             notices = await listener.take(HEARTBEAT_S)

@@ -29,13 +29,14 @@ from ship.errors import ConfigurationError, SandboxFailed, Unauthenticated
 from ship.gateway import git as git_gateway
 from ship.gateway import models as model_gateway
 from ship.gateway import upstream
+from ship.ports.store import Store
 from ship.repositories import sources, uploads
 from ship.sandboxes.e2b_host import E2BHost
 from ship.sandboxes.template import build_ship_template
 from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.service import Sessions
 from ship.sessions.worker import Worker
-from ship.store.sqlite import Database
+from ship.store.sqlite import SqliteStore
 from ship.testing import scripted_model
 
 LOCAL_CREDENTIAL = "local"
@@ -65,18 +66,18 @@ async def _serve(
 ) -> None:
     folder = DataFolder(settings.data_path)
     async with contextlib.AsyncExitStack() as stack:
-        database = Database(folder.database)
-        await database.open()
-        stack.push_async_callback(database.close)
+        store = SqliteStore(folder.database)
+        await store.open()
+        stack.push_async_callback(store.close)
         listening = stack.enter_context(_listen(*settings.address))
         host, port = listening.getsockname()[:2]
         url = settings.public_url or f"http://{_shown(host)}:{port}"
 
         providers = await _providers(settings, stack)
         sandbox_host = await _sandbox_host(settings, folder, f"{_reachable(host)}:{port}", stack, report)
-        tokens = Tokens(database, now_ms)
+        tokens = Tokens(store, now_ms)
         sandbox_tokens = SandboxTokens(folder.secret("signing.key").encode())
-        sessions = Sessions(database, LocalBus(), now_ms)
+        sessions = Sessions(store, LocalBus(), now_ms)
         runner = RunnerSettings(
             settings.sandboxes.template, settings.sandboxes.control_url, sandbox_tokens.issue
         )
@@ -92,10 +93,10 @@ async def _serve(
             control_url=settings.sandboxes.control_url,
             check_repository=partial(_check_repository, settings),
             store_bundle=partial(_store_bundle, settings, folder),
-            ready=partial(_ready, database, sandbox_host),
+            ready=partial(_ready, store, sandbox_host),
         )
         app = await _application(services, settings, folder, stack)
-        work = Worker(database, sessions, Effects(sessions, sandbox_host, runner)).run()
+        work = Worker(store, sessions, Effects(sessions, sandbox_host, runner)).run()
         working = _in_background(stack, work)
 
         secret = await _local_token(folder, tokens)
@@ -172,8 +173,8 @@ async def _store_bundle(settings: Settings, folder: DataFolder, stream: AsyncIte
     return await uploads.store_bundle(stream, folder.repositories, settings.repositories.upload_limit_bytes)
 
 
-async def _ready(database: Database, host: E2BHost) -> None:
-    await database.write(lambda connection: None)
+async def _ready(store: Store, host: E2BHost) -> None:
+    await store.probe()
     try:
         async with asyncio.timeout(5):
             await host.find({"ship.session": "readiness"})

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from ship.accounts.tokens import Tokens
 from ship.app.folder import DataFolder
 from ship.errors import ConfigurationError
-from ship.store.sqlite import Database
+from ship.store.sqlite import SqliteStore
 
 T = TypeVar("T")
 SERVER_FILE = "cli.json"
@@ -63,11 +63,11 @@ def login_link(data: Path) -> str:
 
 def _with_tokens(data: Path, use: Callable[[Tokens], Awaitable[T]]) -> T:
     async def run() -> T:
-        database = Database(DataFolder(data).database, exclusive=False)
-        await database.open()
+        store = SqliteStore(DataFolder(data).database, exclusive=False)
+        await store.open()
         try:
-            return await use(Tokens(database, now_ms))
+            return await use(Tokens(store, now_ms))
         finally:
-            await database.close()
+            await store.close()
 
     return asyncio.run(run())

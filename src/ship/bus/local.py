@@ -2,24 +2,17 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ship.ports.bus import Notice
 
 BUFFER = 2_000
 BUFFER_BYTES = 4 * 1024**2
 
 
-class Notice(NamedTuple):
-    """One thing published on a topic. ``seq`` is 0 for what is not in the log; ``kind`` is an event type or ``delta``."""
-
-    seq: int
-    kind: str
-    body: bytes
-
-
-class Listener:
-    """What one listener has not taken yet. When it is too slow its buffer is dropped and ``lagged`` says so: the log has it all."""
+class BoundedListener:
+    """A ``Listener`` whose buffer is dropped when it is too slow."""
 
     def __init__(self) -> None:
         self._notices: deque[Notice] = deque()
@@ -37,7 +30,7 @@ class Listener:
         self._wake.set()
 
     async def take(self, timeout_s: float) -> list[Notice]:
-        """All that has come, waiting up to ``timeout_s`` for the first; empty when nothing came."""
+        """As the port says."""
         if not self._notices:
             self._wake.clear()
             try:
@@ -55,21 +48,21 @@ class Listener:
 
 
 class LocalBus:
-    """Topics with listeners. Nothing is kept: a listener that comes late or lags reads the log."""
+    """A ``Bus`` within one process."""
 
     def __init__(self) -> None:
-        self._topics: dict[str, set[Listener]] = {}
+        self._topics: dict[str, set[BoundedListener]] = {}
 
     def publish(self, topic: str, notices: list[Notice]) -> None:
-        """Hand the notices to everyone who listens now."""
+        """As the port says."""
         for listener in self._topics.get(topic, ()):
             for notice in notices:
                 listener.put(notice)
 
-    @contextmanager
-    def listen(self, topic: str) -> Iterator[Listener]:
-        """A listener of that topic for as long as the block runs."""
-        listener = Listener()
+    @asynccontextmanager
+    async def listen(self, topic: str) -> AsyncIterator[BoundedListener]:
+        """As the port says."""
+        listener = BoundedListener()
         self._topics.setdefault(topic, set()).add(listener)
         try:
             yield listener
@@ -78,3 +71,7 @@ class LocalBus:
             listeners.discard(listener)
             if not listeners:
                 del self._topics[topic]
+
+    def topics(self) -> list[str]:
+        """As the port says."""
+        return list(self._topics)

@@ -1,26 +1,36 @@
 """The session service: load, decide, commit, publish. Any node may serve any session."""
 
 import asyncio
-import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from ship.bus import LocalBus, Notice, Partials
+from ship.bus import Partials
 from ship.errors import Conflict, InvalidInput, NotFound
-from ship.events import Record, decode, encode, facts
+from ship.events import decode, encode, facts
 from ship.events.frames import Delta
 from ship.model import Actor, SessionStatus
+from ship.ports.bus import Bus, Notice
+from ship.ports.store import (
+    Append,
+    FirstAnswer,
+    HeadMoved,
+    KeyTaken,
+    LogStore,
+    NewAlarm,
+    NewEvent,
+    Outbox,
+    Said,
+    Snapshot,
+    Summary,
+)
 from ship.sessions import commands, metrics, views
 from ship.sessions.ids import new_id
 from ship.sessions.machine import Decision, decide
-from ship.sessions.state import SessionState, evolve
-from ship.store import idempotency, log, outbox
-from ship.store.sqlite import Database
+from ship.sessions.state import SessionState, fold
 
 CACHED_STATES = 1_000
 SNAPSHOT_EVERY = 200
@@ -55,6 +65,10 @@ class Outcome(NamedTuple):
     repeated: bool = False
 
 
+class SessionStore(LogStore, Outbox, Protocol):
+    """What the service needs of a store."""
+
+
 class _Chain:
     """The commands of one session that are on their way to the disk, each decided on the one before; ``state`` is after the last.
 
@@ -68,8 +82,8 @@ class _Chain:
 class Sessions:
     """All sessions of this store."""
 
-    def __init__(self, database: Database, bus: LocalBus, now_ms: Callable[[], int]) -> None:
-        self._db = database
+    def __init__(self, store: SessionStore, bus: Bus, now_ms: Callable[[], int]) -> None:
+        self._store = store
         self.bus = bus
         self.partials = Partials()
         self.now_ms = now_ms
@@ -138,14 +152,11 @@ class Sessions:
         answer: dict[str, Any],
     ) -> bool:
         """Commit and publish; False when somebody else was first."""
-        bodies = [encode(record) for record in decision.records]
-        summary = msgspec.json.encode(views.summary(session_id, decision.state))
+        append = self._append(session_id, before, decision, key, answer)
         began = time.perf_counter()
         try:
-            await self._db.write(
-                partial(self._commit, session_id, before, decision, bodies, summary, key, answer)
-            )
-        except (log.HeadMoved, sqlite3.IntegrityError):
+            await self._store.append(append)
+        except (HeadMoved, KeyTaken):
             self._break(session_id, chain)
             return False
         except BaseException:
@@ -153,7 +164,7 @@ class Sessions:
             raise
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
         self._settle(session_id, chain, decision.state)
-        self._publish(session_id, decision, bodies, summary)
+        self._publish(session_id, decision, append)
         return True
 
     async def state(self, session_id: str) -> SessionState:
@@ -166,7 +177,7 @@ class Sessions:
         if cached is not None:
             self._cache.move_to_end(session_id)
             return cached
-        loaded = await self._db.read(lambda c: _load(c, session_id))
+        loaded = await self._load(session_id)
         if loaded is None:
             raise NotFound("no such session", code="session_not_found")
         if session_id not in self._cache:
@@ -179,7 +190,7 @@ class Sessions:
         Raises:
             NotFound: ``session_not_found``.
         """
-        found = await self._db.read(lambda c: log.head(c, session_id))
+        found = await self._store.head(session_id)
         if not found:
             raise NotFound("no such session", code="session_not_found")
         return found
@@ -188,19 +199,19 @@ class Sessions:
         self, session_id: str, after: int, limit: int, types: Sequence[str] = (), up_to: int | None = None
     ) -> list[tuple[int, bytes]]:
         """(seq, encoded record) past ``after``, oldest first."""
-        return await self._db.read(lambda c: log.page(c, session_id, after, limit, types, up_to))
+        return await self._store.events(session_id, after, limit, types, up_to)
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[bytes]:
         """The last encoded messages before that seq, newest last."""
         await self.head(session_id)
-        rows = await self._db.read(lambda c: log.messages(c, session_id, before, limit))
+        rows = await self._store.messages(session_id, before, limit)
         return [body for _, body in rows]
 
     async def summaries(
         self, status: str | None, before: tuple[int, str] | None, limit: int
     ) -> list[tuple[int, str, bytes]]:
         """(created_at_ms, id, encoded summary), newest first."""
-        return await self._db.read(lambda c: log.summaries(c, status, before, limit))
+        return await self._store.summaries(status, before, limit)
 
     async def grow(self, session_id: str, delta: Delta) -> None:
         """Fan out text of the running task that is still growing; what does not fit is dropped."""
@@ -210,8 +221,7 @@ class Sessions:
 
     async def check_soon(self, session_id: str, after_ms: int) -> None:
         """See after the session's sandbox before its next turn: its runner fell silent."""
-        due_at_ms = self.now_ms() + after_ms
-        await self._db.write(lambda c: outbox.set_alarm(c, session_id, "sandbox_check", due_at_ms))
+        await self._store.set_alarm(session_id, NewAlarm("sandbox_check", self.now_ms() + after_ms))
         self._on_work()
 
     async def follow(
@@ -225,36 +235,37 @@ class Sessions:
             NotFound: ``session_not_found``.
             InvalidInput: ``after_past_head``: a seq that this log does not have yet.
         """
-        with self.bus.listen(session_id) as listener, metrics.FOLLOWERS.track_inprogress():
-            seen = after
-            head = await self.head(session_id)
-            check_after(after, head)
-            async for item in self._replay(session_id, seen, head, types):
-                yield item
-            seen = head
-            for delta in self.partials.of(session_id) if not types else ():
-                yield 0, "delta", msgspec.json.encode(delta)
-            yield 0, "live", _head_frame("live", seen)
-            while not await self._is_over(session_id, seen):
-                notices = await listener.take(HEARTBEAT_S)
-                if not notices or listener.lagged:
-                    listener.lagged = False
-                    head = await self.head(session_id)
-                    async for item in self._replay(session_id, seen, head, types):
-                        yield item
-                    seen = max(seen, head)
-                    if not notices:
-                        yield 0, "head", _head_frame("head", seen)
-                for seq, kind, body in notices:
-                    if seq == 0:
-                        if not types:
-                            yield seq, kind, body
-                    elif seq > seen:
-                        async for item in self._replay(session_id, seen, seq - 1, types):
+        with metrics.FOLLOWERS.track_inprogress():
+            async with self.bus.listen(session_id) as listener:
+                seen = after
+                head = await self.head(session_id)
+                check_after(after, head)
+                async for item in self._replay(session_id, seen, head, types):
+                    yield item
+                seen = head
+                for delta in self.partials.of(session_id) if not types else ():
+                    yield 0, "delta", msgspec.json.encode(delta)
+                yield 0, "live", _head_frame("live", seen)
+                while not await self._is_over(session_id, seen):
+                    notices = await listener.take(HEARTBEAT_S)
+                    if not notices or listener.lagged:
+                        listener.lagged = False
+                        head = await self.head(session_id)
+                        async for item in self._replay(session_id, seen, head, types):
                             yield item
-                        seen = seq
-                        if not types or kind in types:
-                            yield seq, kind, body
+                        seen = max(seen, head)
+                        if not notices:
+                            yield 0, "head", _head_frame("head", seen)
+                    for seq, kind, body in notices:
+                        if seq == 0:
+                            if not types:
+                                yield seq, kind, body
+                        elif seq > seen:
+                            async for item in self._replay(session_id, seen, seq - 1, types):
+                                yield item
+                            seen = seq
+                            if not types or kind in types:
+                                yield seq, kind, body
 
     async def _is_over(self, session_id: str, seen: int) -> bool:
         state = await self.state(session_id)
@@ -272,11 +283,24 @@ class Sessions:
             after = rows[-1][0]
 
     async def _first_answer(self, key: IdempotencyKey) -> Outcome | None:
-        stored = await self._db.read(lambda c: idempotency.find(c, key.scope, key.key, key.fingerprint))
+        stored = await self._store.first_answer(key.scope, key.key)
         if stored is None:
             return None
-        session_id, answer = msgspec.json.decode(stored, type=tuple[str, dict[str, Any]])
+        if stored.fingerprint != key.fingerprint:
+            raise Conflict(
+                "this Idempotency-Key came with another request before",
+                code="idempotency_key_reused",
+                hint="Use a new key for a new request.",
+            )
+        session_id, answer = msgspec.json.decode(stored.answer, type=tuple[str, dict[str, Any]])
         return Outcome(session_id, answer, await self.state(session_id), repeated=True)
+
+    async def _load(self, session_id: str) -> SessionState | None:
+        kept = await self._store.snapshot(session_id, STATE_SHAPE)
+        state = msgspec.json.decode(kept.body, type=SessionState) if kept else None
+        while rows := await self._store.events(session_id, state.head_seq if state else 0, PAGE):
+            state = fold((decode(body) for _, body in rows), state)
+        return state
 
     async def _newest(self, session_id: str) -> SessionState:
         """The state to decide on: with what is on its way to the disk."""
@@ -304,43 +328,46 @@ class Sessions:
         if len(self._cache) > CACHED_STATES:
             self._cache.popitem(last=False)
 
-    def _commit(
+    def _append(
         self,
         session_id: str,
         before: SessionState | None,
         decision: Decision,
-        bodies: list[bytes],
-        summary: bytes,
         key: IdempotencyKey | None,
         answer: dict[str, Any],
-        connection: sqlite3.Connection,
-    ) -> None:
-        state = decision.state
-        now_ms = state.updated_at_ms if decision.records else self.now_ms()
+    ) -> Append:
+        """All that is kept of a decision."""
+        records, state = decision.records, decision.state
+        now_ms = state.updated_at_ms if records else self.now_ms()
         head = before.head_seq if before else 0
-        events = [(record.fact.TYPE, body) for record, body in zip(decision.records, bodies, strict=True)]
-        log.append(connection, session_id, head, events)
-        said = [(record.seq, view) for record in decision.records if (view := views.message(record))]
-        if said:
-            log.add_messages(connection, session_id, [(seq, msgspec.json.encode(view)) for seq, view in said])
-        if events:
-            log.save_summary(connection, session_id, state.status, state.created_at_ms, summary)
-        if head // SNAPSHOT_EVERY != state.head_seq // SNAPSHOT_EVERY:
-            body = msgspec.json.encode(state)
-            log.save_snapshot(connection, session_id, state.head_seq, STATE_SHAPE, body)
-        effects = [
-            (_effect_id(session_id, state.head_seq, effect), msgspec.json.encode(effect))
-            for effect in decision.effects
-        ]
-        outbox.add(connection, session_id, now_ms, effects)
-        for alarm in decision.alarms:
-            due_at_ms = None if alarm.after_ms is None else now_ms + alarm.after_ms
-            outbox.set_alarm(connection, session_id, alarm.name, due_at_ms)
-        if key:
-            first = msgspec.json.encode((session_id, answer))
-            idempotency.keep(connection, key.scope, key.key, key.fingerprint, first, now_ms)
+        summary = Summary(
+            state.status, state.created_at_ms, msgspec.json.encode(views.summary(session_id, state))
+        )
+        crossed = head // SNAPSHOT_EVERY != state.head_seq // SNAPSHOT_EVERY
+        return Append(
+            session_id=session_id,
+            expected_head=head,
+            at_ms=now_ms,
+            events=[NewEvent(record.fact.TYPE, encode(record)) for record in records],
+            said=[
+                Said(record.seq, msgspec.json.encode(view), view["text"])
+                for record in records
+                if (view := views.message(record))
+            ],
+            summary=summary if records else None,
+            snapshot=Snapshot(state.head_seq, STATE_SHAPE, msgspec.json.encode(state)) if crossed else None,
+            effects=[
+                (_effect_id(session_id, state.head_seq, effect), msgspec.json.encode(effect))
+                for effect in decision.effects
+            ],
+            alarms=[
+                NewAlarm(alarm.name, None if alarm.after_ms is None else now_ms + alarm.after_ms)
+                for alarm in decision.alarms
+            ],
+            first_answer=FirstAnswer(*key, msgspec.json.encode((session_id, answer))) if key else None,
+        )
 
-    def _publish(self, session_id: str, decision: Decision, bodies: list[bytes], summary: bytes) -> None:
+    def _publish(self, session_id: str, decision: Decision, append: Append) -> None:
         for record in decision.records:
             metrics.EVENTS.labels(record.fact.TYPE).inc()
             if isinstance(record.fact, facts.ModelCalled):
@@ -350,24 +377,14 @@ class Sessions:
             elif isinstance(record.fact, _END_OF_GROWTH):
                 self.partials.clear(session_id)
         notices = [
-            Notice(record.seq, record.fact.TYPE, body)
-            for record, body in zip(decision.records, bodies, strict=True)
+            Notice(seq, event.type, event.body)
+            for seq, event in enumerate(append.events, start=append.expected_head + 1)
         ]
-        self.bus.publish(session_id, notices)
-        if notices:
-            self.bus.publish(SUMMARIES, [Notice(decision.state.head_seq, "summary", summary)])
+        if append.summary:
+            self.bus.publish(session_id, notices)
+            self.bus.publish(SUMMARIES, [Notice(decision.state.head_seq, "summary", append.summary.body)])
         if decision.effects or decision.alarms:
             self._on_work()
-
-
-def _load(connection: sqlite3.Connection, session_id: str) -> SessionState | None:
-    kept = log.snapshot(connection, session_id, STATE_SHAPE)
-    state = msgspec.json.decode(kept, type=SessionState) if kept else None
-    while rows := log.page(connection, session_id, state.head_seq if state else 0, PAGE):
-        for _, body in rows:
-            record: Record = decode(body)
-            state = evolve(state, record)
-    return state
 
 
 def _effect_id(session_id: str, head_seq: int, effect: commands.AnyEffect) -> str:

@@ -2,24 +2,24 @@
 
 import asyncio
 import logging
-import sqlite3
+from typing import Protocol
 
 import msgspec
 
 from ship.errors import ConfigurationError, Conflict, ShipError, Unavailable
 from ship.events import facts
 from ship.model import SYSTEM, Failure
+from ship.ports.store import DueAlarm, DueEffect, LogStore, Outbox
 from ship.sessions import commands, metrics
 from ship.sessions.effects import Effects
 from ship.sessions.machine import DEADLINES
 from ship.sessions.service import Sessions
-from ship.store import idempotency, outbox
-from ship.store.sqlite import Database
 
 LEASE_MS = 120_000
 ATTEMPTS = 4
 BACKOFF_MS = (500, 2_000, 6_000)
 AT_ONCE = 16
+ALARMS_AT_ONCE = 100
 KEY_LIFE_MS = 3 * 24 * 3_600_000
 IDLE_S = 60.0
 STORE_RETRY_S = 1.0
@@ -30,11 +30,17 @@ _log = logging.getLogger("ship.worker")
 _decoder = msgspec.json.Decoder(commands.AnyEffect)
 
 
+class WorkerStore(LogStore, Outbox, Protocol):
+    """What the worker needs of a store."""
+
+    shared: bool
+
+
 class Worker:
     """One loop over the outbox and the alarms of a store."""
 
-    def __init__(self, database: Database, sessions: Sessions, effects: Effects) -> None:
-        self._db = database
+    def __init__(self, store: WorkerStore, sessions: Sessions, effects: Effects) -> None:
+        self._store = store
         self._sessions = sessions
         self._effects = effects
         self._wake = asyncio.Event()
@@ -42,8 +48,9 @@ class Worker:
         sessions.on_work(self._wake.set)
 
     async def run(self) -> None:
-        """Work until cancelled. What an earlier process had claimed is due at once."""
-        await self._begin()
+        """Work until cancelled. Where the store is this process's alone, what an earlier one had claimed is due at once."""
+        if not self._store.shared:
+            await self._begin()
         try:
             while True:
                 self._wake.clear()
@@ -59,24 +66,23 @@ class Worker:
 
     async def _begin(self) -> None:
         now_ms = self._sessions.now_ms()
-
-        def begin(connection: sqlite3.Connection) -> None:
-            outbox.release_all(connection, now_ms)
-            outbox.postpone_alarms(connection, DEADLINES, now_ms + GRACE_MS)
-
-        await self._db.write(begin)
+        await self._store.release_effects(now_ms)
+        await self._store.postpone_alarms(DEADLINES, now_ms + GRACE_MS)
 
     async def _claim(self) -> None:
         now_ms = self._sessions.now_ms()
-        free = AT_ONCE - len(self._running)
-        effects, alarms = await self._db.write(lambda c: _claim(c, now_ms, free))
+        _, effects, alarms = await asyncio.gather(
+            self._store.forget_answers(now_ms - KEY_LIFE_MS),
+            self._store.claim_effects(now_ms, LEASE_MS, AT_ONCE - len(self._running)),
+            self._store.claim_alarms(now_ms, LEASE_MS, ALARMS_AT_ONCE),
+        )
         for effect in effects:
             self._spawn(effect)
         for alarm in alarms:
             await self._fire(alarm)
 
     async def _pause(self) -> None:
-        due_at_ms = await self._db.read(outbox.next_due_ms)
+        due_at_ms = await self._store.next_due_ms()
         wait_s = IDLE_S if due_at_ms is None else (due_at_ms - self._sessions.now_ms()) / 1000
         if len(self._running) >= AT_ONCE:
             wait_s = IDLE_S
@@ -86,7 +92,7 @@ class Worker:
         except TimeoutError:
             return
 
-    def _spawn(self, due: outbox.DueEffect) -> None:
+    def _spawn(self, due: DueEffect) -> None:
         task = asyncio.create_task(self._perform(due))
         self._running.add(task)
         task.add_done_callback(self._done)
@@ -97,7 +103,7 @@ class Worker:
         if not task.cancelled() and (error := task.exception()):
             _log.error("an effect could not be settled", exc_info=error)
 
-    async def _perform(self, due: outbox.DueEffect) -> None:
+    async def _perform(self, due: DueEffect) -> None:
         effect = _decoder.decode(due.body)
         try:
             async with asyncio.timeout(LEASE_MS / 1000 - 10):
@@ -107,14 +113,14 @@ class Worker:
             await self._failed(due, effect, error)
         else:
             metrics.EFFECTS.labels(_kind(effect), "done").inc()
-            await self._db.write(lambda c: outbox.finish(c, due.effect_id))
+            await self._store.finish_effect(due.effect_id)
 
-    async def _failed(self, due: outbox.DueEffect, effect: commands.AnyEffect, error: Exception) -> None:
+    async def _failed(self, due: DueEffect, effect: commands.AnyEffect, error: Exception) -> None:
         final = isinstance(error, ConfigurationError | Conflict) or due.attempts >= ATTEMPTS
         metrics.EFFECTS.labels(_kind(effect), "given_up" if final else "retried").inc()
         if not final:
             due_at_ms = self._sessions.now_ms() + BACKOFF_MS[min(due.attempts, len(BACKOFF_MS)) - 1]
-            await self._db.write(lambda c: outbox.extend(c, due.effect_id, due_at_ms))
+            await self._store.postpone_effect(due.effect_id, due_at_ms)
             return
         failure = _failure(error)
         fact = facts.EffectFailed(
@@ -128,26 +134,16 @@ class Worker:
             await self._sessions.execute(due.session_id, report, SYSTEM)
         except Conflict:
             _log.warning("effect %s was given up after its session's end", due.effect_id)
-        await self._db.write(lambda c: outbox.finish(c, due.effect_id))
+        await self._store.finish_effect(due.effect_id)
 
-    async def _fire(self, alarm: outbox.DueAlarm) -> None:
+    async def _fire(self, alarm: DueAlarm) -> None:
         try:
             await self._sessions.execute(alarm.session_id, commands.FireAlarm(name=alarm.name), SYSTEM)
         except Unavailable:
             raise  # its lease brings it back
         except ShipError as error:
             _log.info("alarm %s of %s had nothing to do: %s", alarm.name, alarm.session_id, error)
-        await self._db.write(lambda c: outbox.finish_alarm(c, alarm))
-
-
-def _claim(
-    connection: sqlite3.Connection, now_ms: int, effects: int
-) -> tuple[list[outbox.DueEffect], list[outbox.DueAlarm]]:
-    idempotency.forget_before(connection, now_ms - KEY_LIFE_MS)
-    return (
-        outbox.claim(connection, now_ms, LEASE_MS, effects),
-        outbox.claim_alarms(connection, now_ms, LEASE_MS, 100),
-    )
+        await self._store.finish_alarm(alarm)
 
 
 def _kind(effect: commands.AnyEffect) -> str:

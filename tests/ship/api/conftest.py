@@ -19,7 +19,7 @@ from ship.errors import InvalidInput
 from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.service import Sessions
 from ship.sessions.worker import Worker
-from ship.store.sqlite import Database
+from ship.store.sqlite import SqliteStore
 from ship.testing.sandbox_hosts import PretendSandboxHost
 from ship.testing.serving import serving
 
@@ -60,10 +60,10 @@ async def ready() -> None:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    database = Database(tmp_path / "ship.db")
-    await database.open()
-    sessions = Sessions(database, LocalBus(), now_ms)
-    tokens = Tokens(database, now_ms)
+    store = SqliteStore(tmp_path / "ship.db")
+    await store.open()
+    sessions = Sessions(store, LocalBus(), now_ms)
+    tokens = Tokens(store, now_ms)
     signer = SandboxTokens(b"s" * 32)
     host = PretendSandboxHost()
     services = Services(
@@ -83,11 +83,11 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     app = create_api()
     app.state.services = services
     runner = RunnerSettings("base", "http://ship.internal", signer.issue)
-    worker = asyncio.create_task(Worker(database, sessions, Effects(sessions, host, runner)).run())
+    worker = asyncio.create_task(Worker(store, sessions, Effects(sessions, host, runner)).run())
     token = await tokens.create("me")
     headers = {"Authorization": f"Bearer {token}"}
     async with serving(app) as url, httpx.AsyncClient(base_url=url, headers=headers) as client:
         yield Served(url, client, services, host, token)
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)
-    await database.close()
+    await store.close()

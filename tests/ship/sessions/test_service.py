@@ -14,8 +14,7 @@ from ship.events.frames import Delta
 from ship.model import Actor, ActorKind, Repository
 from ship.sessions import commands, service
 from ship.sessions.service import IdempotencyKey, Sessions
-from ship.store import log
-from ship.store.sqlite import Database
+from ship.store.sqlite import SqliteStore
 
 ME = Actor(kind=ActorKind.USER, name="me")
 
@@ -31,16 +30,16 @@ class Clock:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database(tmp_path / "ship.db")
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = SqliteStore(tmp_path / "ship.db")
     await opened.open()
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-def sessions(database: Database) -> Sessions:
-    return Sessions(database, LocalBus(), Clock())
+def sessions(store: SqliteStore) -> Sessions:
+    return Sessions(store, LocalBus(), Clock())
 
 
 async def begun(sessions: Sessions) -> str:
@@ -52,8 +51,8 @@ def note(text: str) -> commands.PostMessage:
     return commands.PostMessage(message_id=text, text=text)
 
 
-async def test_two_nodes_on_one_store_append_without_a_gap(database: Database, sessions: Sessions) -> None:
-    other = Sessions(database, LocalBus(), Clock())
+async def test_two_nodes_on_one_store_append_without_a_gap(store: SqliteStore, sessions: Sessions) -> None:
+    other = Sessions(store, LocalBus(), Clock())
     session_id = await begun(sessions)
     await asyncio.gather(
         *(node.execute(session_id, note(f"{n}"), ME) for n in range(100) for node in (sessions, other))
@@ -61,7 +60,7 @@ async def test_two_nodes_on_one_store_append_without_a_gap(database: Database, s
     rows = await sessions.events(session_id, 0, 1_000)
     assert [seq for seq, _ in rows] == list(range(1, 203))
     assert [json.loads(body)["seq"] for _, body in rows] == list(range(1, 203))
-    fresh = Sessions(database, LocalBus(), Clock())
+    fresh = Sessions(store, LocalBus(), Clock())
     assert (await fresh.state(session_id)).head_seq == 202
 
 
@@ -117,11 +116,11 @@ async def test_a_follower_whose_buffer_overflowed_reads_the_log(
 
 
 async def test_an_append_by_another_node_is_seen_at_the_next_heartbeat(
-    database: Database, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "HEARTBEAT_S", 0.02)
     session_id = await begun(sessions)
-    other = Sessions(database, LocalBus(), Clock())
+    other = Sessions(store, LocalBus(), Clock())
     stream = sessions.follow(session_id, await sessions.head(session_id))
     assert (await anext(stream))[1] == "live"
     await other.execute(session_id, note("from afar"), ME)
@@ -206,13 +205,13 @@ async def test_only_the_chosen_types_are_streamed(sessions: Sessions) -> None:
 
 
 async def test_a_snapshot_of_another_shape_is_ignored(
-    database: Database, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session_id = await begun(sessions)
     for n in range(service.SNAPSHOT_EVERY):
         await sessions.execute(session_id, note(f"{n}"), ME)
     state = await sessions.state(session_id)
-    assert await database.read(lambda c: log.snapshot(c, session_id, service.STATE_SHAPE))
-    assert await Sessions(database, LocalBus(), Clock()).state(session_id) == state
+    assert await store.snapshot(session_id, service.STATE_SHAPE)
+    assert await Sessions(store, LocalBus(), Clock()).state(session_id) == state
     monkeypatch.setattr(service, "STATE_SHAPE", service.STATE_SHAPE + 1)
-    assert await Sessions(database, LocalBus(), Clock()).state(session_id) == state
+    assert await Sessions(store, LocalBus(), Clock()).state(session_id) == state

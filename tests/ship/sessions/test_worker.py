@@ -12,38 +12,38 @@ from ship.bus import LocalBus
 from ship.errors import Unavailable
 from ship.events import Cursor, facts
 from ship.model import SYSTEM, Actor, ActorKind, Repository, SessionStatus
+from ship.ports.store import NewAlarm
 from ship.sessions import commands, worker
 from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.service import Sessions
 from ship.sessions.state import SessionState
 from ship.sessions.worker import Worker
-from ship.store import outbox
-from ship.store.sqlite import Database
+from ship.store.sqlite import SqliteStore
 from ship.testing.sandbox_hosts import ForgetfulSandboxHost, FullSandboxHost, PretendSandboxHost
 
 ME = Actor(kind=ActorKind.USER, name="me")
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database(tmp_path / "ship.db")
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = SqliteStore(tmp_path / "ship.db")
     await opened.open()
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-def sessions(database: Database, monkeypatch: pytest.MonkeyPatch) -> Sessions:
+def sessions(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> Sessions:
     monkeypatch.setattr(worker, "BACKOFF_MS", (1, 1, 1))
-    return Sessions(database, LocalBus(), lambda: time.time_ns() // 1_000_000)
+    return Sessions(store, LocalBus(), lambda: time.time_ns() // 1_000_000)
 
 
 class Working:
     """A worker that runs for as long as the block does."""
 
-    def __init__(self, database: Database, sessions: Sessions, host: PretendSandboxHost) -> None:
+    def __init__(self, store: SqliteStore, sessions: Sessions, host: PretendSandboxHost) -> None:
         settings = RunnerSettings("base", "http://ship.internal", lambda session, n: f"{session}.{n}")
-        self._worker = Worker(database, sessions, Effects(sessions, host, settings))
+        self._worker = Worker(store, sessions, Effects(sessions, host, settings))
 
     async def __aenter__(self) -> None:
         self._task = asyncio.create_task(self._worker.run())
@@ -69,19 +69,19 @@ async def until(sessions: Sessions, session_id: str, true: Callable[[SessionStat
     raise AssertionError("the stream ended")
 
 
-async def settled(database: Database) -> None:
+async def settled(store: SqliteStore) -> None:
     async with asyncio.timeout(10):
-        while await database.read(lambda c: c.execute("SELECT count(*) FROM outbox").fetchone()[0]):
+        while await store._db.read(lambda c: c.execute("SELECT count(*) FROM outbox").fetchone()[0]):
             await asyncio.sleep(0.01)
 
 
 async def test_a_session_gets_a_sandbox_with_a_runner_that_knows_its_token(
-    database: Database, sessions: Sessions
+    store: SqliteStore, sessions: Sessions
 ) -> None:
     host = PretendSandboxHost()
-    async with Working(database, sessions, host):
+    async with Working(store, sessions, host):
         session_id = await begun(sessions)
-        await settled(database)
+        await settled(store)
     state = await sessions.state(session_id)
     sandbox = host.sandboxes[state.sandbox.sandbox_id]
     assert sandbox.metadata == {"ship.session": session_id, "ship.generation": "1"}
@@ -95,46 +95,46 @@ async def test_a_session_gets_a_sandbox_with_a_runner_that_knows_its_token(
 
 
 async def test_a_host_without_room_fails_the_session_in_its_own_words_and_a_retry_works(
-    database: Database, sessions: Sessions
+    store: SqliteStore, sessions: Sessions
 ) -> None:
-    async with Working(database, sessions, FullSandboxHost()):
+    async with Working(store, sessions, FullSandboxHost()):
         session_id = await begun(sessions)
         state = await until(sessions, session_id, lambda s: s.status is SessionStatus.FAILED)
     assert state.failure and (state.failure.code, state.failure.hint) == ("sandbox_host_full", "End some.")
     host = PretendSandboxHost()
-    async with Working(database, sessions, host):
+    async with Working(store, sessions, host):
         await sessions.execute(session_id, commands.RetrySession(), ME)
-        await settled(database)
+        await settled(store)
     assert (await sessions.state(session_id)).sandbox.generation == 2
     assert len(host.sandboxes) == 1
 
 
-async def test_a_lost_answer_does_not_make_two_sandboxes(database: Database, sessions: Sessions) -> None:
+async def test_a_lost_answer_does_not_make_two_sandboxes(store: SqliteStore, sessions: Sessions) -> None:
     host = ForgetfulSandboxHost()
-    async with Working(database, sessions, host):
+    async with Working(store, sessions, host):
         session_id = await begun(sessions)
         await until(sessions, session_id, lambda s: s.sandbox.sandbox_id)
-        await settled(database)
+        await settled(store)
     assert len(host.sandboxes) == 1
 
 
 async def test_what_a_dead_worker_had_claimed_is_done_by_the_next(
-    database: Database, sessions: Sessions
+    store: SqliteStore, sessions: Sessions
 ) -> None:
     await begun(sessions)
-    claimed = await database.write(lambda c: outbox.claim(c, sessions.now_ms(), worker.LEASE_MS, 10))
+    claimed = await store.claim_effects(sessions.now_ms(), worker.LEASE_MS, 10)
     assert len(claimed) == 1
     host = PretendSandboxHost()
-    async with Working(database, sessions, host):
-        await settled(database)
+    async with Working(store, sessions, host):
+        await settled(store)
     assert len(host.sandboxes) == 1
 
 
-async def test_a_sandbox_that_vanished_is_noticed(database: Database, sessions: Sessions) -> None:
+async def test_a_sandbox_that_vanished_is_noticed(store: SqliteStore, sessions: Sessions) -> None:
     host = PretendSandboxHost()
-    async with Working(database, sessions, host):
+    async with Working(store, sessions, host):
         session_id = await begun(sessions)
-        await settled(database)
+        await settled(store)
         ready = facts.SandboxReady(generation=1, base_commit="c", work_branch="b")
         frame = commands.ReportFrame(at=Cursor(generation=1, n=1), fact=ready)
         await sessions.execute(session_id, frame, SYSTEM)
@@ -144,11 +144,11 @@ async def test_a_sandbox_that_vanished_is_noticed(database: Database, sessions: 
     assert state.failure and state.failure.code == "sandbox_lost"
 
 
-async def test_a_runner_that_vanished_is_started_again(database: Database, sessions: Sessions) -> None:
+async def test_a_runner_that_vanished_is_started_again(store: SqliteStore, sessions: Sessions) -> None:
     host = PretendSandboxHost()
-    async with Working(database, sessions, host):
+    async with Working(store, sessions, host):
         session_id = await begun(sessions)
-        await settled(database)
+        await settled(store)
         (sandbox,) = host.sandboxes.values()
         sandbox.started.clear()
         await sessions.check_soon(session_id, 0)
@@ -158,13 +158,13 @@ async def test_a_runner_that_vanished_is_started_again(database: Database, sessi
     assert (await sessions.state(session_id)).status is SessionStatus.PROVISIONING
 
 
-async def test_an_archived_session_has_no_sandbox(database: Database, sessions: Sessions) -> None:
+async def test_an_archived_session_has_no_sandbox(store: SqliteStore, sessions: Sessions) -> None:
     host = PretendSandboxHost()
-    async with Working(database, sessions, host):
+    async with Working(store, sessions, host):
         session_id = await begun(sessions)
-        await settled(database)
+        await settled(store)
         await sessions.execute(session_id, commands.ArchiveSession(), ME)
-        await settled(database)
+        await settled(store)
     assert not host.sandboxes
 
 
@@ -182,48 +182,48 @@ class SlowSandboxHost(PretendSandboxHost):
 
 
 async def test_a_session_archived_while_its_sandbox_is_made_leaves_none(
-    database: Database, sessions: Sessions
+    store: SqliteStore, sessions: Sessions
 ) -> None:
     host = SlowSandboxHost()
-    async with Working(database, sessions, host), asyncio.timeout(10):
+    async with Working(store, sessions, host), asyncio.timeout(10):
         session_id = await begun(sessions)
         await host.begun.wait()
         await sessions.execute(session_id, commands.ArchiveSession(), ME)
         host.go_on.set()
-        await settled(database)
+        await settled(store)
     assert not host.sandboxes
 
 
 async def test_a_store_that_fails_for_a_while_does_not_end_the_worker(
-    database: Database, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "STORE_RETRY_S", 0.01)
     failures = iter([Unavailable("full", code="disk_full")] * 3)
-    write = database.write
+    claim = store.claim_effects
 
-    async def failing(job: Any) -> Any:
+    async def failing(*arguments: int) -> Any:
         if error := next(failures, None):
             raise error
-        return await write(job)
+        return await claim(*arguments)
 
     host = PretendSandboxHost()
-    async with Working(database, sessions, host):
-        await settled(database)
-        monkeypatch.setattr(database, "write", failing)
+    async with Working(store, sessions, host):
+        await settled(store)
+        monkeypatch.setattr(store, "claim_effects", failing)
         sessions._on_work()
         async with asyncio.timeout(10):
             while next(failures, None):
                 await asyncio.sleep(0.01)
         await begun(sessions)
-        await settled(database)
+        await settled(store)
     assert len(host.sandboxes) == 1
 
 
 async def test_deadlines_wait_for_those_who_come_back_after_a_restart(
-    database: Database, sessions: Sessions
+    store: SqliteStore, sessions: Sessions
 ) -> None:
     session_id = await begun(sessions)
-    await database.write(lambda c: outbox.set_alarm(c, session_id, "provision_deadline", 1))
-    async with Working(database, sessions, PretendSandboxHost()):
-        await settled(database)
+    await store.set_alarm(session_id, NewAlarm("provision_deadline", 1))
+    async with Working(store, sessions, PretendSandboxHost()):
+        await settled(store)
     assert (await sessions.state(session_id)).status is SessionStatus.PROVISIONING

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ship.errors import ConfigurationError, ShipError, Unavailable
-from ship.store import migrations
+from ship.store.sqlite import migrations
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]

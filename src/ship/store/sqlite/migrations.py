@@ -27,7 +27,9 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 def _steps() -> list[str]:
     files = [
-        item for item in resources.files("ship.store").joinpath("sql").iterdir() if item.name.endswith(".sql")
+        item
+        for item in resources.files("ship.store.sqlite").joinpath("sql").iterdir()
+        if item.name.endswith(".sql")
     ]
     files.sort(key=lambda item: item.name)
     for position, item in enumerate(files, start=1):

@@ -1,21 +1,13 @@
 """Credentials on an open connection, by the digest of their secret."""
 
 import sqlite3
-from typing import NamedTuple
 
-
-class StoredToken(NamedTuple):
-    """A credential without its secret. ``kind`` is ``api``, ``browser`` or ``login``."""
-
-    digest: str
-    kind: str
-    name: str
-    created_at_ms: int
-    expires_at_ms: int | None
+from ship.ports.store import StoredToken
 
 
 def add(connection: sqlite3.Connection, token: StoredToken) -> None:
-    """Keep it."""
+    """Keep it, and drop those whose time is over."""
+    connection.execute("DELETE FROM tokens WHERE expires_at_ms <= ?", (token.created_at_ms,))
     connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?)", token)
 
 
@@ -36,11 +28,6 @@ def remove(connection: sqlite3.Connection, digest: str) -> bool:
 def remove_named(connection: sqlite3.Connection, name: str) -> int:
     """Revoke all of that name; returns how many."""
     return connection.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount
-
-
-def remove_expired(connection: sqlite3.Connection, now_ms: int) -> None:
-    """Drop those whose time is over."""
-    connection.execute("DELETE FROM tokens WHERE expires_at_ms <= ?", (now_ms,))
 
 
 def listed(connection: sqlite3.Connection, kind: str) -> list[StoredToken]:

@@ -5,24 +5,8 @@ A claim pushes the due time out by a lease; who finishes deletes the row, who di
 
 import sqlite3
 from collections.abc import Sequence
-from typing import NamedTuple
 
-
-class DueEffect(NamedTuple):
-    """A claimed effect; ``attempts`` counts this one."""
-
-    effect_id: str
-    session_id: str
-    body: bytes
-    attempts: int
-
-
-class DueAlarm(NamedTuple):
-    """A claimed alarm."""
-
-    session_id: str
-    name: str
-    due_at_ms: int
+from ship.ports.store import DueAlarm, DueEffect, NewAlarm
 
 
 def add(
@@ -46,7 +30,7 @@ def claim(connection: sqlite3.Connection, now_ms: int, lease_ms: int, limit: int
     return [DueEffect(row["effect_id"], row["session_id"], row["body"], row["attempts"]) for row in rows]
 
 
-def extend(connection: sqlite3.Connection, effect_id: str, due_at_ms: int) -> None:
+def postpone(connection: sqlite3.Connection, effect_id: str, due_at_ms: int) -> None:
     """Make it due at another time: a longer lease, or a later try."""
     connection.execute("UPDATE outbox SET due_at_ms = ? WHERE effect_id = ?", (due_at_ms, effect_id))
 
@@ -78,14 +62,14 @@ def next_due_ms(connection: sqlite3.Connection) -> int | None:
     return due
 
 
-def set_alarm(connection: sqlite3.Connection, session_id: str, name: str, due_at_ms: int | None) -> None:
+def set_alarm(connection: sqlite3.Connection, session_id: str, alarm: NewAlarm) -> None:
     """Set, move or (with None) clear one alarm."""
-    if due_at_ms is None:
-        connection.execute("DELETE FROM alarms WHERE session_id = ? AND name = ?", (session_id, name))
+    if alarm.due_at_ms is None:
+        connection.execute("DELETE FROM alarms WHERE session_id = ? AND name = ?", (session_id, alarm.name))
     else:
         connection.execute(
             "INSERT OR REPLACE INTO alarms (session_id, name, due_at_ms) VALUES (?, ?, ?)",
-            (session_id, name, due_at_ms),
+            (session_id, *alarm),
         )
 
 

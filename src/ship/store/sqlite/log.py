@@ -1,15 +1,10 @@
 """The log on an open connection: append, pages, messages, snapshots, the list of sessions."""
 
+import json
 import sqlite3
 from collections.abc import Sequence
 
-from ship.errors import Conflict
-
-
-class HeadMoved(Conflict):
-    """Somebody else appended first: fold the tail, decide again."""
-
-    code = "head_moved"
+from ship.ports.store import HeadMoved, NewEvent, Said, Snapshot, Summary
 
 
 def head(connection: sqlite3.Connection, session_id: str) -> int:
@@ -18,10 +13,19 @@ def head(connection: sqlite3.Connection, session_id: str) -> int:
     return int(row[0] or 0)
 
 
+def heads(connection: sqlite3.Connection, session_ids: Sequence[str]) -> dict[str, int]:
+    """The last seq of each of these that exists."""
+    rows = connection.execute(
+        "SELECT value, (SELECT max(seq) FROM events WHERE session_id = value) FROM json_each(?)",
+        (json.dumps(list(session_ids)),),
+    )
+    return {session_id: seq for session_id, seq in rows if seq}
+
+
 def append(
-    connection: sqlite3.Connection, session_id: str, expected_head: int, events: Sequence[tuple[str, bytes]]
+    connection: sqlite3.Connection, session_id: str, expected_head: int, events: Sequence[NewEvent]
 ) -> None:
-    """Append (type, body) pairs after ``expected_head``.
+    """Append the events after ``expected_head``.
 
     Raises:
         HeadMoved: the log does not end there.
@@ -31,7 +35,7 @@ def append(
         raise HeadMoved(f"the log of {session_id} ends at {found}, not at {expected_head}")
     connection.executemany(
         "INSERT INTO events (session_id, seq, type, body) VALUES (?, ?, ?, ?)",
-        [(session_id, seq, kind, body) for seq, (kind, body) in enumerate(events, start=expected_head + 1)],
+        [(session_id, seq, *event) for seq, event in enumerate(events, start=expected_head + 1)],
     )
 
 
@@ -56,13 +60,11 @@ def page(
     return [(row["seq"], row["body"]) for row in rows]
 
 
-def add_messages(
-    connection: sqlite3.Connection, session_id: str, messages: Sequence[tuple[int, bytes]]
-) -> None:
+def add_messages(connection: sqlite3.Connection, session_id: str, said: Sequence[Said]) -> None:
     """Index what was said, by the seq of its event."""
     connection.executemany(
         "INSERT INTO messages (session_id, seq, body) VALUES (?, ?, ?)",
-        [(session_id, seq, body) for seq, body in messages],
+        [(session_id, message.seq, message.body) for message in said],
     )
 
 
@@ -77,30 +79,28 @@ def messages(
     return [(row["seq"], row["body"]) for row in reversed(rows)]
 
 
-def save_snapshot(connection: sqlite3.Connection, session_id: str, seq: int, shape: int, body: bytes) -> None:
-    """Keep a folded state; ``shape`` is the version of its form."""
+def save_snapshot(connection: sqlite3.Connection, session_id: str, snapshot: Snapshot) -> None:
+    """Keep a folded state."""
     connection.execute(
         "INSERT OR REPLACE INTO snapshots (session_id, seq, shape, body) VALUES (?, ?, ?, ?)",
-        (session_id, seq, shape, body),
+        (session_id, *snapshot),
     )
 
 
-def snapshot(connection: sqlite3.Connection, session_id: str, shape: int) -> bytes | None:
+def snapshot(connection: sqlite3.Connection, session_id: str, shape: int) -> Snapshot | None:
     """The kept state, unless it has another form."""
     row = connection.execute(
-        "SELECT body FROM snapshots WHERE session_id = ? AND shape = ?", (session_id, shape)
+        "SELECT seq, shape, body FROM snapshots WHERE session_id = ? AND shape = ?", (session_id, shape)
     ).fetchone()
-    return row["body"] if row else None
+    return Snapshot(*row) if row else None
 
 
-def save_summary(
-    connection: sqlite3.Connection, session_id: str, status: str, created_at_ms: int, body: bytes
-) -> None:
+def save_summary(connection: sqlite3.Connection, session_id: str, summary: Summary) -> None:
     """Write the session's line in the list."""
     connection.execute(
         "INSERT INTO sessions (id, status, created_at_ms, body) VALUES (?, ?, ?, ?) "
         "ON CONFLICT (id) DO UPDATE SET status = excluded.status, body = excluded.body",
-        (session_id, status, created_at_ms, body),
+        (session_id, *summary),
     )
 
 

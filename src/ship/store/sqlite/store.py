@@ -1,0 +1,152 @@
+"""The port's store in one SQLite file: each call is one plain function on a connection of the database."""
+
+import sqlite3
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ship.ports.store import (
+    Append,
+    DueAlarm,
+    DueEffect,
+    FirstAnswer,
+    NewAlarm,
+    Snapshot,
+    StoredToken,
+)
+from ship.store.sqlite import answers, log, outbox, tokens
+from ship.store.sqlite.database import Database
+
+
+class SqliteStore:
+    """A ``Store`` in one file. One that is not ``exclusive`` may be opened beside the process that owns the file, for a few calls."""
+
+    shared = False
+
+    def __init__(self, path: Path, *, exclusive: bool = True) -> None:
+        self._db = Database(path, exclusive=exclusive)
+
+    async def open(self) -> None:
+        """As the port says."""
+        await self._db.open()
+
+    async def close(self) -> None:
+        """As the port says."""
+        await self._db.close()
+
+    async def probe(self) -> None:
+        """As the port says."""
+        await self._db.write(lambda connection: None)
+
+    async def append(self, append: Append) -> None:
+        """As the port says."""
+        await self._db.write(partial(_append, append))
+
+    async def head(self, session_id: str) -> int:
+        """As the port says."""
+        return await self._db.read(lambda c: log.head(c, session_id))
+
+    async def heads(self, session_ids: Sequence[str]) -> dict[str, int]:
+        """As the port says."""
+        return await self._db.read(lambda c: log.heads(c, session_ids))
+
+    async def events(
+        self, session_id: str, after: int, limit: int, types: Sequence[str] = (), up_to: int | None = None
+    ) -> list[tuple[int, bytes]]:
+        """As the port says."""
+        return await self._db.read(lambda c: log.page(c, session_id, after, limit, types, up_to))
+
+    async def messages(self, session_id: str, before: int | None, limit: int) -> list[tuple[int, bytes]]:
+        """As the port says."""
+        return await self._db.read(lambda c: log.messages(c, session_id, before, limit))
+
+    async def snapshot(self, session_id: str, shape: int) -> Snapshot | None:
+        """As the port says."""
+        return await self._db.read(lambda c: log.snapshot(c, session_id, shape))
+
+    async def summaries(
+        self, status: str | None, before: tuple[int, str] | None, limit: int
+    ) -> list[tuple[int, str, bytes]]:
+        """As the port says."""
+        return await self._db.read(lambda c: log.summaries(c, status, before, limit))
+
+    async def first_answer(self, scope: str, key: str) -> FirstAnswer | None:
+        """As the port says."""
+        return await self._db.read(lambda c: answers.find(c, scope, key))
+
+    async def forget_answers(self, before_ms: int) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: answers.forget_before(c, before_ms))
+
+    async def claim_effects(self, now_ms: int, lease_ms: int, limit: int) -> list[DueEffect]:
+        """As the port says."""
+        return await self._db.write(lambda c: outbox.claim(c, now_ms, lease_ms, limit))
+
+    async def postpone_effect(self, effect_id: str, due_at_ms: int) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: outbox.postpone(c, effect_id, due_at_ms))
+
+    async def finish_effect(self, effect_id: str) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: outbox.finish(c, effect_id))
+
+    async def release_effects(self, now_ms: int) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: outbox.release_all(c, now_ms))
+
+    async def claim_alarms(self, now_ms: int, lease_ms: int, limit: int) -> list[DueAlarm]:
+        """As the port says."""
+        return await self._db.write(lambda c: outbox.claim_alarms(c, now_ms, lease_ms, limit))
+
+    async def finish_alarm(self, alarm: DueAlarm) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: outbox.finish_alarm(c, alarm))
+
+    async def set_alarm(self, session_id: str, alarm: NewAlarm) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: outbox.set_alarm(c, session_id, alarm))
+
+    async def postpone_alarms(self, names: Sequence[str], due_at_ms: int) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: outbox.postpone_alarms(c, names, due_at_ms))
+
+    async def next_due_ms(self) -> int | None:
+        """As the port says."""
+        return await self._db.read(outbox.next_due_ms)
+
+    async def add_token(self, token: StoredToken) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: tokens.add(c, token))
+
+    async def find_token(self, digest: str, now_ms: int) -> StoredToken | None:
+        """As the port says."""
+        return await self._db.read(lambda c: tokens.find(c, digest, now_ms))
+
+    async def remove_token(self, digest: str) -> bool:
+        """As the port says."""
+        return await self._db.write(lambda c: tokens.remove(c, digest))
+
+    async def remove_tokens_named(self, name: str) -> int:
+        """As the port says."""
+        return await self._db.write(lambda c: tokens.remove_named(c, name))
+
+    async def tokens(self, kind: str) -> list[StoredToken]:
+        """As the port says."""
+        return await self._db.read(lambda c: tokens.listed(c, kind))
+
+
+def _append(append: Append, connection: sqlite3.Connection) -> None:
+    session_id = append.session_id
+    log.append(connection, session_id, append.expected_head, append.events)
+    if append.first_answer:
+        answers.keep(connection, append.first_answer, append.at_ms)
+    if append.said:
+        log.add_messages(connection, session_id, append.said)
+    if append.summary:
+        log.save_summary(connection, session_id, append.summary)
+    if append.snapshot:
+        log.save_snapshot(connection, session_id, append.snapshot)
+    if append.effects:
+        outbox.add(connection, session_id, append.at_ms, append.effects)
+    for alarm in append.alarms:
+        outbox.set_alarm(connection, session_id, alarm)
