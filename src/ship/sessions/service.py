@@ -125,10 +125,11 @@ class Sessions:
         Raises:
             ShipError: the command was refused or could not be committed; nothing of it is kept.
         """
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             if key and (first := await self._first_answer(key)):
                 return first
-            state = None if isinstance(command, commands.CreateSession) else await self._newest(session_id)
+            begins = isinstance(command, commands.CreateSession) and attempt == 0
+            state = None if begins else await self._newest(session_id)
             decision = decide(state, command, actor, self.now_ms())
             if not (decision.records or decision.effects or decision.alarms or key):
                 return Outcome(session_id, answer(decision), decision.state)
