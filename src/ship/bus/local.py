@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from ship.ports.bus import Notice
@@ -55,6 +55,10 @@ class LocalBus:
 
     def publish(self, topic: str, notices: list[Notice]) -> None:
         """As the port says."""
+        self.publish_here(topic, notices)
+
+    def publish_here(self, topic: str, notices: list[Notice]) -> None:
+        """As the port says."""
         for listener in self._topics.get(topic, ()):
             for notice in notices:
                 listener.put(notice)
@@ -75,3 +79,10 @@ class LocalBus:
     def topics(self) -> list[str]:
         """As the port says."""
         return list(self._topics)
+
+    def overhear(self, hear: Callable[[str, list[Notice]], None]) -> None:
+        """As the port says: there is no other node."""
+
+    def missed(self) -> bool:
+        """As the port says: there is no other node."""
+        return False

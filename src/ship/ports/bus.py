@@ -3,17 +3,23 @@
 Nothing is kept and anything may be lost on the way: the log is the truth, and who sees a gap reads it.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 
 class Notice(NamedTuple):
-    """One thing published on a topic. ``seq`` is 0 for what is not in the log; ``kind`` is an event type, ``delta``, ``summary`` or
-    ``head``. A ``head`` notice carries no event: it says that the log has grown to ``seq``."""
+    """One thing published on a topic. ``seq`` is 0 for what is not in the log; ``kind`` is an event type or ``summary``, or one of
+    the words below. A ``head`` notice carries no event: it says that the log has grown to ``seq``; it stands in for what was
+    too large for the way, or could not be sent."""
 
     seq: int
     kind: str
     body: bytes
+
+
+DELTA = "delta"
+HEAD = "head"
 
 
 class Listener(Protocol):
@@ -42,4 +48,16 @@ class Bus(Protocol):
 
     def topics(self) -> list[str]:
         """What is listened to on this node now."""
+        ...
+
+    def publish_here(self, topic: str, notices: list[Notice]) -> None:
+        """Hand the notices to the listeners of this node alone."""
+        ...
+
+    def overhear(self, hear: Callable[[str, list[Notice]], None]) -> None:
+        """Call this with all that other nodes publish on topics that are listened to here, before the listeners get it."""
+        ...
+
+    def missed(self) -> bool:
+        """Whether anything of other nodes may have been missed since the last call; True as long as the way to them is cut."""
         ...
