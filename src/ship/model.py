@@ -19,6 +19,7 @@ class SessionStatus(StrEnum):
     PROVISIONING = "provisioning"
     READY = "ready"
     RUNNING = "running"
+    PAUSED = "paused"
     FAILED = "failed"
     ARCHIVED = "archived"
 
@@ -100,6 +101,53 @@ class Usage(Value, frozen=True):
     def plus(self, other: "Usage") -> "Usage":
         """The sum of both."""
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
+
+    @property
+    def tokens(self) -> int:
+        """All tokens that went in and out; those of the reasoning are among the output."""
+        return self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
+
+
+class Limits(Value, frozen=True):
+    """What one task may use; 0 means no limit. ``time_s`` counts while the agent works: not while it waits for a person, not while
+    the session is paused. ``tokens`` are all that go in and out of models."""
+
+    time_s: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+
+class LimitKind(StrEnum):
+    """Which limit of a task was reached."""
+
+    TIME = "time"
+    TOKENS = "tokens"
+    COST = "cost"
+
+
+class Origin(Value, frozen=True):
+    """Where a fork came from: a checkpoint of another session, and the seq of its event there."""
+
+    session_id: str
+    checkpoint_id: str
+    seq: int
+
+
+class Parent(Value, frozen=True):
+    """Whose child a session is: the task that started it (empty when a person did), and how many parents there are above it."""
+
+    session_id: str
+    task_id: str
+    depth: int
+
+
+class CheckpointReason(StrEnum):
+    """Why a checkpoint was made: a task ended, a person or a pause asked for it, or a fork began with it."""
+
+    TASK = "task"
+    ASKED = "asked"
+    PAUSE = "pause"
+    FORK = "fork"
 
 
 class Todo(Value, frozen=True):

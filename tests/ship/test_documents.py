@@ -21,7 +21,7 @@ PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 
 def rows(text: str) -> dict[str, str]:
     """First cell → second cell of every table row whose first cell is one code word."""
-    return dict(re.findall(r"^\| `([a-z_.]+)` \| (.+?) \|$", text, re.MULTILINE))
+    return dict(re.findall(r"^\| `([a-z_.]+)`(?: v\d+)? \| (.+?) \|$", text, re.MULTILINE))
 
 
 def test_the_protocol_lists_every_event() -> None:
@@ -35,11 +35,18 @@ def test_the_protocol_names_every_field_of_an_event(fact: type[Fact]) -> None:
     assert not missing
 
 
+def test_the_protocol_names_the_version_of_every_event() -> None:
+    named = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)`(?: v(\d+))? \|", PROTOCOL, re.MULTILINE))
+    assert {name: int(version or 1) for name, version in named.items()} == {
+        fact.TYPE: fact.VERSION for fact in FACTS
+    }
+
+
 @pytest.mark.parametrize(
     "frame",
     [
         *(frames.Hello, frames.Reported, frames.Delta, frames.Welcome, frames.Ack),
-        *(frames.Prompt, frames.Steer, frames.Cancel, frames.Reply, frames.Refused),
+        *(frames.Prompt, frames.Steer, frames.Cancel, frames.Checkpoint, frames.Reply, frames.Refused),
     ],
 )
 def test_the_protocol_describes_every_frame(frame: type[frames.Frame]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response, WebSocket
@@ -19,6 +20,7 @@ from ship.ports.bus import Listener
 from ship.sessions import commands
 from ship.sessions.instructions import instructions
 from ship.sessions.service import HEARTBEAT_S
+from ship.sessions.state import SessionState
 
 router = APIRouter(prefix="/runner/v1", tags=["runner"])
 
@@ -69,6 +71,8 @@ async def get_bootstrap(serving: Serving, caller: Runner) -> Response:
             "work_branch": state.work_branch or f"ship/{caller.session_id.removeprefix('ses_')[:16]}",
             "base_commit": state.base_commit,
             "restore_from": checkpoint.bundle_artifact if checkpoint else "",
+            "restore": _restore(state),
+            "depth": state.parent.depth if state.parent else 0,
             "approval": state.approval,
             "default_model": state.model,
             "providers": [
@@ -89,6 +93,20 @@ async def get_bootstrap(serving: Serving, caller: Runner) -> Response:
             ],
         }
     )
+
+
+def _restore(state: SessionState) -> dict[str, Any] | None:
+    """What a new sandbox begins with: the newest checkpoint that was kept whole."""
+    for point in reversed(state.checkpoints):
+        chain = state.chain(point.id)
+        if all(below.bundle_artifact for below in chain) and not chain[0].parent_id:
+            return {
+                "checkpoint_id": point.id,
+                "bundles": [below.bundle_artifact for below in chain],
+                "agent_artifact": point.agent_artifact,
+                "lost_task": state.running is not None,
+            }
+    return None
 
 
 @router.put("/artifacts/{name}", status_code=201, response_model=schemas.ArtifactOut)

@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ship.model import AgentMode, Approval, PermissionReply, RequestKind, SessionStatus, TaskStatus
+from ship.model import (
+    AgentMode,
+    Approval,
+    CheckpointReason,
+    LimitKind,
+    PermissionReply,
+    RequestKind,
+    SessionStatus,
+    TaskStatus,
+)
 
 Prompt = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Name = Annotated[str, StringConstraints(max_length=200)]
@@ -84,6 +93,30 @@ class UsageOut(Schema):
     cost_usd: float
 
 
+class LimitsOut(Schema):
+    """What one task may use; 0 means no limit."""
+
+    time_s: int
+    tokens: int
+    cost_usd: float
+
+
+class OriginOut(Schema):
+    """The checkpoint that a fork began with."""
+
+    session_id: str
+    checkpoint_id: str
+    seq: int
+
+
+class ParentOut(Schema):
+    """Whose child it is."""
+
+    session_id: str
+    task_id: str
+    depth: int
+
+
 class StepOut(Schema):
     """One step on the way to a ready sandbox."""
 
@@ -94,13 +127,22 @@ class StepOut(Schema):
     detail: str
 
 
+class RestoredOut(Schema):
+    """What a new sandbox began with, and what was lost."""
+
+    checkpoint_id: str
+    conversation: bool
+    lost: list[str]
+
+
 class SandboxOut(Schema):
     """Where the sandbox stands."""
 
     generation: int
     sandbox_id: str
-    status: Literal["none", "creating", "ready", "failed", "lost"]
+    status: Literal["none", "creating", "ready", "paused", "failed", "lost"]
     steps: list[StepOut]
+    restored: RestoredOut | None
 
 
 class TaskOut(Schema):
@@ -118,6 +160,12 @@ class TaskOut(Schema):
     cancel_requested: bool
     failure: FailureOut | None
     usage: UsageOut
+    limits: LimitsOut
+    worked_ms: int
+    working_since_ms: int
+    limit: LimitKind | None
+    given_up: bool
+    recovered: bool
 
 
 class ChoiceOut(Schema):
@@ -176,6 +224,26 @@ class CheckpointOut(Schema):
     files: list[ChangedFileOut]
 
 
+class WantedOut(Schema):
+    """A checkpoint that was asked for and is not there yet."""
+
+    id: str
+    reason: CheckpointReason
+
+
+class ChildOut(Schema):
+    """A session that this one started."""
+
+    id: str
+    task_id: str
+    title: str
+    status: TaskStatus
+    summary: str
+    files_changed: int
+    additions: int
+    deletions: int
+
+
 class ArtifactOut(Schema):
     """A named blob."""
 
@@ -201,13 +269,20 @@ class SessionOut(Schema):
     created_at_ms: int
     updated_at_ms: int
     head_seq: int
+    limits: LimitsOut
+    origin: OriginOut | None
+    parent: ParentOut | None
+    pause_reason: str
     sandbox: SandboxOut
     tasks: list[TaskOut]
     requests: list[RequestOut]
     todos: list[TodoOut]
     usage: UsageOut
     checkpoint: CheckpointOut | None
+    wanted_checkpoint: WantedOut | None
     artifacts: list[ArtifactOut]
+    children: list[ChildOut]
+    stuck: bool
 
 
 class SessionSummaryOut(Schema):
@@ -219,6 +294,7 @@ class SessionSummaryOut(Schema):
     failure: FailureOut | None
     repository: RepositoryOut
     model: str
+    parent: ParentOut | None
     created_by: str
     created_at_ms: int
     updated_at_ms: int
@@ -377,6 +453,15 @@ class BootstrapProvider(Schema):
     models: list[BootstrapModel]
 
 
+class BootstrapRestore(Schema):
+    """What a new sandbox begins with."""
+
+    checkpoint_id: str
+    bundles: list[str]
+    agent_artifact: str
+    lost_task: bool
+
+
 class BootstrapOut(Schema):
     """What a runner is to do."""
 
@@ -387,6 +472,8 @@ class BootstrapOut(Schema):
     work_branch: str
     base_commit: str
     restore_from: str
+    restore: BootstrapRestore | None
+    depth: int
     approval: Approval
     default_model: str
     providers: list[BootstrapProvider]

@@ -12,7 +12,12 @@ from ship.model import (
     AgentMode,
     Approval,
     ChangedFile,
+    CheckpointReason,
     Failure,
+    LimitKind,
+    Limits,
+    Origin,
+    Parent,
     Question,
     Repository,
     RequestKind,
@@ -37,13 +42,22 @@ class Step(View, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class Restored(View, frozen=True, kw_only=True):
+    """What a new sandbox began with: a checkpoint, with the agent's ``conversation`` or without, and what was ``lost``."""
+
+    checkpoint_id: str
+    conversation: bool
+    lost: tuple[str, ...] = ()
+
+
 class Sandbox(View, frozen=True, kw_only=True):
     """Where the session's present sandbox stands; generation 0 means that there was none yet."""
 
     generation: int
     sandbox_id: str | None = None
-    status: Literal["none", "creating", "ready", "failed", "lost"]
+    status: Literal["none", "creating", "ready", "paused", "failed", "lost"]
     steps: tuple[Step, ...] = ()
+    restored: Restored | None = None
 
 
 class Task(View, frozen=True, kw_only=True):
@@ -61,6 +75,12 @@ class Task(View, frozen=True, kw_only=True):
     cancel_requested: bool = False
     failure: Failure | None = None
     usage: Usage = Usage()
+    limits: Limits = Limits()
+    worked_ms: int = 0
+    working_since_ms: int = 0
+    limit: LimitKind | None = None
+    given_up: bool = False
+    recovered: bool = False
 
 
 class OpenRequest(View, frozen=True, kw_only=True):
@@ -83,6 +103,26 @@ class Checkpoint(View, frozen=True, kw_only=True):
     commit: str
     base_commit: str
     files: tuple[ChangedFile, ...] = ()
+
+
+class Wanted(View, frozen=True, kw_only=True):
+    """A checkpoint that was asked for and is not there yet."""
+
+    id: str
+    reason: CheckpointReason
+
+
+class Child(View, frozen=True, kw_only=True):
+    """A session that this one started; ``summary`` is what its agent said last."""
+
+    id: str
+    task_id: str
+    title: str
+    status: TaskStatus
+    summary: str = ""
+    files_changed: int = 0
+    additions: int = 0
+    deletions: int = 0
 
 
 class Artifact(View, frozen=True, kw_only=True):
@@ -110,13 +150,20 @@ class Session(View, frozen=True, kw_only=True):
     created_at_ms: int
     updated_at_ms: int
     head_seq: int
+    limits: Limits = Limits()
+    origin: Origin | None = None
+    parent: Parent | None = None
+    pause_reason: str = ""
     sandbox: Sandbox
     tasks: tuple[Task, ...] = ()
     requests: tuple[OpenRequest, ...] = ()
     todos: tuple[Todo, ...] = ()
     usage: Usage = Usage()
     checkpoint: Checkpoint | None = None
+    wanted_checkpoint: Wanted | None = None
     artifacts: tuple[Artifact, ...] = ()
+    children: tuple[Child, ...] = ()
+    stuck: bool = False
 
 
 class SessionSummary(View, frozen=True, kw_only=True):
@@ -128,6 +175,7 @@ class SessionSummary(View, frozen=True, kw_only=True):
     failure: Failure | None = None
     repository: Repository
     model: str
+    parent: Parent | None = None
     created_by: str
     created_at_ms: int
     updated_at_ms: int

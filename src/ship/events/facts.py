@@ -14,10 +14,16 @@ from ship.model import (
     Answer,
     Approval,
     ChangedFile,
+    CheckpointReason,
     Failure,
+    LimitKind,
+    Limits,
+    Origin,
+    Parent,
     Question,
     Repository,
     RequestKind,
+    TaskStatus,
     Todo,
     Usage,
 )
@@ -31,13 +37,18 @@ class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class SessionCreated(Fact, frozen=True, kw_only=True):
-    """A session came to be. ``model`` is ``provider/name``."""
+    """A session came to be. ``model`` is ``provider/name``, ``limits`` hold for each of its tasks that names none. A fork has an
+    ``origin``, a child a ``parent``."""
 
     TYPE = "session.created"
+    VERSION = 2
     title: str
     repository: Repository
     model: str
     approval: Approval = Approval.AUTO
+    limits: Limits = Limits()
+    origin: Origin | None = None
+    parent: Parent | None = None
 
 
 class SessionFailed(Fact, frozen=True, kw_only=True):
@@ -45,6 +56,20 @@ class SessionFailed(Fact, frozen=True, kw_only=True):
 
     TYPE = "session.failed"
     failure: Failure
+
+
+class SessionPaused(Fact, frozen=True, kw_only=True):
+    """Its sandbox is to be frozen, with whatever runs in it. ``reason`` is ``idle`` or ``asked``."""
+
+    TYPE = "session.paused"
+    reason: str
+
+
+class SessionResumed(Fact, frozen=True, kw_only=True):
+    """Its sandbox is to go on. ``reason`` is ``asked``, ``task``, ``steer``, ``answer``, ``cancel`` or ``checkpoint``."""
+
+    TYPE = "session.resumed"
+    reason: str
 
 
 class SessionArchived(Fact, frozen=True, kw_only=True):
@@ -113,14 +138,61 @@ class SandboxLost(Fact, frozen=True, kw_only=True):
     reason: str
 
 
+class SandboxPaused(Fact, frozen=True, kw_only=True):
+    """The sandbox host froze it."""
+
+    TYPE = "sandbox.paused"
+    generation: int
+
+
+class SandboxResumed(Fact, frozen=True, kw_only=True):
+    """It goes on. ``memory`` says whether its processes go on where they were; without it only the files came back."""
+
+    TYPE = "sandbox.resumed"
+    generation: int
+    memory: bool
+
+
+class SandboxRestored(Fact, frozen=True, kw_only=True):
+    """The runner brought a checkpoint back into a new sandbox: ``conversation`` says whether the agent remembers, ``lost`` what did
+    not come back, in plain words."""
+
+    TYPE = "sandbox.restored"
+    generation: int
+    checkpoint_id: str
+    conversation: bool
+    lost: tuple[str, ...] = ()
+
+
 class TaskQueued(Fact, frozen=True, kw_only=True):
-    """Somebody asked for work."""
+    """Somebody asked for work. ``limits`` are those that hold for it."""
 
     TYPE = "task.queued"
+    VERSION = 2
     task_id: str
     prompt: str
     model: str
     agent: AgentMode = AgentMode.BUILD
+    limits: Limits = Limits()
+
+
+class TaskEdited(Fact, frozen=True, kw_only=True):
+    """Somebody changed a task: these are its values now. Of a running task only ``limits`` change."""
+
+    TYPE = "task.edited"
+    task_id: str
+    prompt: str
+    model: str
+    agent: AgentMode
+    limits: Limits
+
+
+class TaskMoved(Fact, frozen=True, kw_only=True):
+    """Somebody moved a waiting task: it comes before the waiting task ``before``, or last when that is empty."""
+
+    TYPE = "task.moved"
+    task_id: str
+    before: str = ""
 
 
 class TaskStarted(Fact, frozen=True, kw_only=True):
@@ -137,6 +209,34 @@ class TaskSteered(Fact, frozen=True, kw_only=True):
     task_id: str
     steer_id: str
     text: str
+
+
+class TaskInterrupted(Fact, frozen=True, kw_only=True):
+    """The sandbox of ``generation`` died under the task, which goes on in the next one."""
+
+    TYPE = "task.interrupted"
+    task_id: str
+    generation: int
+    reason: str
+
+
+class TaskLimitReached(Fact, frozen=True, kw_only=True):
+    """The task has used up a limit and is ended: ``value`` of the ``allowed`` seconds, tokens or dollars."""
+
+    TYPE = "task.limit_reached"
+    task_id: str
+    limit: LimitKind
+    value: float
+    allowed: float
+
+
+class TaskStuck(Fact, frozen=True, kw_only=True):
+    """Neither the agent nor a model call was heard of for ``idle_ms``. ``given_up`` says that the task is ended for it."""
+
+    TYPE = "task.stuck"
+    task_id: str
+    idle_ms: int
+    given_up: bool = False
 
 
 class TaskCancelRequested(Fact, frozen=True, kw_only=True):
@@ -277,11 +377,21 @@ class AgentRestarted(Fact, frozen=True, kw_only=True):
     reason: str
 
 
+class CheckpointRequested(Fact, frozen=True, kw_only=True):
+    """A checkpoint of the workspace as it stands is wanted, also in the middle of a task."""
+
+    TYPE = "checkpoint.requested"
+    checkpoint_id: str
+    reason: CheckpointReason
+
+
 class CheckpointCreated(Fact, frozen=True, kw_only=True):
-    """The workspace after a task, committed on a ref of its own. ``diff_artifact`` names the stored diff against
-    ``base_commit``, ``bundle_artifact`` the git bundle that restores it."""
+    """The workspace, committed on a ref of its own. ``diff_artifact`` names the stored diff against ``base_commit``,
+    ``bundle_artifact`` the git bundle that restores it on top of the bundle of ``parent_id`` (by itself when that is empty),
+    ``agent_artifact`` the agent's own state. Outside of a task ``task_id`` is empty."""
 
     TYPE = "checkpoint.created"
+    VERSION = 2
     checkpoint_id: str
     task_id: str
     commit: str
@@ -289,6 +399,9 @@ class CheckpointCreated(Fact, frozen=True, kw_only=True):
     files: tuple[ChangedFile, ...]
     diff_artifact: str
     bundle_artifact: str = ""
+    reason: CheckpointReason = CheckpointReason.TASK
+    agent_artifact: str = ""
+    parent_id: str = ""
 
 
 class ArtifactStored(Fact, frozen=True, kw_only=True):
@@ -313,6 +426,29 @@ class ModelCalled(Fact, frozen=True, kw_only=True):
     took_ms: int
     usage: Usage
     failure: Failure | None = None
+
+
+class ChildStarted(Fact, frozen=True, kw_only=True):
+    """A session of its own was started on the same repository; ``task_id`` is the task that did, empty when a person did."""
+
+    TYPE = "child.started"
+    child_id: str
+    task_id: str
+    title: str
+    prompt: str
+    model: str
+
+
+class ChildFinished(Fact, frozen=True, kw_only=True):
+    """The child has nothing left to do: how its last task ended, what its agent said last, and what it changed."""
+
+    TYPE = "child.finished"
+    child_id: str
+    status: TaskStatus
+    summary: str
+    files_changed: int = 0
+    additions: int = 0
+    deletions: int = 0
 
 
 class EffectFailed(Fact, frozen=True, kw_only=True):

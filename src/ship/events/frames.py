@@ -6,7 +6,7 @@ The runner has the same shapes in its own package; ``tests/ship_runner`` holds b
 
 import msgspec
 
-from ship.model import AgentMode, Answer
+from ship.model import AgentMode, Answer, CheckpointReason
 
 PROTOCOL = 1
 
@@ -59,12 +59,14 @@ class Ack(Frame, frozen=True, kw_only=True, tag="ack"):
 
 
 class Prompt(Frame, frozen=True, kw_only=True, tag="prompt"):
-    """Work on this task. Repeated after a reconnect; the runner knows it by ``task_id``."""
+    """Work on this task. Repeated after a reconnect; the runner knows it by ``task_id``. ``recovered`` says that an earlier sandbox
+    died under it: the agent goes on from the checkpoint that was restored."""
 
     task_id: str
     text: str
     model: str
     agent: AgentMode
+    recovered: bool = False
 
 
 class Steer(Frame, frozen=True, kw_only=True, tag="steer"):
@@ -79,6 +81,13 @@ class Cancel(Frame, frozen=True, kw_only=True, tag="cancel"):
     """End the task; the runner answers with ``task.cancelled``, or with the end that came first."""
 
     task_id: str
+
+
+class Checkpoint(Frame, frozen=True, kw_only=True, tag="checkpoint"):
+    """Make a checkpoint of the workspace as it stands, also in the middle of a task; known by ``checkpoint_id``."""
+
+    checkpoint_id: str
+    reason: CheckpointReason
 
 
 class Reply(Frame, frozen=True, kw_only=True, tag="answer"):
@@ -96,5 +105,5 @@ class Refused(Frame, frozen=True, kw_only=True, tag="refused"):
 
 
 FromRunner = Hello | Reported | Delta
-Instruction = Prompt | Steer | Cancel | Reply
-ToRunner = Welcome | Ack | Prompt | Steer | Cancel | Reply | Refused
+Instruction = Prompt | Steer | Cancel | Checkpoint | Reply
+ToRunner = Welcome | Ack | Prompt | Steer | Cancel | Checkpoint | Reply | Refused

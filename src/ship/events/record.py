@@ -12,8 +12,12 @@ from ship.model import Actor, Value
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns the data of one version of a type into the data of the next version."""
 
-UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
-"""Keyed by (type, version that it reads). Empty while every type is at its first version."""
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
+    ("session.created", 1): lambda data: {**data, "limits": {}, "origin": None, "parent": None},
+    ("task.queued", 1): lambda data: {**data, "limits": {}},
+    ("checkpoint.created", 1): lambda data: {**data, "reason": "task", "agent_artifact": "", "parent_id": ""},
+}
+"""Keyed by (type, version that it reads)."""
 
 _TYPES: Mapping[str, type[Fact]] = {fact.TYPE: fact for fact in FACTS}
 

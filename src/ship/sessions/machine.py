@@ -22,7 +22,8 @@ from ship.model import (
 )
 from ship.sessions import commands
 from ship.sessions.commands import Alarm, AnyEffect, CheckSandbox, Command, KillSandbox, ProvisionSandbox
-from ship.sessions.state import Request, SessionState, Task, evolve
+from ship.sessions.fold import evolve
+from ship.sessions.state import Request, SessionState, Task
 
 PROVISION_DEADLINE_MS = 180_000
 CANCEL_DEADLINE_MS = 45_000
@@ -49,6 +50,7 @@ REPORTABLE: tuple[type[Fact], ...] = (
     facts.AgentRetried,
     facts.AgentRestarted,
     facts.CheckpointCreated,
+    facts.SandboxRestored,
 )
 """What a runner may say; everything else from it is a breach of the protocol."""
 

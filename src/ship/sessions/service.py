@@ -28,13 +28,14 @@ from ship.ports.store import (
     Summary,
 )
 from ship.sessions import commands, metrics, views
+from ship.sessions.fold import fold
 from ship.sessions.ids import new_id
 from ship.sessions.machine import Decision, decide
-from ship.sessions.state import SessionState, fold
+from ship.sessions.state import SessionState
 
 CACHED_STATES = 1_000
 SNAPSHOT_EVERY = 200
-STATE_SHAPE = 1
+STATE_SHAPE = 2
 """The version of ``SessionState``'s form; kept snapshots of another one are ignored."""
 ATTEMPTS = 20
 PAGE = 500

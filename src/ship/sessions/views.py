@@ -6,7 +6,7 @@ import msgspec
 
 from ship.events import Record, facts
 from ship.model import TaskStatus
-from ship.sessions.state import SessionState
+from ship.sessions.state import SavedPoint, SessionState
 
 View = dict[str, Any]
 
@@ -14,7 +14,7 @@ View = dict[str, Any]
 def session(session_id: str, state: SessionState) -> View:
     """A session, whole."""
     view: View = msgspec.to_builtins(state)
-    for internal in ("cursor", "answers"):
+    for internal in ("cursor", "answers", "heard_at_ms", "losses", "last_text", "checkpoints"):
         del view[internal]
     for task in view["tasks"]:
         del task["steers"]
@@ -35,6 +35,7 @@ def summary(session_id: str, state: SessionState) -> View:
         "failure": msgspec.to_builtins(state.failure),
         "repository": msgspec.to_builtins(state.repository),
         "model": state.model,
+        "parent": msgspec.to_builtins(state.parent),
         "created_by": state.created_by,
         "created_at_ms": state.created_at_ms,
         "updated_at_ms": state.updated_at_ms,
@@ -47,6 +48,14 @@ def summary(session_id: str, state: SessionState) -> View:
         "additions": sum(file.additions for file in files),
         "deletions": sum(file.deletions for file in files),
     }
+
+
+def checkpoint(point: SavedPoint) -> View:
+    """A checkpoint's line in the list."""
+    view: View = msgspec.to_builtins(point)
+    for internal in ("diff_artifact", "bundle_artifact", "agent_artifact"):
+        del view[internal]
+    return view
 
 
 def _last_task_status(state: SessionState) -> TaskStatus | None:

@@ -25,8 +25,9 @@ from ship.model import (
     Usage,
 )
 from ship.sessions import commands
+from ship.sessions.fold import fold
 from ship.sessions.machine import Decision, decide
-from ship.sessions.state import SessionState, fold
+from ship.sessions.state import SessionState
 
 ME = Actor(kind=ActorKind.USER, name="me")
 FAILURE = Failure(code="x", reason="why", hint="so")

@@ -21,9 +21,10 @@ from ship.events import Cursor, Record, encode, facts
 from ship.model import SYSTEM, Actor, ActorKind, Answer, PermissionReply, Repository, RequestKind
 from ship.ports.store import Store
 from ship.sessions import commands
+from ship.sessions.fold import fold
 from ship.sessions.machine import decide
 from ship.sessions.service import IdempotencyKey, Sessions
-from ship.sessions.state import SessionState, fold
+from ship.sessions.state import SessionState
 from ship.store.sqlite import SqliteStore
 
 NODES = 3

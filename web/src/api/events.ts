@@ -7,8 +7,12 @@ import type {
   Approval,
   ChangedFile,
   Failure,
+  Limits,
+  Origin,
+  Parent,
   Question,
   Repository,
+  TaskStatus,
   Todo,
   Usage,
 } from "./types";
@@ -19,10 +23,20 @@ interface Part {
   part_id: string;
 }
 
-/** What each event type carries. */
+/** What each event type carries. What a later version added is optional: a log keeps what was written. */
 export interface EventData {
-  "session.created": { title: string; repository: Repository; model: string; approval: Approval };
+  "session.created": {
+    title: string;
+    repository: Repository;
+    model: string;
+    approval: Approval;
+    limits?: Limits;
+    origin?: Origin | null;
+    parent?: Parent | null;
+  };
   "session.failed": { failure: Failure };
+  "session.paused": { reason: string };
+  "session.resumed": { reason: string };
   "session.archived": Record<string, never>;
   "sandbox.requested": { generation: number; reason: string };
   "sandbox.created": { generation: number; sandbox_id: string };
@@ -31,9 +45,17 @@ export interface EventData {
   "sandbox.ready": { generation: number; base_commit: string; work_branch: string };
   "sandbox.failed": { generation: number; failure: Failure };
   "sandbox.lost": { generation: number; reason: string };
-  "task.queued": { task_id: string; prompt: string; model: string; agent: AgentMode };
+  "sandbox.paused": { generation: number };
+  "sandbox.resumed": { generation: number; memory: boolean };
+  "sandbox.restored": { generation: number; checkpoint_id: string; conversation: boolean; lost: string[] };
+  "task.queued": { task_id: string; prompt: string; model: string; agent: AgentMode; limits?: Limits };
+  "task.edited": { task_id: string; prompt: string; model: string; agent: AgentMode; limits: Limits };
+  "task.moved": { task_id: string; before: string };
   "task.started": { task_id: string };
   "task.steered": { task_id: string; steer_id: string; text: string };
+  "task.interrupted": { task_id: string; generation: number; reason: string };
+  "task.limit_reached": { task_id: string; limit: "time" | "tokens" | "cost"; value: number; allowed: number };
+  "task.stuck": { task_id: string; idle_ms: number; given_up: boolean };
   "task.cancel_requested": { task_id: string };
   "task.completed": { task_id: string };
   "task.failed": { task_id: string; failure: Failure };
@@ -63,6 +85,7 @@ export interface EventData {
   "request.withdrawn": { request_id: string };
   "agent.retried": { task_id: string; attempt: number; reason: string; next_at_ms: number };
   "agent.restarted": { code: string; reason: string };
+  "checkpoint.requested": { checkpoint_id: string; reason: "task" | "asked" | "pause" | "fork" };
   "checkpoint.created": {
     checkpoint_id: string;
     task_id: string;
@@ -71,6 +94,9 @@ export interface EventData {
     files: ChangedFile[];
     diff_artifact: string;
     bundle_artifact: string;
+    reason?: "task" | "asked" | "pause" | "fork";
+    agent_artifact?: string;
+    parent_id?: string;
   };
   "artifact.stored": { name: string; sha256: string; size_bytes: number; media_type: string };
   "model.called": {
@@ -81,6 +107,15 @@ export interface EventData {
     took_ms: number;
     usage: Usage;
     failure: Failure | null;
+  };
+  "child.started": { child_id: string; task_id: string; title: string; prompt: string; model: string };
+  "child.finished": {
+    child_id: string;
+    status: TaskStatus;
+    summary: string;
+    files_changed: number;
+    additions: number;
+    deletions: number;
   };
   "effect.failed": { effect_id: string; kind: string; attempts: number; failure: Failure };
 }
@@ -115,6 +150,8 @@ export type StreamMessage = LogRecord | Delta | Head;
 export const EVENT_TYPES = Object.keys({
   "session.created": true,
   "session.failed": true,
+  "session.paused": true,
+  "session.resumed": true,
   "session.archived": true,
   "sandbox.requested": true,
   "sandbox.created": true,
@@ -123,9 +160,17 @@ export const EVENT_TYPES = Object.keys({
   "sandbox.ready": true,
   "sandbox.failed": true,
   "sandbox.lost": true,
+  "sandbox.paused": true,
+  "sandbox.resumed": true,
+  "sandbox.restored": true,
   "task.queued": true,
+  "task.edited": true,
+  "task.moved": true,
   "task.started": true,
   "task.steered": true,
+  "task.interrupted": true,
+  "task.limit_reached": true,
+  "task.stuck": true,
   "task.cancel_requested": true,
   "task.completed": true,
   "task.failed": true,
@@ -141,8 +186,11 @@ export const EVENT_TYPES = Object.keys({
   "request.withdrawn": true,
   "agent.retried": true,
   "agent.restarted": true,
+  "checkpoint.requested": true,
   "checkpoint.created": true,
   "artifact.stored": true,
   "model.called": true,
+  "child.started": true,
+  "child.finished": true,
   "effect.failed": true,
 } satisfies Record<EventType, true>) as EventType[];

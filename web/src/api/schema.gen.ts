@@ -701,11 +701,14 @@ export interface components {
             base_commit: string;
             /** Default Model */
             default_model: string;
+            /** Depth */
+            depth: number;
             /** Generation */
             generation: number;
             /** Providers */
             providers: components["schemas"]["BootstrapProvider"][];
             repository: components["schemas"]["BootstrapRepository"];
+            restore: components["schemas"]["BootstrapRestore"] | null;
             /** Restore From */
             restore_from: string;
             /** Session Id */
@@ -743,6 +746,20 @@ export interface components {
             clone_url: string;
         };
         /**
+         * BootstrapRestore
+         * @description What a new sandbox begins with.
+         */
+        BootstrapRestore: {
+            /** Agent Artifact */
+            agent_artifact: string;
+            /** Bundles */
+            bundles: string[];
+            /** Checkpoint Id */
+            checkpoint_id: string;
+            /** Lost Task */
+            lost_task: boolean;
+        };
+        /**
          * ChangedFile
          * @description One file of a diff. ``status`` is git's letter: A, M, D, R, T.
          */
@@ -768,10 +785,13 @@ export interface components {
         };
         /**
          * CheckpointCreated
-         * @description The workspace after a task, committed on a ref of its own. ``diff_artifact`` names the stored diff against
-         *         ``base_commit``, ``bundle_artifact`` the git bundle that restores it.
+         * @description The workspace, committed on a ref of its own. ``diff_artifact`` names the stored diff against ``base_commit``,
+         *         ``bundle_artifact`` the git bundle that restores it on top of the bundle of ``parent_id`` (by itself when that is empty),
+         *         ``agent_artifact`` the agent's own state. Outside of a task ``task_id`` is empty.
          */
         CheckpointCreated: {
+            /** @default  */
+            agent_artifact?: string;
             base_commit: string;
             /** @default  */
             bundle_artifact?: string;
@@ -779,6 +799,10 @@ export interface components {
             commit: string;
             diff_artifact: string;
             files: components["schemas"]["ChangedFile"][];
+            /** @default  */
+            parent_id?: string;
+            /** @default task */
+            reason?: components["schemas"]["CheckpointReason"];
             task_id: string;
         };
         CheckpointCreatedRecord: {
@@ -793,7 +817,7 @@ export interface components {
              */
             type: "CheckpointCreatedRecord";
             /** @constant */
-            v: 1;
+            v: 2;
         };
         /**
          * CheckpointOut
@@ -810,6 +834,109 @@ export interface components {
             id: string;
             /** Task Id */
             task_id: string;
+        };
+        /**
+         * CheckpointReason
+         * @description Why a checkpoint was made: a task ended, a person or a pause asked for it, or a fork began with it.
+         * @enum {string}
+         */
+        CheckpointReason: "task" | "asked" | "pause" | "fork";
+        /**
+         * CheckpointRequested
+         * @description A checkpoint of the workspace as it stands is wanted, also in the middle of a task.
+         */
+        CheckpointRequested: {
+            checkpoint_id: string;
+            reason: components["schemas"]["CheckpointReason"];
+        };
+        CheckpointRequestedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["CheckpointRequested"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "CheckpointRequestedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
+         * ChildFinished
+         * @description The child has nothing left to do: how its last task ended, what its agent said last, and what it changed.
+         */
+        ChildFinished: {
+            /** @default 0 */
+            additions?: number;
+            child_id: string;
+            /** @default 0 */
+            deletions?: number;
+            /** @default 0 */
+            files_changed?: number;
+            status: components["schemas"]["TaskStatus"];
+            summary: string;
+        };
+        ChildFinishedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["ChildFinished"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "ChildFinishedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
+         * ChildOut
+         * @description A session that this one started.
+         */
+        ChildOut: {
+            /** Additions */
+            additions: number;
+            /** Deletions */
+            deletions: number;
+            /** Files Changed */
+            files_changed: number;
+            /** Id */
+            id: string;
+            status: components["schemas"]["TaskStatus"];
+            /** Summary */
+            summary: string;
+            /** Task Id */
+            task_id: string;
+            /** Title */
+            title: string;
+        };
+        /**
+         * ChildStarted
+         * @description A session of its own was started on the same repository; ``task_id`` is the task that did, empty when a person did.
+         */
+        ChildStarted: {
+            child_id: string;
+            model: string;
+            prompt: string;
+            task_id: string;
+            title: string;
+        };
+        ChildStartedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["ChildStarted"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "ChildStartedRecord";
+            /** @constant */
+            v: 1;
         };
         /**
          * Choice
@@ -925,6 +1052,37 @@ export interface components {
         FilePage: {
             /** Items */
             items: components["schemas"]["FileOut"][];
+        };
+        /**
+         * LimitKind
+         * @description Which limit of a task was reached.
+         * @enum {string}
+         */
+        LimitKind: "time" | "tokens" | "cost";
+        /**
+         * Limits
+         * @description What one task may use; 0 means no limit. ``time_s`` counts while the agent works: not while it waits for a person, not while
+         *         the session is paused. ``tokens`` are all that go in and out of models.
+         */
+        Limits: {
+            /** @default 0 */
+            cost_usd?: number;
+            /** @default 0 */
+            time_s?: number;
+            /** @default 0 */
+            tokens?: number;
+        };
+        /**
+         * LimitsOut
+         * @description What one task may use; 0 means no limit.
+         */
+        LimitsOut: {
+            /** Cost Usd */
+            cost_usd: number;
+            /** Time S */
+            time_s: number;
+            /** Tokens */
+            tokens: number;
         };
         /**
          * MeOut
@@ -1047,6 +1205,48 @@ export interface components {
             items: components["schemas"]["ModelOut"][];
         };
         /**
+         * Origin
+         * @description Where a fork came from: a checkpoint of another session, and the seq of its event there.
+         */
+        Origin: {
+            checkpoint_id: string;
+            seq: number;
+            session_id: string;
+        };
+        /**
+         * OriginOut
+         * @description The checkpoint that a fork began with.
+         */
+        OriginOut: {
+            /** Checkpoint Id */
+            checkpoint_id: string;
+            /** Seq */
+            seq: number;
+            /** Session Id */
+            session_id: string;
+        };
+        /**
+         * Parent
+         * @description Whose child a session is: the task that started it (empty when a person did), and how many parents there are above it.
+         */
+        Parent: {
+            depth: number;
+            session_id: string;
+            task_id: string;
+        };
+        /**
+         * ParentOut
+         * @description Whose child it is.
+         */
+        ParentOut: {
+            /** Depth */
+            depth: number;
+            /** Session Id */
+            session_id: string;
+            /** Task Id */
+            task_id: string;
+        };
+        /**
          * PermissionReply
          * @description A person's word on a permission. ``reject`` also declines a question.
          * @enum {string}
@@ -1127,7 +1327,7 @@ export interface components {
             /** @constant */
             v: 1;
         };
-        Record: components["schemas"]["SessionCreatedRecord"] | components["schemas"]["SessionFailedRecord"] | components["schemas"]["SessionArchivedRecord"] | components["schemas"]["SandboxRequestedRecord"] | components["schemas"]["SandboxCreatedRecord"] | components["schemas"]["SandboxStepStartedRecord"] | components["schemas"]["SandboxStepFinishedRecord"] | components["schemas"]["SandboxReadyRecord"] | components["schemas"]["SandboxFailedRecord"] | components["schemas"]["SandboxLostRecord"] | components["schemas"]["TaskQueuedRecord"] | components["schemas"]["TaskStartedRecord"] | components["schemas"]["TaskSteeredRecord"] | components["schemas"]["TaskCancelRequestedRecord"] | components["schemas"]["TaskCompletedRecord"] | components["schemas"]["TaskFailedRecord"] | components["schemas"]["TaskCancelledRecord"] | components["schemas"]["MessagePostedRecord"] | components["schemas"]["TextFinishedRecord"] | components["schemas"]["ReasoningFinishedRecord"] | components["schemas"]["ToolStartedRecord"] | components["schemas"]["ToolFinishedRecord"] | components["schemas"]["TodosUpdatedRecord"] | components["schemas"]["RequestAskedRecord"] | components["schemas"]["RequestAnsweredRecord"] | components["schemas"]["RequestWithdrawnRecord"] | components["schemas"]["AgentRetriedRecord"] | components["schemas"]["AgentRestartedRecord"] | components["schemas"]["CheckpointCreatedRecord"] | components["schemas"]["ArtifactStoredRecord"] | components["schemas"]["ModelCalledRecord"] | components["schemas"]["EffectFailedRecord"];
+        Record: components["schemas"]["SessionCreatedRecord"] | components["schemas"]["SessionFailedRecord"] | components["schemas"]["SessionPausedRecord"] | components["schemas"]["SessionResumedRecord"] | components["schemas"]["SessionArchivedRecord"] | components["schemas"]["SandboxRequestedRecord"] | components["schemas"]["SandboxCreatedRecord"] | components["schemas"]["SandboxStepStartedRecord"] | components["schemas"]["SandboxStepFinishedRecord"] | components["schemas"]["SandboxReadyRecord"] | components["schemas"]["SandboxFailedRecord"] | components["schemas"]["SandboxLostRecord"] | components["schemas"]["SandboxPausedRecord"] | components["schemas"]["SandboxResumedRecord"] | components["schemas"]["SandboxRestoredRecord"] | components["schemas"]["TaskQueuedRecord"] | components["schemas"]["TaskEditedRecord"] | components["schemas"]["TaskMovedRecord"] | components["schemas"]["TaskStartedRecord"] | components["schemas"]["TaskSteeredRecord"] | components["schemas"]["TaskInterruptedRecord"] | components["schemas"]["TaskLimitReachedRecord"] | components["schemas"]["TaskStuckRecord"] | components["schemas"]["TaskCancelRequestedRecord"] | components["schemas"]["TaskCompletedRecord"] | components["schemas"]["TaskFailedRecord"] | components["schemas"]["TaskCancelledRecord"] | components["schemas"]["MessagePostedRecord"] | components["schemas"]["TextFinishedRecord"] | components["schemas"]["ReasoningFinishedRecord"] | components["schemas"]["ToolStartedRecord"] | components["schemas"]["ToolFinishedRecord"] | components["schemas"]["TodosUpdatedRecord"] | components["schemas"]["RequestAskedRecord"] | components["schemas"]["RequestAnsweredRecord"] | components["schemas"]["RequestWithdrawnRecord"] | components["schemas"]["AgentRetriedRecord"] | components["schemas"]["AgentRestartedRecord"] | components["schemas"]["CheckpointRequestedRecord"] | components["schemas"]["CheckpointCreatedRecord"] | components["schemas"]["ArtifactStoredRecord"] | components["schemas"]["ModelCalledRecord"] | components["schemas"]["ChildStartedRecord"] | components["schemas"]["ChildFinishedRecord"] | components["schemas"]["EffectFailedRecord"];
         /**
          * RecordOut
          * @description One event; ``docs/protocol.md`` lists the types and their data.
@@ -1291,6 +1491,18 @@ export interface components {
             v: 1;
         };
         /**
+         * RestoredOut
+         * @description What a new sandbox began with, and what was lost.
+         */
+        RestoredOut: {
+            /** Checkpoint Id */
+            checkpoint_id: string;
+            /** Conversation */
+            conversation: boolean;
+            /** Lost */
+            lost: string[];
+        };
+        /**
          * SandboxCreated
          * @description The sandbox host made it.
          */
@@ -1363,15 +1575,37 @@ export interface components {
         SandboxOut: {
             /** Generation */
             generation: number;
+            restored: components["schemas"]["RestoredOut"] | null;
             /** Sandbox Id */
             sandbox_id: string;
             /**
              * Status
              * @enum {string}
              */
-            status: "none" | "creating" | "ready" | "failed" | "lost";
+            status: "none" | "creating" | "ready" | "paused" | "failed" | "lost";
             /** Steps */
             steps: components["schemas"]["StepOut"][];
+        };
+        /**
+         * SandboxPaused
+         * @description The sandbox host froze it.
+         */
+        SandboxPaused: {
+            generation: number;
+        };
+        SandboxPausedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["SandboxPaused"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "SandboxPausedRecord";
+            /** @constant */
+            v: 1;
         };
         /**
          * SandboxReady
@@ -1416,6 +1650,54 @@ export interface components {
              * @enum {string}
              */
             type: "SandboxRequestedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
+         * SandboxRestored
+         * @description The runner brought a checkpoint back into a new sandbox: ``conversation`` says whether the agent remembers, ``lost`` what did
+         *         not come back, in plain words.
+         */
+        SandboxRestored: {
+            checkpoint_id: string;
+            conversation: boolean;
+            generation: number;
+            /** @default [] */
+            lost?: string[];
+        };
+        SandboxRestoredRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["SandboxRestored"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "SandboxRestoredRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
+         * SandboxResumed
+         * @description It goes on. ``memory`` says whether its processes go on where they were; without it only the files came back.
+         */
+        SandboxResumed: {
+            generation: number;
+            memory: boolean;
+        };
+        SandboxResumedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["SandboxResumed"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "SandboxResumedRecord";
             /** @constant */
             v: 1;
         };
@@ -1489,12 +1771,25 @@ export interface components {
         };
         /**
          * SessionCreated
-         * @description A session came to be. ``model`` is ``provider/name``.
+         * @description A session came to be. ``model`` is ``provider/name``, ``limits`` hold for each of its tasks that names none. A fork has an
+         *         ``origin``, a child a ``parent``.
          */
         SessionCreated: {
             /** @default auto */
             approval?: components["schemas"]["Approval"];
+            /**
+             * @default {
+             *       "cost_usd": 0,
+             *       "time_s": 0,
+             *       "tokens": 0
+             *     }
+             */
+            limits?: components["schemas"]["Limits"];
             model: string;
+            /** @default null */
+            origin?: components["schemas"]["Origin"] | null;
+            /** @default null */
+            parent?: components["schemas"]["Parent"] | null;
             repository: components["schemas"]["Repository"];
             title: string;
         };
@@ -1510,7 +1805,7 @@ export interface components {
              */
             type: "SessionCreatedRecord";
             /** @constant */
-            v: 1;
+            v: 2;
         };
         /**
          * SessionFailed
@@ -1570,6 +1865,8 @@ export interface components {
             /** Base Commit */
             base_commit: string;
             checkpoint: components["schemas"]["CheckpointOut"] | null;
+            /** Children */
+            children: components["schemas"]["ChildOut"][];
             /** Created At Ms */
             created_at_ms: number;
             /** Created By */
@@ -1579,13 +1876,20 @@ export interface components {
             head_seq: number;
             /** Id */
             id: string;
+            limits: components["schemas"]["LimitsOut"];
             /** Model */
             model: string;
+            origin: components["schemas"]["OriginOut"] | null;
+            parent: components["schemas"]["ParentOut"] | null;
+            /** Pause Reason */
+            pause_reason: string;
             repository: components["schemas"]["RepositoryOut"];
             /** Requests */
             requests: components["schemas"]["RequestOut"][];
             sandbox: components["schemas"]["SandboxOut"];
             status: components["schemas"]["SessionStatus"];
+            /** Stuck */
+            stuck: boolean;
             /** Tasks */
             tasks: components["schemas"]["TaskOut"][];
             /** Title */
@@ -1595,6 +1899,7 @@ export interface components {
             /** Updated At Ms */
             updated_at_ms: number;
             usage: components["schemas"]["UsageOut"];
+            wanted_checkpoint: components["schemas"]["WantedOut"] | null;
             /** Work Branch */
             work_branch: string;
         };
@@ -1609,11 +1914,53 @@ export interface components {
             next_cursor: string | null;
         };
         /**
+         * SessionPaused
+         * @description Its sandbox is to be frozen, with whatever runs in it. ``reason`` is ``idle`` or ``asked``.
+         */
+        SessionPaused: {
+            reason: string;
+        };
+        SessionPausedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["SessionPaused"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "SessionPausedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
+         * SessionResumed
+         * @description Its sandbox is to go on. ``reason`` is ``asked``, ``task``, ``steer``, ``answer``, ``cancel`` or ``checkpoint``.
+         */
+        SessionResumed: {
+            reason: string;
+        };
+        SessionResumedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["SessionResumed"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "SessionResumedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
          * SessionStatus
          * @description Where a session stands; ``docs/glossary.md`` draws the transitions.
          * @enum {string}
          */
-        SessionStatus: "created" | "provisioning" | "ready" | "running" | "failed" | "archived";
+        SessionStatus: "created" | "provisioning" | "ready" | "running" | "paused" | "failed" | "archived";
         /**
          * SessionSummaryOut
          * @description A session's line in the list.
@@ -1639,6 +1986,7 @@ export interface components {
             model: string;
             /** Open Requests */
             open_requests: number;
+            parent: components["schemas"]["ParentOut"] | null;
             /** Queued Tasks */
             queued_tasks: number;
             repository: components["schemas"]["RepositoryOut"];
@@ -1745,6 +2093,31 @@ export interface components {
             v: 1;
         };
         /**
+         * TaskEdited
+         * @description Somebody changed a task: these are its values now. Of a running task only ``limits`` change.
+         */
+        TaskEdited: {
+            agent: components["schemas"]["AgentMode"];
+            limits: components["schemas"]["Limits"];
+            model: string;
+            prompt: string;
+            task_id: string;
+        };
+        TaskEditedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["TaskEdited"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "TaskEditedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
          * TaskFailed
          * @description The task ended without being done.
          */
@@ -1788,6 +2161,76 @@ export interface components {
             prompt: string;
         };
         /**
+         * TaskInterrupted
+         * @description The sandbox of ``generation`` died under the task, which goes on in the next one.
+         */
+        TaskInterrupted: {
+            generation: number;
+            reason: string;
+            task_id: string;
+        };
+        TaskInterruptedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["TaskInterrupted"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "TaskInterruptedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
+         * TaskLimitReached
+         * @description The task has used up a limit and is ended: ``value`` of the ``allowed`` seconds, tokens or dollars.
+         */
+        TaskLimitReached: {
+            allowed: number;
+            limit: components["schemas"]["LimitKind"];
+            task_id: string;
+            value: number;
+        };
+        TaskLimitReachedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["TaskLimitReached"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "TaskLimitReachedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
+         * TaskMoved
+         * @description Somebody moved a waiting task: it comes before the waiting task ``before``, or last when that is empty.
+         */
+        TaskMoved: {
+            /** @default  */
+            before?: string;
+            task_id: string;
+        };
+        TaskMovedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["TaskMoved"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "TaskMovedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
          * TaskOut
          * @description One prompt and how it goes; times are 0 until known.
          */
@@ -1800,26 +2243,44 @@ export interface components {
             /** Ended At Ms */
             ended_at_ms: number;
             failure: components["schemas"]["FailureOut"] | null;
+            /** Given Up */
+            given_up: boolean;
             /** Id */
             id: string;
+            limit: components["schemas"]["LimitKind"] | null;
+            limits: components["schemas"]["LimitsOut"];
             /** Model */
             model: string;
             /** Prompt */
             prompt: string;
             /** Queued At Ms */
             queued_at_ms: number;
+            /** Recovered */
+            recovered: boolean;
             /** Started At Ms */
             started_at_ms: number;
             status: components["schemas"]["TaskStatus"];
             usage: components["schemas"]["UsageOut"];
+            /** Worked Ms */
+            worked_ms: number;
+            /** Working Since Ms */
+            working_since_ms: number;
         };
         /**
          * TaskQueued
-         * @description Somebody asked for work.
+         * @description Somebody asked for work. ``limits`` are those that hold for it.
          */
         TaskQueued: {
             /** @default build */
             agent?: components["schemas"]["AgentMode"];
+            /**
+             * @default {
+             *       "cost_usd": 0,
+             *       "time_s": 0,
+             *       "tokens": 0
+             *     }
+             */
+            limits?: components["schemas"]["Limits"];
             model: string;
             prompt: string;
             task_id: string;
@@ -1836,7 +2297,7 @@ export interface components {
              */
             type: "TaskQueuedRecord";
             /** @constant */
-            v: 1;
+            v: 2;
         };
         /**
          * TaskStarted
@@ -1885,6 +2346,30 @@ export interface components {
              * @enum {string}
              */
             type: "TaskSteeredRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
+         * TaskStuck
+         * @description Neither the agent nor a model call was heard of for ``idle_ms``. ``given_up`` says that the task is ended for it.
+         */
+        TaskStuck: {
+            /** @default false */
+            given_up?: boolean;
+            idle_ms: number;
+            task_id: string;
+        };
+        TaskStuckRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["TaskStuck"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "TaskStuckRecord";
             /** @constant */
             v: 1;
         };
@@ -2065,6 +2550,15 @@ export interface components {
             output_tokens: number;
             /** Reasoning Tokens */
             reasoning_tokens: number;
+        };
+        /**
+         * WantedOut
+         * @description A checkpoint that was asked for and is not there yet.
+         */
+        WantedOut: {
+            /** Id */
+            id: string;
+            reason: components["schemas"]["CheckpointReason"];
         };
     };
     responses: never;

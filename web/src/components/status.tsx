@@ -22,6 +22,7 @@ const LOOKS: Record<SessionStatus | "needs-you", { tone: Tone; text: string; bre
   provisioning: { tone: "active", text: "Starting", breathes: true },
   ready: { tone: "good", text: "Ready" },
   running: { tone: "active", text: "Running", breathes: true },
+  paused: { tone: "quiet", text: "Paused" },
   failed: { tone: "bad", text: "Failed" },
   archived: { tone: "quiet", text: "Archived" },
   "needs-you": { tone: "warn", text: "Needs you" },

@@ -18,6 +18,7 @@ const STANDS: Record<Sandbox["status"], string> = {
   none: "Not made yet",
   creating: "Being made",
   ready: "Ready",
+  paused: "Paused",
   failed: "Failed",
   lost: "Lost",
 };

@@ -3,6 +3,7 @@
 import type { Delta, EventData, EventType, LogRecord } from "@/api/events";
 import type { Failure, Step, Task, Usage } from "@/api/types";
 import {
+  NO_LIMITS,
   NO_USAGE,
   type Entry,
   type LineEntry,
@@ -46,6 +47,8 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
       failure: data.failure,
     });
   },
+  "session.paused": (state) => ({ ...state, status: "paused" }),
+  "session.resumed": (state) => ({ ...state, status: atWork(state) }),
   "session.archived": (state) => ({
     ...settle(state, () => true),
     status: "archived",
@@ -57,7 +60,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
       ...state,
       status: "provisioning",
       failure: null,
-      sandbox: { generation: data.generation, sandbox_id: "", status: "creating", steps: [] },
+      sandbox: { generation: data.generation, sandbox_id: "", status: "creating", steps: [], restored: null },
     };
     if (data.generation === 1) return next;
     return add(next, line(record, "info", "A new sandbox is being made", data.reason));
@@ -84,7 +87,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
     }),
   "sandbox.ready": (state, data) => ({
     ...inGeneration(state, data, { status: "ready" }),
-    status: "ready",
+    status: state.tasks.some((task) => task.status === "running") ? "running" : "ready",
     base_commit: data.base_commit,
     work_branch: data.work_branch,
   }),
@@ -104,6 +107,13 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
     return add(settle(next, () => true), line(record, "warning", "The sandbox was lost", data.reason));
   },
 
+  "sandbox.paused": (state, data) => inGeneration(state, data, { status: "paused" }),
+  "sandbox.resumed": (state, data) => inGeneration(state, data, { status: "ready" }),
+  "sandbox.restored": (state, data) =>
+    inGeneration(state, data, {
+      restored: { checkpoint_id: data.checkpoint_id, conversation: data.conversation, lost: data.lost },
+    }),
+
   "task.queued": (state, data, record) => {
     const task: Task = {
       id: data.task_id,
@@ -118,8 +128,22 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
       cancel_requested: false,
       failure: null,
       usage: NO_USAGE,
+      limits: data.limits ?? NO_LIMITS,
+      worked_ms: 0,
+      working_since_ms: 0,
+      limit: null,
+      given_up: false,
+      recovered: false,
     };
     return { ...state, tasks: [...state.tasks, task] };
+  },
+  "task.edited": (state, { task_id, prompt, model, agent, limits }) =>
+    patchTask(state, task_id, { prompt, model, agent, limits }),
+  "task.moved": (state, data) => {
+    const moved = state.tasks.find((task) => task.id === data.task_id);
+    const others = state.tasks.filter((task) => task !== moved);
+    const place = others.findIndex((task) => task.id === data.before);
+    return moved ? { ...state, tasks: others.toSpliced(place < 0 ? others.length : place, 0, moved) } : state;
   },
   "task.started": (state, data, record) => {
     const task = state.tasks.find((known) => known.id === data.task_id);
@@ -135,6 +159,9 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
       author: record.actor.name,
       text: data.text,
     }),
+  "task.interrupted": (state, data) => patchTask(state, data.task_id, { recovered: true }),
+  "task.limit_reached": (state, data) => patchTask(state, data.task_id, { limit: data.limit }),
+  "task.stuck": (state, data) => (data.given_up ? patchTask(state, data.task_id, { given_up: true }) : state),
   "task.cancel_requested": (state, data) => patchTask(state, data.task_id, { cancel_requested: true }),
   "task.completed": (state, data, record) => {
     const next = endTask(state, data.task_id, { status: "completed", ended_at_ms: record.at_ms });
@@ -280,6 +307,7 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
       settle(state, () => true),
       line(record, "warning", `The agent was restarted: ${data.code}`, data.reason),
     ),
+  "checkpoint.requested": (state) => state,
   "checkpoint.created": (state, data) => ({
     ...state,
     checkpoint: {
@@ -312,6 +340,8 @@ const HANDLERS: { [T in EventType]: Handler<T> } = {
     const said = state.entries.slice(-2).some((entry) => entry.kind === "line" && entry.detail === detail);
     return said ? next : add(next, line(record, "warning", modelFailed(failure), detail));
   },
+  "child.started": (state) => state,
+  "child.finished": (state) => state,
   "effect.failed": (state, data, record) =>
     add(state, {
       kind: "failure",
@@ -445,7 +475,13 @@ function endTask(state: SessionState, id: string, patch: { [K in keyof Task]?: T
     id,
     patch,
   );
-  return isRunning(state, id) ? { ...ended, status: "ready" } : ended;
+  return isRunning(state, id) && state.status === "running" ? { ...ended, status: "ready" } : ended;
+}
+
+/** Where a session stands that rests no more. */
+function atWork(state: SessionState): SessionState["status"] {
+  if (state.sandbox.status === "creating") return "provisioning";
+  return state.tasks.some((task) => task.status === "running") ? "running" : "ready";
 }
 
 const isRunning = (state: SessionState, id: string): boolean =>

@@ -7,6 +7,7 @@ import type {
   Artifact,
   Checkpoint,
   Failure,
+  Limits,
   OpenRequest,
   Repository,
   Sandbox,
@@ -163,6 +164,8 @@ export const NO_USAGE: Usage = {
   cost_usd: 0,
 };
 
+export const NO_LIMITS: Limits = { time_s: 0, tokens: 0, cost_usd: 0 };
+
 /** A session of which nothing is known yet. */
 export function unknownSession(id: string): SessionState {
   return {
@@ -179,7 +182,7 @@ export function unknownSession(id: string): SessionState {
     updated_at_ms: 0,
     base_commit: "",
     work_branch: "",
-    sandbox: { generation: 0, sandbox_id: "", status: "none", steps: [] },
+    sandbox: { generation: 0, sandbox_id: "", status: "none", steps: [], restored: null },
     tasks: [],
     requests: [],
     todos: [],
