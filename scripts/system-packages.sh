@@ -28,6 +28,7 @@ has_libseccomp() {
 }
 has_certificates() { [[ -s /etc/ssl/certs/ca-certificates.crt || -s /etc/pki/tls/certs/ca-bundle.crt ]]; }
 on_sbin() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1"; }
+has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' || command -v initdb; }
 has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
 need essential python3-venv "Ship is written in Python and installs into an environment of its own (3.11 or newer)" has_python
@@ -42,6 +43,7 @@ need optional zstd "packs snapshots and templates" command -v zstd
 need optional ripgrep "the agent's search tool" command -v rg
 if [[ ${1:-} == --tests ]]; then
     need optional chromium "the browser tests drive it" has_chromium
+    need optional postgresql "the store that several nodes share" has_postgresql
     need optional mmdebstrap "makes the Debian root that templates are built on" command -v mmdebstrap
     need optional nats-server "the broker between several nodes of Ship" on_sbin nats-server
     need optional runsc "the second way to isolate sandboxes, gVisor" command -v runsc
@@ -107,6 +109,11 @@ fi
 
 echo "Installing ${missing[*]} by apt${as_root[*]:+ with sudo}"
 apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@"; }
+# The tests start servers of their own: no cluster of the system's is made or started for them.
+if [[ " ${missing[*]} " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]; then
+    "${as_root[@]}" mkdir -p /etc/postgresql-common
+    echo "create_main_cluster = false" | "${as_root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+fi
 install() { apt install --yes --no-install-recommends "${missing[@]}" >/dev/null; }
 if ! install 2>/dev/null; then
     apt update

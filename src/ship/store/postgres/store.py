@@ -1,0 +1,144 @@
+"""The port's store in PostgreSQL: appends by group commit, everything else one statement on a pooled connection."""
+
+import time
+from collections.abc import Sequence
+
+from ship.ports.store import Append, DueAlarm, DueEffect, FirstAnswer, NewAlarm, Snapshot, StoredToken
+from ship.store.postgres import log, migrations, outbox, tokens
+from ship.store.postgres.group_commit import GroupCommit
+from ship.store.postgres.pool import Connection, Pool
+
+DAY_MS = 24 * 3_600_000
+
+
+class PostgresStore:
+    """A ``Store`` in the database of a URL like ``postgresql://user:password@host/name``, shared by any number of nodes."""
+
+    shared = True
+
+    def __init__(self, url: str) -> None:
+        self._pool = Pool(url)
+        self._appends = GroupCommit(url)
+
+    async def open(self) -> None:
+        """As the port says; also ConfigurationError: ``database_refused``."""
+        await self._pool.open()
+        await self._pool.run(_prepare)
+
+    async def close(self) -> None:
+        """As the port says."""
+        await self._appends.close()
+        await self._pool.close()
+
+    async def probe(self) -> None:
+        """As the port says."""
+        await self._pool.run(
+            lambda c: c.execute(
+                "INSERT INTO writers (id, batch, at_ms) VALUES ('probe', 0, $1) "
+                "ON CONFLICT (id) DO UPDATE SET at_ms = excluded.at_ms",
+                int(time.time() * 1000),
+            )
+        )
+
+    async def append(self, append: Append) -> None:
+        """As the port says."""
+        await self._appends.append(append)
+
+    async def head(self, session_id: str) -> int:
+        """As the port says."""
+        return (await self.heads([session_id])).get(session_id, 0)
+
+    async def heads(self, session_ids: Sequence[str]) -> dict[str, int]:
+        """As the port says."""
+        return await self._pool.run(lambda c: log.heads(c, session_ids))
+
+    async def events(
+        self, session_id: str, after: int, limit: int, types: Sequence[str] = (), up_to: int | None = None
+    ) -> list[tuple[int, bytes]]:
+        """As the port says."""
+        return await self._pool.run(lambda c: log.events(c, session_id, after, limit, types, up_to))
+
+    async def messages(self, session_id: str, before: int | None, limit: int) -> list[tuple[int, bytes]]:
+        """As the port says."""
+        return await self._pool.run(lambda c: log.messages(c, session_id, before, limit))
+
+    async def snapshot(self, session_id: str, shape: int) -> Snapshot | None:
+        """As the port says."""
+        return await self._pool.run(lambda c: log.snapshot(c, session_id, shape))
+
+    async def summaries(
+        self, status: str | None, before: tuple[int, str] | None, limit: int
+    ) -> list[tuple[int, str, bytes]]:
+        """As the port says."""
+        return await self._pool.run(lambda c: log.summaries(c, status, before, limit))
+
+    async def first_answer(self, scope: str, key: str) -> FirstAnswer | None:
+        """As the port says."""
+        return await self._pool.run(lambda c: log.first_answer(c, scope, key))
+
+    async def forget_answers(self, before_ms: int) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: log.forget_answers(c, before_ms))
+
+    async def claim_effects(self, now_ms: int, lease_ms: int, limit: int) -> list[DueEffect]:
+        """As the port says."""
+        return await self._pool.run(lambda c: outbox.claim_effects(c, now_ms, lease_ms, limit))
+
+    async def postpone_effect(self, effect_id: str, due_at_ms: int) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: outbox.postpone_effect(c, effect_id, due_at_ms))
+
+    async def finish_effect(self, effect_id: str) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: outbox.finish_effect(c, effect_id))
+
+    async def release_effects(self, now_ms: int) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: outbox.release_effects(c, now_ms))
+
+    async def claim_alarms(self, now_ms: int, lease_ms: int, limit: int) -> list[DueAlarm]:
+        """As the port says."""
+        return await self._pool.run(lambda c: outbox.claim_alarms(c, now_ms, lease_ms, limit))
+
+    async def finish_alarm(self, alarm: DueAlarm) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: outbox.finish_alarm(c, alarm))
+
+    async def set_alarm(self, session_id: str, alarm: NewAlarm) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: outbox.set_alarm(c, session_id, alarm))
+
+    async def postpone_alarms(self, names: Sequence[str], due_at_ms: int) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: outbox.postpone_alarms(c, names, due_at_ms))
+
+    async def next_due_ms(self) -> int | None:
+        """As the port says."""
+        return await self._pool.run(outbox.next_due_ms)
+
+    async def add_token(self, token: StoredToken) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: tokens.add(c, token))
+
+    async def find_token(self, digest: str, now_ms: int) -> StoredToken | None:
+        """As the port says."""
+        return await self._pool.run(lambda c: tokens.find(c, digest, now_ms))
+
+    async def remove_token(self, digest: str) -> bool:
+        """As the port says."""
+        return await self._pool.run(lambda c: tokens.remove(c, digest), again=False)
+
+    async def remove_tokens_named(self, name: str) -> int:
+        """As the port says."""
+        return await self._pool.run(lambda c: tokens.remove_named(c, name), again=False)
+
+    async def tokens(self, kind: str) -> list[StoredToken]:
+        """As the port says."""
+        return await self._pool.run(lambda c: tokens.of_kind(c, kind))
+
+
+async def _prepare(connection: Connection) -> None:
+    await migrations.migrate(connection)
+    await connection.execute(
+        "DELETE FROM writers WHERE at_ms < $1", int(time.time() * 1000) - DAY_MS
+    )  # of nodes that died

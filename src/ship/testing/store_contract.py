@@ -1,0 +1,520 @@
+"""What every store must do: one check for each promise of ``ship.ports.store``, to be run on each adapter.
+
+Each check gets two stores. Where a store may be shared they are two nodes on one empty database; else they are one and the same.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from ship.errors import ShipError
+from ship.ports.store import (
+    Append,
+    FirstAnswer,
+    HeadMoved,
+    KeyTaken,
+    NewAlarm,
+    NewEvent,
+    Said,
+    Snapshot,
+    Store,
+    StoredToken,
+    Summary,
+)
+
+LATER_MS = 10**12
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Two nodes' stores on one database."""
+
+    one: Store
+    other: Store
+
+
+Check = Callable[[Stores], Awaitable[None]]
+
+
+async def check_store(stores: Stores) -> None:
+    """Every check, one after the other, on one database. Raises AssertionError."""
+    for check in STORE_CHECKS:
+        await check(stores)
+
+
+async def appends_go_on_at_the_head_or_not_at_all(stores: Stores) -> None:
+    """``append``, ``head`` and ``heads``."""
+    store = stores.one
+    await store.append(_append("go", 0, "a", "b"))
+    assert await store.head("go") == 2
+    for wrong in (0, 1, 3):
+        assert await _error(store.append(_append("go", wrong, "c"))) is HeadMoved
+    assert await _error(store.append(_append("missing", 1, "a"))) is HeadMoved
+    assert await _error(store.append(_append("go", 1))) is HeadMoved, (
+        "an append without events is held to it too"
+    )
+    await store.append(_append("go", 2, "c"))
+    assert await _seqs(store, "go") == [1, 2, 3]
+    assert await store.head("missing") == 0
+    assert await store.heads(["go", "missing", "go"]) == {"go": 3}
+    assert await store.heads([]) == {}
+
+
+async def what_one_node_appended_the_other_reads(stores: Stores) -> None:
+    """An acknowledged append is seen everywhere at once."""
+    for head in range(0, 20, 2):
+        await stores.one.append(_append("seen", head, "a"))
+        assert await stores.other.head("seen") == head + 1
+        await stores.other.append(_append("seen", head + 1, "b"))
+        assert [body for _, body in await stores.one.events("seen", head, 9)] == [b"a", b"b"]
+
+
+async def pages_of_events(stores: Stores) -> None:
+    """``events``: after, limit, types, up_to, in order."""
+    store = stores.one
+    kinds = ("x", "y", "z")
+    await store.append(_append("pages", 0, *(kinds[number % 3] for number in range(30))))
+    await store.append(_append("pages-more", 0, "x"))
+    assert [seq for seq, _ in await store.events("pages", 0, 4)] == [1, 2, 3, 4]
+    assert [seq for seq, _ in await store.events("pages", 28, 9)] == [29, 30]
+    assert [seq for seq, _ in await store.events("pages", 3, 9, up_to=5)] == [4, 5]
+    assert await store.events("pages", 3, 2, ["y", "z"], 9) == [(5, b"y"), (6, b"z")]
+    assert await store.events("pages", 0, 99, ["none"]) == []
+    assert await store.events("pages", 30, 9) == []
+    assert await store.events("missing", 0, 9) == []
+
+
+async def bodies_come_back_as_they_were(stores: Stores) -> None:
+    """Bytes of any kind and size; ids and texts in any script."""
+    store = stores.one
+    bodies = [b"", bytes(range(256)), b"\xff" * 300_000, "ß漢字🙂".encode()]
+    events = [NewEvent("t", body) for body in bodies]
+    await store.append(Append("ß漢字-'\"\\%_", 0, 1, events))
+    assert [body for _, body in await store.events("ß漢字-'\"\\%_", 0, 9)] == bodies
+
+
+async def a_refused_append_leaves_nothing_of_itself(stores: Stores) -> None:
+    """Kept whole or not at all."""
+    store = stores.one
+    await store.append(_append("whole", 0, "a"))
+    await store.append(Append("whole", 1, 1, first_answer=FirstAnswer("whole", "taken", "f", b"1")))
+    everything = Append(
+        "whole",
+        1,
+        5,
+        events=[NewEvent("b", b"b")],
+        said=[Said(2, b"said", "said")],
+        summary=Summary("ready", 1, b"summary"),
+        snapshot=Snapshot(2, 1, b"snapshot"),
+        effects=[("whole:effect", b"effect")],
+        alarms=[NewAlarm("whole-alarm", 7)],
+        first_answer=FirstAnswer("whole", "taken", "f", b"2"),
+    )
+    assert await _error(store.append(everything)) is KeyTaken
+    fresh = FirstAnswer("whole", "fresh", "f", b"2")
+    assert await _error(store.append(everything._replace(expected_head=0, first_answer=fresh))) is HeadMoved
+    assert await _seqs(store, "whole") == [1]
+    assert await store.messages("whole", None, 9) == []
+    assert await store.snapshot("whole", 1) is None
+    assert not [row for row in await store.summaries(None, None, 99) if row[1] == "whole"]
+    assert await store.first_answer("whole", "fresh") is None
+    assert await store.claim_effects(LATER_MS, 1, 99) == []
+    assert await store.claim_alarms(LATER_MS, 1, 99) == []
+    await store.append(everything._replace(first_answer=fresh))
+    assert await _seqs(store, "whole") == [1, 2]
+    assert await store.messages("whole", None, 9) == [(2, b"said")]
+    assert await store.snapshot("whole", 1) == Snapshot(2, 1, b"snapshot")
+    assert [row for row in await store.summaries(None, None, 99) if row[1] == "whole"] == [
+        (1, "whole", b"summary")
+    ]
+    assert await store.first_answer("whole", "fresh") == fresh
+    await _clear(stores)
+
+
+async def neighbours_of_a_refused_append_are_kept(stores: Stores) -> None:
+    """Appends that arrive together share a transaction; each is judged by itself."""
+    store = stores.one
+    await store.append(_append("neighbour-0", 0, "a"))
+    answer = FirstAnswer("neighbours", "key", "f", b"1")
+    outcomes = await _together(
+        *(store.append(_append(f"neighbour-{number}", 0, "a")) for number in range(20)),
+        store.append(_append("neighbour-key-1", 0, "a")._replace(first_answer=answer)),
+        store.append(_append("neighbour-key-2", 0, "a")._replace(first_answer=answer)),
+        *(store.append(_append(f"neighbour-{number}", 0, "a")) for number in range(20, 40)),
+    )
+    assert outcomes == [HeadMoved, *[None] * 20, KeyTaken, *[None] * 20]
+    heads = await store.heads([f"neighbour-{number}" for number in range(40)])
+    assert set(heads.values()) == {1}
+    assert len(heads) == 40
+    assert await store.heads(["neighbour-key-1", "neighbour-key-2"]) == {"neighbour-key-1": 1}
+
+
+async def a_chain_is_kept_in_the_order_of_the_calls(stores: Stores) -> None:
+    """Appends of one session, each decided on the one before, none of them awaited."""
+    outcomes = await _together(*(stores.one.append(_append("chain", head, f"e{head}")) for head in range(50)))
+    assert outcomes == [None] * 50
+    assert [body for _, body in await stores.one.events("chain", 0, 99)] == [
+        f"e{head}".encode() for head in range(50)
+    ]
+
+
+async def a_chain_breaks_where_one_fails(stores: Stores) -> None:
+    """What was decided on something that was refused is refused as well: no gap can arise."""
+    store = stores.one
+    answer = FirstAnswer("broken", "key", "f", b"1")
+    await store.append(Append("broken", 0, 1, first_answer=answer))
+    outcomes = await _together(
+        store.append(_append("broken", 0, "a")),
+        store.append(_append("broken", 1, "b")),
+        store.append(_append("broken", 2, "c")._replace(first_answer=answer)),
+        store.append(_append("broken", 3, "d")._replace(first_answer=answer._replace(key="never"))),
+        store.append(_append("broken", 4, "e")),
+        store.append(_append("broken", 2, "f")),
+        store.append(_append("broken", 3, "g")),
+    )
+    assert outcomes == [None, None, KeyTaken, HeadMoved, HeadMoved, None, None]
+    assert [body for _, body in await store.events("broken", 0, 9)] == [b"a", b"b", b"f", b"g"]
+    assert await store.first_answer("broken", "never") is None
+
+
+async def of_two_appends_at_one_head_one_is_kept(stores: Stores) -> None:
+    """Nodes race for a head, also for that of a session that is new: the log has each seq once, and each has one writer."""
+    kept: dict[int, str] = {}
+
+    async def race(store: Store, name: str) -> None:
+        for _ in range(40):
+            head = await store.head("race")
+            if await _error(store.append(_append("race", head, f"{name}-{head}"))) is None:
+                assert head not in kept
+                kept[head] = f"{name}-{head}"
+
+    await asyncio.gather(
+        *(race(stores.one, f"one-{number}") for number in range(3)),
+        *(race(stores.other, f"other-{number}") for number in range(3)),
+    )
+    stored = await stores.one.events("race", 0, 999)
+    assert [seq for seq, _ in stored] == list(range(1, len(stored) + 1))
+    assert [body.decode() for _, body in stored] == [kept[head] for head in sorted(kept)]
+
+
+async def of_two_appends_that_begin_a_session_one_is_kept(stores: Stores) -> None:
+    """There is nothing to lock yet."""
+    for number in range(20):
+        name = f"begin-{number}"
+        outcomes = await _together(
+            stores.one.append(_append(name, 0, "one", "one")), stores.other.append(_append(name, 0, "other"))
+        )
+        assert sorted(map(str, outcomes)) == sorted(map(str, [None, HeadMoved]))
+        bodies = [body for _, body in await stores.one.events(name, 0, 9)]
+        assert bodies == ([b"one", b"one"] if outcomes[0] is None else [b"other"])
+
+
+async def of_two_appends_with_one_key_one_is_kept(stores: Stores) -> None:
+    """The second learns that the key is taken, and reads the first one's answer."""
+    for number in range(20):
+        one = FirstAnswer("one-key", f"{number}", "f", b"one")
+        other = one._replace(answer=b"other")
+        outcomes = await _together(
+            stores.one.append(_append(f"one-key-{number}", 0, "a")._replace(first_answer=one)),
+            stores.other.append(_append(f"other-key-{number}", 0, "a")._replace(first_answer=other)),
+        )
+        assert sorted(map(str, outcomes)) == sorted(map(str, [None, KeyTaken]))
+        kept = one if outcomes[0] is None else other
+        assert await stores.one.first_answer("one-key", f"{number}") == kept
+        heads = await stores.other.heads([f"one-key-{number}", f"other-key-{number}"])
+        assert list(heads) == [f"one-key-{number}" if kept is one else f"other-key-{number}"]
+
+
+async def nodes_that_append_to_the_same_sessions_do_not_block_each_other(stores: Stores) -> None:
+    """Batches that hold the same sessions in opposite orders all come to an end."""
+    names = [f"cross-{number}" for number in range(12)]
+
+    async def rounds(store: Store, order: Sequence[str]) -> None:
+        for _ in range(8):
+            heads = await store.heads(order)
+            appends = (
+                store.append(_append(name, heads.get(name, 0), "a")._replace(alarms=[NewAlarm("cross", 9)]))
+                for name in order
+            )
+            assert set(await _together(*appends)) <= {None, HeadMoved}
+
+    await asyncio.gather(rounds(stores.one, names), rounds(stores.other, names[::-1]))
+    for name in names:
+        seqs = await _seqs(stores.one, name)
+        assert seqs == list(range(1, len(seqs) + 1))
+        assert len(seqs) >= 8
+    await _clear(stores)
+
+
+async def messages_page_backwards(stores: Stores) -> None:
+    """``messages``: the last ones before a seq, newest last."""
+    store = stores.one
+    said = [Said(seq, f"m{seq}".encode(), f"text {seq}") for seq in (2, 4, 6)]
+    await store.append(_append("said", 0, *"abcdef")._replace(said=said))
+    assert await store.messages("said", None, 2) == [(4, b"m4"), (6, b"m6")]
+    assert await store.messages("said", 4, 9) == [(2, b"m2")]
+    assert await store.messages("said", 2, 9) == []
+    assert await store.messages("missing", None, 9) == []
+
+
+async def the_last_snapshot_of_a_shape_is_kept(stores: Stores) -> None:
+    """``snapshot``: replaced by a newer one, ignored when it has another form."""
+    store = stores.one
+    await store.append(_append("folded", 0, "a")._replace(snapshot=Snapshot(1, 1, b"one")))
+    assert await store.snapshot("folded", 1) == Snapshot(1, 1, b"one")
+    assert await store.snapshot("folded", 2) is None
+    await store.append(_append("folded", 1, "a")._replace(snapshot=Snapshot(2, 2, b"two")))
+    assert await store.snapshot("folded", 1) is None
+    assert await store.snapshot("folded", 2) == Snapshot(2, 2, b"two")
+    assert await store.snapshot("missing", 1) is None
+
+
+async def summaries_page_by_age(stores: Stores) -> None:
+    """``summaries``: newest first, by status, by cursor; among equals by id, byte by byte."""
+    store = stores.one
+    names = [f"listed-{letter}" for letter in "aBcD"]
+    for name in names:
+        summary = Summary("ready" if name < "listed-a" else "failed", 3 * LATER_MS, name.encode())
+        await store.append(_append(name, 0, "a")._replace(summary=summary))
+    await store.append(_append("listed-new", 0, "a")._replace(summary=Summary("ready", 4 * LATER_MS, b"new")))
+    ordered = ["listed-new", *sorted(names, reverse=True)]
+    found = await store.summaries(None, None, 5)
+    assert [row[1] for row in found] == ordered
+    assert found[0] == (4 * LATER_MS, "listed-new", b"new")
+    assert [row[1] for row in await store.summaries(None, found[1][:2], 2)] == ordered[2:4]
+    assert [row[1] for row in await store.summaries("ready", None, 3)] == [
+        "listed-new",
+        "listed-D",
+        "listed-B",
+    ]
+    assert await store.summaries("no such status", None, 9) == []
+    changed = Summary("running", 0, b"changed")
+    await store.append(_append("listed-new", 1, "a")._replace(summary=changed))
+    assert (await store.summaries("running", None, 1)) == [(4 * LATER_MS, "listed-new", b"changed")]
+
+
+async def answers_are_forgotten_by_age(stores: Stores) -> None:
+    """``first_answer`` and ``forget_answers``; a key belongs to its scope."""
+    store = stores.one
+    old, new = FirstAnswer("age", "old", "f1", b"1"), FirstAnswer("age", "new", "f2", b"\x00")
+    await store.append(Append("age", 0, 100, first_answer=old))
+    await store.append(Append("age", 0, 200, first_answer=new))
+    assert await store.first_answer("age", "old") == old
+    assert await store.first_answer("other scope", "old") is None
+    await store.append(Append("age", 0, 200, first_answer=old._replace(scope="other scope")))
+    await store.forget_answers(200)
+    assert await store.first_answer("age", "old") is None
+    assert await store.first_answer("age", "new") == new
+    await store.append(Append("age", 0, 300, first_answer=old))
+
+
+async def effects_are_leased(stores: Stores) -> None:
+    """A claim pushes the due time out; who finishes deletes, who dies lets the lease run out."""
+    one, other = stores.one, stores.other
+    effects = [("lease:1", b"first"), ("lease:2", b"second")]
+    await one.append(Append("lease", 0, 100, effects=effects))
+    await one.append(Append("lease", 0, 150, effects=[("lease:1", b"again"), ("lease:3", b"third")]))
+    assert await one.next_due_ms() == 100
+    assert await one.claim_effects(99, 50, 9) == []
+    claimed = await one.claim_effects(149, 50, 9)
+    assert sorted(claimed) == [("lease:1", "lease", b"first", 1), ("lease:2", "lease", b"second", 1)]
+    assert [due.effect_id for due in await other.claim_effects(150, 500, 9)] == ["lease:3"]
+    assert await other.claim_effects(198, 50, 9) == []
+    await one.finish_effect("lease:1")
+    assert [(due.effect_id, due.attempts) for due in await other.claim_effects(199, 50, 9)] == [
+        ("lease:2", 2)
+    ]
+    await other.postpone_effect("lease:2", 9_000)
+    assert await one.claim_effects(8_999, 50, 1) == [("lease:3", "lease", b"third", 2)]
+    assert await one.claim_effects(8_999, 50, 9) == []
+    await one.release_effects(400)
+    assert await one.next_due_ms() == 400
+    assert {due.effect_id for due in await one.claim_effects(400, 50, 9)} == {"lease:2", "lease:3"}
+    await one.finish_effect("lease:2")
+    await one.finish_effect("lease:3")
+    await one.finish_effect("lease:3")
+    assert await one.next_due_ms() is None
+
+
+async def the_longest_due_effect_is_claimed_first(stores: Stores) -> None:
+    """Whatever the order in which they were put in."""
+    for due_at_ms in (300, 100, 200):
+        await stores.one.append(Append("first", 0, due_at_ms, effects=[(f"first:{due_at_ms}", b"")]))
+    for expected in ("first:100", "first:200", "first:300"):
+        assert [due.effect_id for due in await stores.other.claim_effects(1_000, LATER_MS, 1)] == [expected]
+        await stores.one.finish_effect(expected)
+
+
+async def no_two_claims_get_the_same_effect(stores: Stores) -> None:
+    """Nodes that claim at the same time share the work."""
+    ids = [f"share:{number}" for number in range(200)]
+    await stores.one.append(Append("share", 0, 1, effects=[(effect_id, b"x") for effect_id in ids]))
+
+    async def claim(store: Store) -> list[str]:
+        claimed: list[str] = []
+        while due := await store.claim_effects(1, LATER_MS, 7):
+            claimed += [effect.effect_id for effect in due]
+        return claimed
+
+    taken = await asyncio.gather(*(claim(store) for store in (stores.one, stores.other) * 3))
+    assert sorted(effect_id for claimed in taken for effect_id in claimed) == sorted(ids)
+    for effect_id in ids:
+        await stores.one.finish_effect(effect_id)
+
+
+async def alarms_are_leased(stores: Stores) -> None:
+    """Set, moved, cleared, claimed, finished; what is not finished comes back."""
+    one, other = stores.one, stores.other
+    await one.append(Append("wake", 0, 1, alarms=[NewAlarm("a", 100), NewAlarm("b", 300), NewAlarm("c", 50)]))
+    await one.append(Append("wake", 0, 1, alarms=[NewAlarm("b", 200), NewAlarm("c", None)]))
+    assert await one.next_due_ms() == 100
+    assert await one.claim_alarms(99, 50, 9) == []
+    assert await other.claim_alarms(100, 50, 9) == [("wake", "a", 150)]
+    assert await one.claim_alarms(149, 50, 9) == []
+    (again,) = await one.claim_alarms(150, 50, 9)
+    await one.finish_alarm(again)
+    assert await other.claim_alarms(500, 50, 1) == [("wake", "b", 550)]
+    await other.set_alarm("wake", NewAlarm("b", None))
+    assert await one.next_due_ms() is None
+    await other.set_alarm("wake", NewAlarm("b", 700))
+    await other.set_alarm("wake", NewAlarm("c", 600))
+    await one.postpone_alarms(["b", "c", "none"], 650)
+    assert [(alarm.name, alarm.due_at_ms) for alarm in await one.claim_alarms(700, 50, 1)] == [("c", 750)]
+    assert [alarm.name for alarm in await one.claim_alarms(700, 50, 9)] == ["b"]
+    await _clear(stores)
+
+
+async def the_last_word_on_an_alarm_counts(stores: Stores) -> None:
+    """Appends of one transaction that set and clear the same alarm."""
+    await asyncio.gather(
+        stores.one.append(Append("word", 0, 1, alarms=[NewAlarm("a", 10), NewAlarm("b", None)])),
+        stores.one.append(Append("word", 0, 1, alarms=[NewAlarm("a", None), NewAlarm("b", 20)])),
+    )
+    assert [alarm.name for alarm in await stores.one.claim_alarms(LATER_MS, 1, 9)] == ["b"]
+    await _clear(stores)
+
+
+async def an_alarm_that_was_set_anew_while_it_fired_stays(stores: Stores) -> None:
+    """``finish_alarm`` knows what it has claimed."""
+    await stores.one.set_alarm("anew", NewAlarm("a", 100))
+    (alarm,) = await stores.one.claim_alarms(100, 50, 9)
+    await stores.other.set_alarm("anew", NewAlarm("a", 500))
+    await stores.one.finish_alarm(alarm)
+    assert await stores.one.next_due_ms() == 500
+    (alarm,) = await stores.other.claim_alarms(500, 50, 9)
+    await stores.one.append(Append("anew", 0, 1, alarms=[NewAlarm("a", 900)]))
+    await stores.other.finish_alarm(alarm)
+    assert await stores.one.next_due_ms() == 900
+    await _clear(stores)
+
+
+async def no_two_claims_get_the_same_alarm(stores: Stores) -> None:
+    """As with effects."""
+    names = [f"n{number}" for number in range(100)]
+    await stores.one.append(Append("share", 0, 1, alarms=[NewAlarm(name, 1) for name in names]))
+
+    async def claim(store: Store) -> list[str]:
+        claimed: list[str] = []
+        while due := await store.claim_alarms(1, LATER_MS, 7):
+            claimed += [alarm.name for alarm in due]
+        return claimed
+
+    taken = await asyncio.gather(*(claim(store) for store in (stores.one, stores.other) * 3))
+    assert sorted(name for claimed in taken for name in claimed) == sorted(names)
+    await _clear(stores)
+
+
+async def tokens_live_until_their_time_is_over(stores: Stores) -> None:
+    """``add_token``, ``find_token``, ``tokens``."""
+    store = stores.one
+    forever = StoredToken("d1", "api", "laptop", 100, None)
+    short = StoredToken("d2", "api", "guest", 200, 300)
+    await store.add_token(short)
+    await store.add_token(forever)
+    await store.add_token(StoredToken("d3", "browser", "laptop", 150, None))
+    assert await stores.other.find_token("d2", 299) == short
+    assert await store.find_token("d2", 300) is None
+    assert await store.find_token("none", 0) is None
+    assert await store.tokens("api") == [forever, short]
+    await store.add_token(StoredToken("d4", "login", "later", 300, None))
+    assert await store.tokens("api") == [forever], "adding one drops those whose time is over"
+    assert await store.tokens("no such kind") == []
+
+
+async def a_token_is_revoked_once(stores: Stores) -> None:
+    """``remove_token`` says who was first; ``remove_tokens_named`` how many."""
+    await stores.one.add_token(StoredToken("r1", "login", "link", 1, None))
+    outcomes = await asyncio.gather(
+        *(store.remove_token("r1") for store in (stores.one, stores.other, stores.one, stores.other))
+    )
+    assert sorted(outcomes) == [False, False, False, True]
+    for digest in ("r2", "r3"):
+        await stores.one.add_token(StoredToken(digest, "api", "named", 1, None))
+    assert await stores.other.remove_tokens_named("named") == 2
+    assert await stores.other.remove_tokens_named("named") == 0
+    assert await stores.one.find_token("r2", 0) is None
+
+
+async def it_can_be_written(stores: Stores) -> None:
+    """``probe``."""
+    await stores.one.probe()
+    await stores.other.probe()
+
+
+STORE_CHECKS: tuple[Check, ...] = (
+    appends_go_on_at_the_head_or_not_at_all,
+    what_one_node_appended_the_other_reads,
+    pages_of_events,
+    bodies_come_back_as_they_were,
+    a_refused_append_leaves_nothing_of_itself,
+    neighbours_of_a_refused_append_are_kept,
+    a_chain_is_kept_in_the_order_of_the_calls,
+    a_chain_breaks_where_one_fails,
+    of_two_appends_at_one_head_one_is_kept,
+    of_two_appends_that_begin_a_session_one_is_kept,
+    of_two_appends_with_one_key_one_is_kept,
+    nodes_that_append_to_the_same_sessions_do_not_block_each_other,
+    messages_page_backwards,
+    the_last_snapshot_of_a_shape_is_kept,
+    summaries_page_by_age,
+    answers_are_forgotten_by_age,
+    effects_are_leased,
+    the_longest_due_effect_is_claimed_first,
+    no_two_claims_get_the_same_effect,
+    alarms_are_leased,
+    the_last_word_on_an_alarm_counts,
+    an_alarm_that_was_set_anew_while_it_fired_stays,
+    no_two_claims_get_the_same_alarm,
+    tokens_live_until_their_time_is_over,
+    a_token_is_revoked_once,
+    it_can_be_written,
+)
+
+
+def _append(session_id: str, expected_head: int, *types: str) -> Append:
+    """Events whose bodies are their types."""
+    return Append(session_id, expected_head, 1, [NewEvent(name, name.encode()) for name in types])
+
+
+async def _seqs(store: Store, session_id: str) -> list[int]:
+    return [seq for seq, _ in await store.events(session_id, 0, 9_999)]
+
+
+async def _error(call: Awaitable[None]) -> type[ShipError] | None:
+    try:
+        await call
+    except ShipError as error:
+        return type(error)
+    return None
+
+
+async def _together(*calls: Awaitable[None]) -> list[type[ShipError] | None]:
+    return await asyncio.gather(*map(_error, calls))
+
+
+async def _clear(stores: Stores) -> None:
+    """Leave no effect and no alarm to the next check."""
+    for effect in await stores.one.claim_effects(10 * LATER_MS, 1, 9_999):
+        await stores.one.finish_effect(effect.effect_id)
+    for alarm in await stores.one.claim_alarms(10 * LATER_MS, 1, 9_999):
+        await stores.one.finish_alarm(alarm)
