@@ -2,6 +2,7 @@
 
 make bench                                            # everything
 make bench ARGS="sessions --rounds 5 --json figures.json"
+make bench ARGS="load.append load.fan_out"            # some scenarios of what one control plane bears
 make bench ARGS="sandboxes.start sandboxes.commands"  # some sections of the sandbox host's
 """
 
@@ -11,12 +12,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import bench_load
 import bench_sandboxes
 import bench_sessions
 from bench_figures import Figure, machine, table
 from rich.console import Console
 
-SECTIONS = ["sessions", *(f"sandboxes.{name}" for name in bench_sandboxes.SECTIONS)]
+SECTIONS = [
+    "sessions",
+    *(f"load.{name}" for name in bench_load.SECTIONS),
+    *(f"sandboxes.{name}" for name in bench_sandboxes.SECTIONS),
+]
 
 
 def main() -> None:
@@ -24,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sections", nargs="*", help=f"any of sandboxes, {', '.join(SECTIONS)}; default all")
+    parser.add_argument(
+        "sections", nargs="*", help=f"any of load, sandboxes, {', '.join(SECTIONS)}; default all"
+    )
     parser.add_argument("--rounds", type=int, default=0, help="how often; the default depends on what it is")
     parser.add_argument("--count", type=int, default=200, help="sandboxes at once, commands at once")
     parser.add_argument("--size-mb", type=int, default=1024, help="of the file that goes in and out")
@@ -55,7 +63,10 @@ def _is_chosen(name: str, sections: list[str]) -> bool:
 def _measurement(name: str, arguments: argparse.Namespace) -> Callable[[], list[Figure]]:
     if name == "sessions":
         return lambda: bench_sessions.measure(arguments.rounds or 3)
-    measure = bench_sandboxes.SECTIONS[name.partition(".")[2]]
+    section = name.partition(".")[2]
+    if name.startswith("load."):
+        return lambda: bench_load.SECTIONS[section](arguments.rounds or 3)
+    measure = bench_sandboxes.SECTIONS[section]
     plan = bench_sandboxes.Plan(arguments.rounds, arguments.count, arguments.size_mb, arguments.backend)
     return lambda: measure(plan)
 

@@ -15,13 +15,16 @@ KEYS = ("best", "p50", "p95", "p99")
 @dataclass(frozen=True)
 class Figure:
     """Samples of one thing, in ``unit``; ``floor`` are those of the plain thing that it is held against, ``goal`` what the median
-    shall reach: at most that, or at least where the unit is a rate."""
+    shall reach: at most that, or at least where the unit is a rate. ``baseline`` is another system's figure, ``client`` the most of a
+    core that the client took: near 1 it has measured itself."""
 
     name: str
     unit: str
     samples: tuple[float, ...]
     floor: tuple[float, ...] = ()
     goal: float | None = None
+    baseline: float | None = None
+    client: float | None = None
 
     @property
     def met(self) -> bool | None:
@@ -47,6 +50,10 @@ class Figure:
             summed["floor"] = summary(self.floor, is_rate=self.is_rate)
         if self.goal is not None:
             summed |= {"goal": self.goal, "met": self.met}
+        if self.baseline is not None:
+            summed["baseline"] = self.baseline
+        if self.client is not None:
+            summed["client"] = round(self.client, 2)
         return summed
 
 

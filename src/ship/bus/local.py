@@ -1,7 +1,7 @@
 """The bus in one process: publish after commit, listen with a bounded buffer."""
 
 import asyncio
-from collections import deque
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -15,36 +15,42 @@ class BoundedListener:
     """A ``Listener`` whose buffer is dropped when it is too slow."""
 
     def __init__(self) -> None:
-        self._notices: deque[Notice] = deque()
+        self._notices: list[Notice] = []
         self._size_bytes = 0
-        self._wake = asyncio.Event()
+        self._wake: Callable[[], None] | None = None
         self.lagged = False
 
-    def put(self, notice: Notice) -> None:
-        """Give it a notice; never waits."""
-        if len(self._notices) >= BUFFER or self._size_bytes > BUFFER_BYTES:
-            self._empty()
-            self.lagged = True
-        self._notices.append(notice)
-        self._size_bytes += len(notice.body)
-        self._wake.set()
+    def put(self, notices: list[Notice]) -> None:
+        """Give it notices; never waits."""
+        empty = not self._notices
+        for notice in notices:
+            if len(self._notices) >= BUFFER or self._size_bytes > BUFFER_BYTES:
+                self.drain()
+                self.lagged = True
+            self._notices.append(notice)
+            self._size_bytes += len(notice.body)
+        if empty and self._notices and self._wake is not None:
+            self._wake()
 
     async def take(self, timeout_s: float) -> list[Notice]:
         """As the port says."""
         if not self._notices:
-            self._wake.clear()
-            try:
+            arrived = asyncio.Event()
+            self._wake = arrived.set
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                return []
-        taken = list(self._notices)
-        self._empty()
+                    await arrived.wait()
+        return self.drain()
+
+    def drain(self) -> list[Notice]:
+        """As the port says."""
+        taken, self._notices = self._notices, []
+        self._size_bytes = 0
         return taken
 
-    def _empty(self) -> None:
-        self._notices.clear()
-        self._size_bytes = 0
+    def on_arrival(self, wake: Callable[[], None]) -> None:
+        """As the port says."""
+        self._wake = wake
 
 
 class LocalBus:
@@ -60,8 +66,7 @@ class LocalBus:
     def publish_here(self, topic: str, notices: list[Notice]) -> None:
         """As the port says."""
         for listener in self._topics.get(topic, ()):
-            for notice in notices:
-                listener.put(notice)
+            listener.put(notices)
 
     @asynccontextmanager
     async def listen(self, topic: str) -> AsyncIterator[BoundedListener]:

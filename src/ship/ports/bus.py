@@ -32,6 +32,14 @@ class Listener(Protocol):
         """All that has come, waiting up to ``timeout_s`` for the first; empty when nothing came."""
         ...
 
+    def drain(self) -> list[Notice]:
+        """All that has come, without waiting."""
+        ...
+
+    def on_arrival(self, wake: Callable[[], None]) -> None:
+        """Call this whenever something comes and nothing has waited to be taken: for who listens without a task of its own."""
+        ...
+
 
 class Bus(Protocol):
     """Topics with listeners. A node has at most one subscription to a topic, shared by all who listen on it there."""

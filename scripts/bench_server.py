@@ -1,0 +1,86 @@
+"""The control plane without sandboxes, for measurements: the real store, bus, service, routes and server on a data folder.
+
+What a session would ask of the sandbox host stays in the outbox, as it does while no sandbox host answers. Prints
+``{"url", "token", "pid"}`` as one line when it takes requests, and serves until SIGTERM.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from ship.accounts.sandbox_tokens import SandboxTokens
+from ship.accounts.tokens import Tokens
+from ship.api import Services, create_api
+from ship.api.server import listen, server
+from ship.app.folder import DataFolder
+from ship.app.tokens import now_ms
+from ship.blobs.folder import FolderBlobs
+from ship.bus import LocalBus
+from ship.config import LimitSettings, ModelSpec, Provider
+from ship.sessions.service import Sessions
+from ship.store.sqlite import SqliteStore
+from ship.testing.sandbox_hosts import PretendSandboxHost
+
+MODEL = Provider(
+    name="scripted", protocol="openai", base_url="http://127.0.0.1:9/v1", models=(ModelSpec(name="echo"),)
+)
+CREDENTIAL = "bench.json"
+
+
+async def serve(data: Path, port: int) -> None:
+    """Serves on that port of 127.0.0.1."""
+    folder = DataFolder(data)
+    store = SqliteStore(folder.database)
+    await store.open()
+    tokens = Tokens(store, now_ms)
+    sessions = Sessions(store, LocalBus(), now_ms)
+    app = create_api()
+    app.state.services = Services(
+        sessions=sessions,
+        tokens=tokens,
+        sandbox_tokens=SandboxTokens(folder.secret("signing.key").encode()),
+        blobs=FolderBlobs(folder.blobs),
+        host=PretendSandboxHost(),
+        limits=LimitSettings(),
+        providers=(MODEL,),
+        default_model="scripted/echo",
+        control_url="http://ship.internal",
+        check_repository=lambda source: None,
+        store_bundle=_no_bundle,
+        ready=store.probe,
+    )
+    token = folder.read_json(CREDENTIAL).get("token") or await tokens.create("bench")
+    folder.write_json(CREDENTIAL, {"token": token})
+    with listen("127.0.0.1", port) as listening:
+        running = server(app)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, setattr, running, "should_exit", True)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        sys.stdout.write(json.dumps({"url": url, "token": token, "pid": os.getpid()}) + "\n")
+        sys.stdout.flush()
+        await running.serve(sockets=[listening])
+    await store.close()
+
+
+async def _no_bundle(stream: AsyncIterator[bytes]) -> str:
+    raise NotImplementedError("nothing is uploaded in a measurement")
+
+
+def main() -> None:
+    """Parses and serves."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--core", type=int, default=-1, help="the only core to run on")
+    arguments = parser.parse_args()
+    if arguments.core >= 0:
+        os.sched_setaffinity(0, {arguments.core})
+    asyncio.run(serve(arguments.data, arguments.port))
+
+
+if __name__ == "__main__":
+    main()
