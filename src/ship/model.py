@@ -117,6 +117,22 @@ class Limits(Value, frozen=True):
     cost_usd: float = 0.0
 
 
+class LimitsPatch(Value, frozen=True):
+    """Some limits; None leaves one as it is."""
+
+    time_s: int | None = None
+    tokens: int | None = None
+    cost_usd: float | None = None
+
+    def applied_to(self, limits: Limits) -> Limits:
+        """Those limits with these instead."""
+        return Limits(
+            time_s=limits.time_s if self.time_s is None else self.time_s,
+            tokens=limits.tokens if self.tokens is None else self.tokens,
+            cost_usd=limits.cost_usd if self.cost_usd is None else self.cost_usd,
+        )
+
+
 class LimitKind(StrEnum):
     """Which limit of a task was reached."""
 

@@ -13,7 +13,7 @@ from ship.api import create_api
 from ship.api.openapi import document
 from ship.events import FACTS, Fact, frames
 from ship.sessions import metrics
-from ship.sessions.machine import REPORTABLE
+from ship.sessions.reports import REPORTABLE
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()

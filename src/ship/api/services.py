@@ -120,7 +120,7 @@ async def runner(connection: HTTPConnection, serving: Serving) -> RunnerCaller:
         raise Unauthenticated("a session token is needed", code="session_token_invalid")
     session_id, generation = serving.sandbox_tokens.verify(token.strip())
     state = await serving.sessions.state(session_id)
-    if state.sandbox.generation != generation or state.sandbox.status not in ("creating", "ready"):
+    if state.sandbox.generation != generation or not state.sandbox.is_alive:
         raise StaleGeneration("this sandbox is not the session's any more")
     return RunnerCaller(session_id, generation, state)
 

@@ -21,7 +21,7 @@ class SessionGrants:
         session_id, generation = self._tokens.verify(token)
         state = await self._sessions.state(session_id)
         sandbox = state.sandbox
-        if sandbox.generation != generation or sandbox.status not in ("creating", "ready"):
+        if sandbox.generation != generation or not sandbox.is_alive:
             raise StaleGeneration("this sandbox is not the session's any more")
         running = state.running
         return Grant(

@@ -59,14 +59,15 @@ class SessionFailed(Fact, frozen=True, kw_only=True):
 
 
 class SessionPaused(Fact, frozen=True, kw_only=True):
-    """Its sandbox is to be frozen, with whatever runs in it. ``reason`` is ``idle`` or ``asked``."""
+    """Its sandbox is to be frozen, with whatever runs in it. ``reason`` is ``idle``, ``asked`` or ``resume_failed``."""
 
     TYPE = "session.paused"
     reason: str
 
 
 class SessionResumed(Fact, frozen=True, kw_only=True):
-    """Its sandbox is to go on. ``reason`` is ``asked``, ``task``, ``steer``, ``answer``, ``cancel`` or ``checkpoint``."""
+    """Its sandbox is to go on. ``reason`` is ``asked``, ``task``, ``steer``, ``answer``, ``cancel``, ``checkpoint`` or
+    ``pause_failed``."""
 
     TYPE = "session.resumed"
     reason: str

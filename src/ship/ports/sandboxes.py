@@ -40,6 +40,16 @@ class SandboxHost(Protocol):
         """It now ends ``timeout_s`` from now."""
         ...
 
+    async def pause(self, sandbox_id: str) -> None:
+        """Freeze it with all that runs in it: it uses no CPU, does not end by itself, and is still found. One that is paused
+        already stays so. Any other call but ``find``, ``kill`` and ``resume`` may wake it."""
+        ...
+
+    async def resume(self, sandbox_id: str, timeout_s: int) -> bool:
+        """Let it go on, and end ``timeout_s`` from now. True when its started commands go on where they were; False when the memory was
+        lost and it was started anew from its files, with none of them. One that is not paused stays as it is."""
+        ...
+
     async def start(self, sandbox_id: str, command: str, env: Mapping[str, str]) -> None:
         """Start a command that goes on by itself; returns once it runs. Nothing reads its output."""
         ...

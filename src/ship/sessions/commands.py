@@ -1,7 +1,18 @@
 """Everything that can be asked of a session, and what the machine asks of the world in turn."""
 
-from ship.events import Cursor, Fact
-from ship.model import AgentMode, Answer, Approval, Failure, Repository, Value
+from ship.events import Cursor, Fact, facts
+from ship.model import (
+    Actor,
+    AgentMode,
+    Answer,
+    Approval,
+    Failure,
+    LimitsPatch,
+    Origin,
+    Parent,
+    Repository,
+    Value,
+)
 
 
 class Command(Value, frozen=True):
@@ -9,7 +20,8 @@ class Command(Value, frozen=True):
 
 
 class CreateSession(Command, frozen=True):
-    """Begin; with a ``prompt`` the first task (``task_id``) is queued at once."""
+    """Begin; with a ``prompt`` the first task (``task_id``) is queued at once. ``limits`` stand on top of the policy's. A fork has an
+    ``origin`` and the facts of the checkpoint that it begins with in ``inherited``; a child has a ``parent``."""
 
     title: str
     repository: Repository
@@ -18,15 +30,37 @@ class CreateSession(Command, frozen=True):
     prompt: str = ""
     task_id: str = ""
     agent: AgentMode = AgentMode.BUILD
+    limits: LimitsPatch = LimitsPatch()
+    origin: Origin | None = None
+    inherited: tuple[facts.ArtifactStored | facts.CheckpointCreated, ...] = ()
+    parent: Parent | None = None
 
 
 class QueueTask(Command, frozen=True):
-    """Work on this after what is queued already. An empty ``model`` means the session's."""
+    """Work on this after what is queued already. An empty ``model`` means the session's, ``limits`` stand on top of the session's."""
 
     task_id: str
     prompt: str
     model: str = ""
     agent: AgentMode = AgentMode.BUILD
+    limits: LimitsPatch = LimitsPatch()
+
+
+class EditTask(Command, frozen=True):
+    """Change a waiting task, or the limits of the running one; None leaves a value as it is."""
+
+    task_id: str
+    prompt: str | None = None
+    model: str | None = None
+    agent: AgentMode | None = None
+    limits: LimitsPatch = LimitsPatch()
+
+
+class MoveTask(Command, frozen=True):
+    """Let a waiting task come before another one, or last when ``before`` is empty."""
+
+    task_id: str
+    before: str = ""
 
 
 class SteerTask(Command, frozen=True):
@@ -57,6 +91,37 @@ class PostMessage(Command, frozen=True):
 
     message_id: str
     text: str
+
+
+class PauseSession(Command, frozen=True):
+    """Freeze it. ``checkpoint_id`` is for the checkpoint of a task that runs."""
+
+    checkpoint_id: str
+
+
+class ResumeSession(Command, frozen=True):
+    """Let it go on."""
+
+
+class RequestCheckpoint(Command, frozen=True):
+    """Make a checkpoint of the workspace as it stands; where one is wanted already, it is that one."""
+
+    checkpoint_id: str
+
+
+class StartChild(Command, frozen=True):
+    """Start a session of its own on the same repository. An empty ``model`` means this session's."""
+
+    child_id: str
+    title: str
+    prompt: str
+    model: str = ""
+
+
+class FinishChild(Command, frozen=True):
+    """A child has nothing left to do."""
+
+    fact: facts.ChildFinished
 
 
 class RetrySession(Command, frozen=True):
@@ -97,6 +162,19 @@ class ReportMissing(Command, frozen=True):
     reason: str
 
 
+class ReportFrozen(Command, frozen=True):
+    """The host has paused the sandbox of ``generation``."""
+
+    generation: int
+
+
+class ReportThawed(Command, frozen=True):
+    """The host has resumed the sandbox of ``generation``, with its ``memory`` or without."""
+
+    generation: int
+    memory: bool
+
+
 class RecordModelCall(Command, frozen=True):
     """The gateway forwarded a call for the sandbox of ``generation``."""
 
@@ -105,17 +183,19 @@ class RecordModelCall(Command, frozen=True):
 
 
 class RecordEffectFailure(Command, frozen=True):
-    """An effect failed for good."""
+    """An effect failed for good. ``child_id`` is the child that it should have begun."""
 
-    fact: Fact
+    fact: facts.EffectFailed
     generation: int
     failure: Failure
+    child_id: str = ""
 
 
 class FireAlarm(Command, frozen=True):
-    """An alarm is due."""
+    """An alarm is due. ``checkpoint_id`` is for the checkpoint that it may ask for."""
 
     name: str
+    checkpoint_id: str = ""
 
 
 class Effect(Value, frozen=True, tag_field="kind"):
@@ -138,7 +218,49 @@ class KillSandbox(Effect, frozen=True, tag="kill_sandbox"):
     """End every sandbox of this session up to this generation."""
 
 
-AnyEffect = ProvisionSandbox | CheckSandbox | KillSandbox
+class PauseSandbox(Effect, frozen=True, tag="pause_sandbox"):
+    """Freeze it, unless the session was resumed meanwhile."""
+
+    sandbox_id: str
+
+
+class ResumeSandbox(Effect, frozen=True, tag="resume_sandbox"):
+    """Thaw it, unless the session was paused meanwhile."""
+
+    sandbox_id: str
+
+
+class BeginChild(Effect, frozen=True, tag="begin_child"):
+    """Create the session of a child that was started by ``by``."""
+
+    child_id: str
+    task_id: str
+    title: str
+    prompt: str
+    model: str
+    by: Actor
+
+
+class ReportToParent(Effect, frozen=True, tag="report_to_parent"):
+    """Tell the parent how this child's work ended."""
+
+
+class EndChildren(Effect, frozen=True, tag="end_children"):
+    """Archive these children: what they were started for was ended."""
+
+    child_ids: tuple[str, ...]
+
+
+AnyEffect = (
+    ProvisionSandbox
+    | CheckSandbox
+    | KillSandbox
+    | PauseSandbox
+    | ResumeSandbox
+    | BeginChild
+    | ReportToParent
+    | EndChildren
+)
 
 
 class Alarm(Value, frozen=True):

@@ -1,13 +1,16 @@
 """Carries out what the machine asks of the world. Each effect is done at least once and may be done again."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ship.errors import NotFound
+from ship.errors import Conflict, NotFound
 from ship.events import facts
-from ship.model import SYSTEM, SessionStatus
+from ship.model import SYSTEM, LimitsPatch, Parent, SessionStatus, TaskStatus
 from ship.ports.sandboxes import SandboxHost
 from ship.sessions import commands
+from ship.sessions.draft import outcome
+from ship.sessions.ids import new_id
 from ship.sessions.service import Sessions
 
 RUNNER = "ship-runner"
@@ -44,6 +47,16 @@ class Effects:
                 await self._check(session_id, effect)
             case commands.KillSandbox():
                 await self._kill(session_id, effect.generation)
+            case commands.PauseSandbox():
+                await self._freeze(session_id, effect)
+            case commands.ResumeSandbox():
+                await self._thaw(session_id, effect)
+            case commands.BeginChild():
+                await self._begin_child(session_id, effect)
+            case commands.ReportToParent():
+                await self._report_to_parent(session_id)
+            case commands.EndChildren():
+                await self._end_children(effect)
 
     async def _provision(self, session_id: str, generation: int) -> None:
         if await self._is_over(session_id, generation):
@@ -79,7 +92,7 @@ class Effects:
         return (
             state.status is SessionStatus.ARCHIVED
             or state.sandbox.generation != generation
-            or state.sandbox.status not in ("creating", "ready")
+            or not state.sandbox.is_alive
         )
 
     async def _start_runner(self, session_id: str, generation: int, sandbox_id: str) -> None:
@@ -90,14 +103,105 @@ class Effects:
         await self._host.start(sandbox_id, f"exec {RUNNER}", env)
 
     async def _check(self, session_id: str, effect: commands.CheckSandbox) -> None:
+        if await self._is_resting(session_id):
+            return
         try:
             await self._host.extend(effect.sandbox_id, SANDBOX_TIMEOUT_S)
             await self._start_runner(session_id, effect.generation, effect.sandbox_id)
         except NotFound:
-            missing = commands.ReportMissing(
-                generation=effect.generation, reason="the sandbox host does not have it any more"
-            )
-            await self._sessions.execute(session_id, missing, SYSTEM)
+            if not await self._is_resting(session_id):
+                await self._report_missing(session_id, effect.generation)
+
+    async def _freeze(self, session_id: str, effect: commands.PauseSandbox) -> None:
+        if await self._is_over(session_id, effect.generation) or not await self._is_paused(session_id):
+            return
+        try:
+            await self._host.pause(effect.sandbox_id)
+        except NotFound:
+            await self._report_missing(session_id, effect.generation)
+            return
+        frozen = commands.ReportFrozen(generation=effect.generation)
+        await self._sessions.execute(session_id, frozen, SYSTEM)
+
+    async def _thaw(self, session_id: str, effect: commands.ResumeSandbox) -> None:
+        if await self._is_over(session_id, effect.generation) or await self._is_paused(session_id):
+            return
+        try:
+            memory = await self._host.resume(effect.sandbox_id, SANDBOX_TIMEOUT_S)
+            await self._start_runner(session_id, effect.generation, effect.sandbox_id)
+        except NotFound:
+            await self._report_missing(session_id, effect.generation)
+            return
+        thawed = commands.ReportThawed(generation=effect.generation, memory=memory)
+        await self._sessions.execute(session_id, thawed, SYSTEM)
+
+    async def _is_paused(self, session_id: str) -> bool:
+        return (await self._sessions.state(session_id)).status is SessionStatus.PAUSED
+
+    async def _is_resting(self, session_id: str) -> bool:
+        """Whether its sandbox may be frozen: a host answers for such a one as if it were gone."""
+        state = await self._sessions.state(session_id)
+        return state.status is SessionStatus.PAUSED or state.sandbox.status == "paused"
+
+    async def _report_missing(self, session_id: str, generation: int) -> None:
+        missing = commands.ReportMissing(
+            generation=generation, reason="the sandbox host does not have it any more"
+        )
+        await self._sessions.execute(session_id, missing, SYSTEM)
+
+    async def _begin_child(self, session_id: str, effect: commands.BeginChild) -> None:
+        state = await self._sessions.state(session_id)
+        task = state.task(effect.task_id)
+        limits = task.limits if task else state.limits
+        parent = Parent(
+            session_id=session_id,
+            task_id=effect.task_id,
+            depth=state.parent.depth + 1 if state.parent else 1,
+        )
+        command = commands.CreateSession(
+            title=effect.title,
+            repository=state.repository,
+            model=effect.model,
+            approval=state.approval,
+            prompt=effect.prompt,
+            task_id=new_id("tsk"),
+            limits=LimitsPatch(time_s=limits.time_s, tokens=limits.tokens, cost_usd=limits.cost_usd),
+            parent=parent,
+        )
+        with contextlib.suppress(Conflict):  # an earlier try has begun it
+            await self._sessions.execute(effect.child_id, command, effect.by)
+        state = await self._sessions.state(session_id)
+        task = state.task(effect.task_id)
+        is_over = task is not None and task.status in (TaskStatus.FAILED, TaskStatus.CANCELLED)
+        if is_over or state.status is SessionStatus.ARCHIVED:
+            await self._archive(effect.child_id)
+
+    async def _report_to_parent(self, session_id: str) -> None:
+        state = await self._sessions.state(session_id)
+        status = outcome(state)
+        if state.parent is None or status is None:
+            return
+        files = state.checkpoint.files if state.checkpoint else ()
+        fact = facts.ChildFinished(
+            child_id=session_id,
+            status=status,
+            summary=state.failure.reason if state.failure else state.last_text,
+            files_changed=len(files),
+            additions=sum(file.additions for file in files),
+            deletions=sum(file.deletions for file in files),
+        )
+        with contextlib.suppress(Conflict):  # the parent is archived: nobody waits for it
+            await self._sessions.execute(state.parent.session_id, commands.FinishChild(fact=fact), SYSTEM)
+
+    async def _end_children(self, effect: commands.EndChildren) -> None:
+        for child_id in effect.child_ids:
+            await self._archive(child_id)
+
+    async def _archive(self, session_id: str) -> None:
+        with contextlib.suppress(
+            NotFound
+        ):  # it has not begun yet: who begins it sees that its parent is over
+            await self._sessions.execute(session_id, commands.ArchiveSession(), SYSTEM)
 
     async def _kill(self, session_id: str, generation: int) -> None:
         for sandbox_id, metadata in await self._host.find({"ship.session": session_id}):

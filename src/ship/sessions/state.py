@@ -237,6 +237,13 @@ class SessionState(Value, frozen=True):
         """Whether time counts: the agent works and waits for nobody."""
         return self.status is SessionStatus.RUNNING and self.sandbox.status == "ready" and not self.requests
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing goes on until somebody does something."""
+        return self.status is SessionStatus.READY or (
+            self.status is SessionStatus.RUNNING and bool(self.requests)
+        )
+
     def chain(self, checkpoint_id: str) -> tuple[SavedPoint, ...]:
         """The checkpoints whose bundles restore that one, in order; empty when it is not known."""
         known = {point.id: point for point in self.checkpoints}

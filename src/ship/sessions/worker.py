@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from typing import Protocol
 
 import msgspec
@@ -12,6 +13,7 @@ from ship.model import SYSTEM, Failure
 from ship.ports.store import DueAlarm, DueEffect, LogStore, Outbox
 from ship.sessions import commands, metrics
 from ship.sessions.effects import Effects
+from ship.sessions.ids import new_id
 from ship.sessions.machine import DEADLINES
 from ship.sessions.service import Sessions
 
@@ -25,6 +27,8 @@ IDLE_S = 60.0
 STORE_RETRY_S = 1.0
 GRACE_MS = 60_000
 """How long after a start no deadline fires: what it waits for may have happened while nobody listened."""
+JUMP_MS = 5_000
+"""A clock that jumps ahead by more was set, or the machine slept; then it is as after a start."""
 
 _log = logging.getLogger("ship.worker")
 _decoder = msgspec.json.Decoder(commands.AnyEffect)
@@ -45,6 +49,7 @@ class Worker:
         self._effects = effects
         self._wake = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
+        self._clock = _Clock(sessions.now_ms())
         sessions.on_work(self._wake.set)
 
     async def run(self) -> None:
@@ -71,6 +76,8 @@ class Worker:
 
     async def _claim(self) -> None:
         now_ms = self._sessions.now_ms()
+        if self._clock.jumped_ms(now_ms) > JUMP_MS:
+            await self._store.postpone_alarms(DEADLINES, now_ms + GRACE_MS)
         _, effects, alarms = await asyncio.gather(
             self._store.forget_answers(now_ms - KEY_LIFE_MS),
             self._store.claim_effects(now_ms, LEASE_MS, AT_ONCE - len(self._running)),
@@ -129,7 +136,9 @@ class Worker:
             attempts=due.attempts,
             failure=failure,
         )
-        report = commands.RecordEffectFailure(fact=fact, generation=effect.generation, failure=failure)
+        report = commands.RecordEffectFailure(
+            fact=fact, generation=effect.generation, failure=failure, child_id=getattr(effect, "child_id", "")
+        )
         try:
             await self._sessions.execute(due.session_id, report, SYSTEM)
         except Conflict:
@@ -137,13 +146,26 @@ class Worker:
         await self._store.finish_effect(due.effect_id)
 
     async def _fire(self, alarm: DueAlarm) -> None:
+        fired = commands.FireAlarm(name=alarm.name, checkpoint_id=new_id("ckp"))
         try:
-            await self._sessions.execute(alarm.session_id, commands.FireAlarm(name=alarm.name), SYSTEM)
+            await self._sessions.execute(alarm.session_id, fired, SYSTEM)
         except Unavailable:
             raise  # its lease brings it back
         except ShipError as error:
             _log.info("alarm %s of %s had nothing to do: %s", alarm.name, alarm.session_id, error)
         await self._store.finish_alarm(alarm)
+
+
+class _Clock:
+    """Compares the clock on the wall, which alarms go by, with one that nobody sets and that stands still while the machine sleeps."""
+
+    def __init__(self, now_ms: int) -> None:
+        self._ahead_ms = now_ms - time.monotonic() * 1000
+
+    def jumped_ms(self, now_ms: int) -> float:
+        """How far it went ahead since the last time."""
+        before, self._ahead_ms = self._ahead_ms, now_ms - time.monotonic() * 1000
+        return self._ahead_ms - before
 
 
 def _kind(effect: commands.AnyEffect) -> str:

@@ -42,6 +42,13 @@ async def check_sandbox_host(host: SandboxHost, template: str) -> None:
     await host.start(sandbox_id, "exec sleep 61.5", {"NAME": "value"})
     assert await host.running(sandbox_id, "sleep 61.5")
     assert not await host.running(other_id, "sleep 61.5")
+    await host.pause(sandbox_id)
+    await host.pause(sandbox_id)
+    assert sandbox_id in {found for found, _ in await host.find({"a": "1"})}
+    assert await host.resume(sandbox_id, 60)
+    assert await host.resume(sandbox_id, 60)
+    assert await host.running(sandbox_id, "sleep 61.5")
+    await host.pause(other_id)
     assert await _error(host.list_files(sandbox_id, "/no/such")) == (NotFound, "file_not_found")
     assert await _error(anext(aiter(host.read_file(sandbox_id, "/no/such")))) == (NotFound, "file_not_found")
     await host.kill(sandbox_id)
@@ -49,6 +56,8 @@ async def check_sandbox_host(host: SandboxHost, template: str) -> None:
     assert [found for found, _ in await host.find({"a": "1"})] == [other_id]
     gone = (NotFound, "sandbox_not_found")
     assert await _error(host.extend(sandbox_id, 60)) == gone
+    assert await _error(host.pause(sandbox_id)) == gone
+    assert await _error(host.resume(sandbox_id, 60)) == gone
     assert await _error(host.run(sandbox_id, "exit 0", 10)) == gone
     assert await _error(host.running(sandbox_id, "x")) == gone
     assert await _error(host.start(sandbox_id, "true", {})) == gone

@@ -9,11 +9,13 @@ from ship.ports.sandboxes import CommandResult, FileEntry
 
 @dataclass
 class PretendSandbox:
-    """What is remembered of one sandbox: ``files`` maps absolute paths to bytes, ``started`` keeps commands and environments."""
+    """What is remembered of one sandbox: ``files`` maps absolute paths to bytes, ``started`` keeps commands and environments,
+    ``is_paused`` says that nothing of it runs."""
 
     metadata: dict[str, str]
     files: dict[str, bytes] = field(default_factory=dict)
     started: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    is_paused: bool = False
 
 
 class PretendSandboxHost:
@@ -41,6 +43,16 @@ class PretendSandboxHost:
     async def extend(self, sandbox_id: str, timeout_s: int) -> None:
         """As the port says."""
         self._sandbox(sandbox_id)
+
+    async def pause(self, sandbox_id: str) -> None:
+        """As the port says."""
+        self._sandbox(sandbox_id).is_paused = True
+
+    async def resume(self, sandbox_id: str, timeout_s: int) -> bool:
+        """As the port says."""
+        sandbox = self._sandbox(sandbox_id)
+        sandbox.is_paused = False
+        return bool(sandbox.started)
 
     async def start(self, sandbox_id: str, command: str, env: Mapping[str, str]) -> None:
         """As the port says."""
@@ -96,6 +108,15 @@ class FullSandboxHost(PretendSandboxHost):
     async def create(self, template: str, metadata: Mapping[str, str], timeout_s: int) -> str:
         """Raises SandboxFailed."""
         raise SandboxFailed("no room for another sandbox", code="sandbox_host_full", hint="End some.")
+
+
+class AmnesicSandboxHost(PretendSandboxHost):
+    """Keeps the files of a paused sandbox and forgets what ran in it."""
+
+    async def pause(self, sandbox_id: str) -> None:
+        """As the port says, without the memory."""
+        await super().pause(sandbox_id)
+        self._sandbox(sandbox_id).started.clear()
 
 
 class ForgetfulSandboxHost(PretendSandboxHost):

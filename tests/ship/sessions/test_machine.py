@@ -6,80 +6,33 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.ship.sessions.driven import FAILURE, ME, NOW_MS, Session, created, ready
 
 from ship.errors import Conflict, InvalidInput, NotFound, ShipError, StaleGeneration
-from ship.events import Cursor, Fact, Record, decode, encode, facts
+from ship.events import Cursor, Fact, decode, encode, facts
 from ship.model import (
     SYSTEM,
-    Actor,
-    ActorKind,
     AgentMode,
     Answer,
-    Failure,
+    CheckpointReason,
+    LimitsPatch,
     PermissionReply,
     Question,
-    Repository,
     RequestKind,
     SessionStatus,
     TaskStatus,
     Usage,
+    Value,
 )
 from ship.sessions import commands
 from ship.sessions.fold import fold
-from ship.sessions.machine import Decision, decide
+from ship.sessions.machine import ALARMS, decide
 from ship.sessions.state import SessionState
-
-ME = Actor(kind=ActorKind.USER, name="me")
-FAILURE = Failure(code="x", reason="why", hint="so")
-NOW_MS = 1_000
-
-
-class Session:
-    """A session driven by hand: commands in, log out."""
-
-    def __init__(self) -> None:
-        self.log: list[Record] = []
-        self.state: SessionState | None = None
-        self.effects: list[Any] = []
-        self.n = 0
-
-    def do(self, command: commands.Command, actor: Actor = ME) -> Decision:
-        decision = decide(self.state, command, actor, NOW_MS)
-        self.log += decision.records
-        self.effects += decision.effects
-        self.state = decision.state
-        return decision
-
-    def report(self, fact: Fact) -> Decision:
-        assert self.state is not None
-        cursor = self.state.cursor
-        return self.do(
-            commands.ReportFrame(at=Cursor(generation=cursor.generation, n=cursor.n + 1), fact=fact)
-        )
-
-    @property
-    def types(self) -> list[str]:
-        return [record.fact.TYPE for record in self.log]
-
-
-def created(prompt: str = "") -> Session:
-    session = Session()
-    repository = Repository(source="/tmp/repo")
-    session.do(
-        commands.CreateSession(title="t", repository=repository, model="p/m", prompt=prompt, task_id="tsk_1")
-    )
-    return session
-
-
-def ready(prompt: str = "") -> Session:
-    session = created(prompt)
-    session.report(facts.SandboxReady(generation=1, base_commit="c0", work_branch="ship/x"))
-    return session
 
 
 def test_a_new_session_asks_for_a_sandbox_and_starts_its_task_when_that_is_ready() -> None:
     session = created("do it")
-    assert session.state and session.state.status is SessionStatus.PROVISIONING
+    assert session.state.status is SessionStatus.PROVISIONING
     assert [type(effect) for effect in session.effects] == [commands.ProvisionSandbox]
     session.report(facts.SandboxReady(generation=1, base_commit="c0", work_branch="ship/x"))
     assert session.state.status is SessionStatus.RUNNING
@@ -89,7 +42,7 @@ def test_a_new_session_asks_for_a_sandbox_and_starts_its_task_when_that_is_ready
 def test_follow_ups_wait_and_run_one_at_a_time() -> None:
     session = ready("first")
     session.do(commands.QueueTask(task_id="tsk_2", prompt="second"))
-    assert session.state and [task.id for task in session.state.queue] == ["tsk_2"]
+    assert [task.id for task in session.state.queue] == ["tsk_2"]
     session.report(facts.TaskCompleted(task_id="tsk_1"))
     assert session.state.running and session.state.running.id == "tsk_2"
 
@@ -101,7 +54,7 @@ def test_a_steer_reaches_the_running_task_or_becomes_a_task() -> None:
     session.report(facts.TaskCompleted(task_id="tsk_1"))
     started = session.do(commands.SteerTask(task_id="tsk_3", steer_id="str_2", text="again"))
     assert started.answer["task_id"] == "tsk_3"
-    assert session.state and session.state.running and session.state.running.id == "tsk_3"
+    assert session.state.running and session.state.running.id == "tsk_3"
 
 
 def test_a_queued_task_is_cancelled_at_once_and_a_running_one_by_its_agent() -> None:
@@ -111,7 +64,7 @@ def test_a_queued_task_is_cancelled_at_once_and_a_running_one_by_its_agent() -> 
     session.do(commands.CancelTask(task_id="tsk_1"))
     again = session.do(commands.CancelTask(task_id="tsk_1"))
     assert not again.records
-    assert session.state and session.state.running and session.state.running.cancel_requested
+    assert session.state.running and session.state.running.cancel_requested
     session.report(facts.TaskCancelled(task_id="tsk_1"))
     assert [task.status for task in session.state.tasks] == [TaskStatus.CANCELLED] * 2
 
@@ -120,7 +73,7 @@ def test_an_agent_that_does_not_stop_loses_its_sandbox() -> None:
     session = ready("first")
     session.do(commands.CancelTask(task_id="tsk_1"))
     session.do(commands.FireAlarm(name="cancel_deadline"), SYSTEM)
-    assert session.state and session.state.sandbox.generation == 2
+    assert session.state.sandbox.generation == 2
     assert session.state.tasks[0].status is TaskStatus.CANCELLED
     assert session.effects[-2:] == [
         commands.KillSandbox(generation=1),
@@ -131,7 +84,7 @@ def test_an_agent_that_does_not_stop_loses_its_sandbox() -> None:
 def test_a_failed_provision_says_why_and_can_be_retried() -> None:
     session = created("do it")
     session.report(facts.SandboxFailed(generation=1, failure=FAILURE))
-    assert session.state and session.state.status is SessionStatus.FAILED
+    assert session.state.status is SessionStatus.FAILED
     assert session.state.failure == FAILURE
     session.do(commands.RetrySession())
     assert session.state.sandbox.generation == 2
@@ -142,16 +95,9 @@ def test_a_failed_provision_says_why_and_can_be_retried() -> None:
 def test_a_new_task_brings_a_failed_session_back() -> None:
     session = created()
     session.do(commands.FireAlarm(name="provision_deadline"), SYSTEM)
-    assert session.state and session.state.failure and session.state.failure.code == "provision_timeout"
+    assert session.state.failure and session.state.failure.code == "provision_timeout"
     session.do(commands.QueueTask(task_id="tsk_1", prompt="go"))
     assert session.state.status is SessionStatus.PROVISIONING
-
-
-def test_a_lost_sandbox_ends_its_task_and_says_so() -> None:
-    session = ready("first")
-    session.do(commands.ReportMissing(generation=1, reason="gone"), SYSTEM)
-    assert session.state and session.state.status is SessionStatus.FAILED
-    assert session.state.tasks[0].failure and session.state.tasks[0].failure.code == "sandbox_lost"
 
 
 def test_frames_are_taken_once_in_order_and_of_the_present_generation_only() -> None:
@@ -181,7 +127,8 @@ def test_frames_are_taken_once_in_order_and_of_the_present_generation_only() -> 
 def test_a_runner_that_says_what_it_may_not_is_cut_off(fact: Fact) -> None:
     session = ready("first")
     session.report(fact)
-    assert session.state and session.state.sandbox.status == "lost"
+    assert "sandbox.lost" in session.types
+    assert session.state.sandbox.generation == 2
     assert fact not in [record.fact for record in session.log[5:]]
 
 
@@ -205,7 +152,7 @@ def test_requests_are_answered_once_in_their_own_form() -> None:
         with pytest.raises(InvalidInput):
             session.do(commands.AnswerRequest(request_id="r2", answer=wrong))
     session.report(facts.TaskCompleted(task_id="tsk_1"))
-    assert session.state and not session.state.requests
+    assert not session.state.requests
     assert "request.withdrawn" in session.types
 
 
@@ -214,7 +161,7 @@ def test_nothing_follows_an_archive() -> None:
     session.do(commands.QueueTask(task_id="tsk_2", prompt="second"))
     session.do(commands.ArchiveSession())
     assert session.types[-1] == "session.archived"
-    assert session.state and {task.status for task in session.state.tasks} == {TaskStatus.CANCELLED}
+    assert {task.status for task in session.state.tasks} == {TaskStatus.CANCELLED}
     assert session.effects[-1] == commands.KillSandbox(generation=1)
     length = len(session.log)
     session.do(commands.ArchiveSession())
@@ -240,8 +187,14 @@ def test_model_calls_add_up() -> None:
     )
     for _ in range(2):
         session.do(commands.RecordModelCall(generation=1, fact=call), SYSTEM)
-    assert session.state and session.state.usage.input_tokens == 14
+    assert session.state.usage.input_tokens == 14
     assert session.state.tasks[0].usage.cost_usd == 1.0
+
+
+class Wait(Value, frozen=True):
+    """Time passes, and alarms fire."""
+
+    seconds: int
 
 
 # Any sequence of commands. Ids are drawn from a small set, so that they often meet.
@@ -249,6 +202,9 @@ def test_model_calls_add_up() -> None:
 TASK = st.sampled_from(["tsk_1", "tsk_2", "tsk_3"])
 REQUEST = st.sampled_from(["r1", "r2"])
 GENERATION = st.integers(1, 3)
+CHECKPOINT = st.sampled_from(["ckp_1", "ckp_2"])
+CHILD = st.sampled_from(["ses_1", "ses_2"])
+LIMITS = st.builds(LimitsPatch, time_s=st.sampled_from([None, 0, 30]), tokens=st.sampled_from([None, 0, 50]))
 TEXT = st.text(max_size=10)
 
 REPORTED = st.one_of(
@@ -265,19 +221,69 @@ REPORTED = st.one_of(
     ),
     st.builds(facts.RequestWithdrawn, request_id=REQUEST),
     st.builds(facts.TodosUpdated, task_id=TASK, todos=st.just(())),
+    st.builds(
+        facts.SandboxRestored, generation=GENERATION, checkpoint_id=CHECKPOINT, conversation=st.booleans()
+    ),
+    st.builds(
+        facts.CheckpointCreated,
+        checkpoint_id=CHECKPOINT,
+        task_id=st.sampled_from(["", "tsk_1"]),
+        commit=st.just("c"),
+        base_commit=st.just("b"),
+        files=st.just(()),
+        diff_artifact=st.sampled_from(["a1", "a2"]),
+        parent_id=st.sampled_from(["", "ckp_1"]),
+        reason=st.sampled_from(CheckpointReason),
+    ),
     st.just(facts.SessionArchived()),
 )
 COMMANDS = st.one_of(
-    st.builds(commands.QueueTask, task_id=TASK, prompt=TEXT, agent=st.sampled_from(AgentMode)),
+    st.builds(commands.QueueTask, task_id=TASK, prompt=TEXT, agent=st.sampled_from(AgentMode), limits=LIMITS),
+    st.builds(commands.EditTask, task_id=TASK, prompt=st.none() | TEXT, limits=LIMITS),
+    st.builds(commands.MoveTask, task_id=TASK, before=st.sampled_from(["", "tsk_1", "tsk_2", "tsk_3"])),
+    st.builds(commands.PauseSession, checkpoint_id=CHECKPOINT),
+    st.just(commands.ResumeSession()),
+    st.builds(commands.RequestCheckpoint, checkpoint_id=CHECKPOINT),
+    st.builds(commands.ReportFrozen, generation=GENERATION),
+    st.builds(commands.ReportThawed, generation=GENERATION, memory=st.booleans()),
+    st.builds(commands.StartChild, child_id=CHILD, title=TEXT, prompt=TEXT),
+    st.builds(
+        commands.FinishChild,
+        fact=st.builds(facts.ChildFinished, child_id=CHILD, status=st.just(TaskStatus.FAILED), summary=TEXT),
+    ),
+    st.builds(
+        commands.RecordModelCall,
+        generation=GENERATION,
+        fact=st.builds(
+            facts.ModelCalled,
+            task_id=TASK,
+            provider=TEXT,
+            model=TEXT,
+            status=st.just(200),
+            took_ms=st.just(1),
+            usage=st.builds(Usage, input_tokens=st.integers(0, 40)),
+        ),
+    ),
+    st.builds(
+        commands.RecordEffectFailure,
+        fact=st.builds(
+            facts.EffectFailed,
+            effect_id=TEXT,
+            kind=st.sampled_from(["pause_sandbox", "resume_sandbox", "provision_sandbox"]),
+            attempts=st.just(4),
+            failure=st.just(FAILURE),
+        ),
+        generation=GENERATION,
+        failure=st.just(FAILURE),
+    ),
+    st.builds(Wait, seconds=st.sampled_from([1, 40, 1_000])),
     st.builds(commands.SteerTask, task_id=TASK, steer_id=TEXT, text=TEXT),
     st.builds(commands.CancelTask, task_id=TASK),
     st.builds(commands.AnswerRequest, request_id=REQUEST, answer=st.just(Answer(reply=PermissionReply.ONCE))),
     st.builds(commands.PostMessage, message_id=TEXT, text=TEXT),
     st.just(commands.RetrySession()),
     st.builds(commands.ReportMissing, generation=GENERATION, reason=TEXT),
-    st.builds(
-        commands.FireAlarm, name=st.sampled_from(["provision_deadline", "cancel_deadline", "sandbox_check"])
-    ),
+    st.builds(commands.FireAlarm, name=st.sampled_from(ALARMS), checkpoint_id=CHECKPOINT),
     st.builds(commands.ReportProgress, generation=GENERATION, fact=REPORTED),
     st.builds(
         commands.ReportFrame, at=st.builds(Cursor, generation=GENERATION, n=st.integers(1, 6)), fact=REPORTED
@@ -299,12 +305,14 @@ def driven(sequence: list[Any]) -> Session:
             queued.add(task_id)
         before = len(session.log)
         try:
-            if isinstance(step, Fact):
+            if isinstance(step, Wait):
+                session.pass_time(step.seconds)
+            elif isinstance(step, Fact):
                 session.report(step)
             else:
                 session.do(step)
         except ShipError:
-            assert len(session.log) == before
+            assert len(session.log) == before or isinstance(step, Wait)
     return session
 
 
@@ -329,9 +337,18 @@ def test_any_sequence_keeps_the_invariants(sequence: list[Any]) -> None:
             ):
                 running.discard(task_id)
     state = session.state
-    assert state is not None
     assert {task.id for task in state.tasks if task.status is TaskStatus.RUNNING} == running
-    assert (state.status is SessionStatus.RUNNING) == bool(running)
+    rests = (SessionStatus.PAUSED, SessionStatus.PROVISIONING)
+    assert (state.status is SessionStatus.RUNNING) == bool(running) or (running and state.status in rests)
+    assert (state.pause_reason != "") == (state.status is SessionStatus.PAUSED)
+    for task in state.tasks:
+        is_clocked = state.is_working and task.status is TaskStatus.RUNNING
+        assert bool(task.working_since_ms) == is_clocked
+        assert 0 <= task.worked_ms <= session.now_ms - NOW_MS
+        if task.ending and task.status is TaskStatus.RUNNING:
+            assert "cancel_deadline" in session.alarms
+    if state.is_waiting and state.status is SessionStatus.READY:
+        assert "idle_pause" in session.alarms
     if state.status is SessionStatus.READY:
         assert not state.queue
     if not running:

@@ -10,8 +10,19 @@ import pytest
 
 from ship.bus import LocalBus
 from ship.errors import Unavailable
-from ship.events import Cursor, facts
-from ship.model import SYSTEM, Actor, ActorKind, Repository, SessionStatus
+from ship.events import Cursor, decode, facts
+from ship.events.frames import Delta
+from ship.model import (
+    AGENT,
+    SYSTEM,
+    Actor,
+    ActorKind,
+    CheckpointReason,
+    Parent,
+    Repository,
+    SessionStatus,
+    TaskStatus,
+)
 from ship.ports.store import NewAlarm
 from ship.sessions import commands, worker
 from ship.sessions.effects import Effects, RunnerSettings
@@ -19,7 +30,12 @@ from ship.sessions.service import Sessions
 from ship.sessions.state import SessionState
 from ship.sessions.worker import Worker
 from ship.store.sqlite import SqliteStore
-from ship.testing.sandbox_hosts import ForgetfulSandboxHost, FullSandboxHost, PretendSandboxHost
+from ship.testing.sandbox_hosts import (
+    AmnesicSandboxHost,
+    ForgetfulSandboxHost,
+    FullSandboxHost,
+    PretendSandboxHost,
+)
 
 ME = Actor(kind=ActorKind.USER, name="me")
 
@@ -58,6 +74,32 @@ async def begun(sessions: Sessions) -> str:
         title="t", repository=Repository(source="/r"), model="p/m", prompt="do", task_id="tsk_1"
     )
     return (await sessions.create(command, ME)).session_id
+
+
+READY = facts.SandboxReady(generation=1, base_commit="c", work_branch="b")
+CHECKPOINT = facts.CheckpointCreated(
+    checkpoint_id="ckp",
+    task_id="tsk_1",
+    commit="c1",
+    base_commit="c",
+    files=(),
+    diff_artifact="d",
+    reason=CheckpointReason.PAUSE,
+)
+
+
+async def reported(sessions: Sessions, session_id: str, fact: facts.Fact) -> None:
+    at = (await sessions.state(session_id)).cursor
+    frame = commands.ReportFrame(at=Cursor(generation=at.generation, n=at.n + 1), fact=fact)
+    await sessions.execute(session_id, frame, SYSTEM)
+
+
+async def readied(store: SqliteStore, sessions: Sessions) -> str:
+    """A session whose sandbox is ready and whose task runs."""
+    session_id = await begun(sessions)
+    await settled(store)
+    await reported(sessions, session_id, READY)
+    return session_id
 
 
 async def until(sessions: Sessions, session_id: str, true: Callable[[SessionState], object]) -> SessionState:
@@ -133,15 +175,90 @@ async def test_what_a_dead_worker_had_claimed_is_done_by_the_next(
 async def test_a_sandbox_that_vanished_is_noticed(store: SqliteStore, sessions: Sessions) -> None:
     host = PretendSandboxHost()
     async with Working(store, sessions, host):
-        session_id = await begun(sessions)
-        await settled(store)
-        ready = facts.SandboxReady(generation=1, base_commit="c", work_branch="b")
-        frame = commands.ReportFrame(at=Cursor(generation=1, n=1), fact=ready)
-        await sessions.execute(session_id, frame, SYSTEM)
+        session_id = await readied(store, sessions)
         host.sandboxes.clear()
         await sessions.check_soon(session_id, 0)
-        state = await until(sessions, session_id, lambda s: s.status is SessionStatus.FAILED)
-    assert state.failure and state.failure.code == "sandbox_lost"
+        state = await until(sessions, session_id, lambda s: s.sandbox.generation == 2)
+        await settled(store)
+    assert state.running and state.running.recovered
+    assert [sandbox.metadata["ship.generation"] for sandbox in host.sandboxes.values()] == ["2"]
+
+
+@pytest.mark.parametrize("host", [PretendSandboxHost(), AmnesicSandboxHost()])
+async def test_a_paused_session_is_frozen_left_alone_and_thawed(
+    store: SqliteStore, sessions: Sessions, host: PretendSandboxHost
+) -> None:
+    async with Working(store, sessions, host):
+        session_id = await readied(store, sessions)
+        await sessions.execute(session_id, commands.CancelTask(task_id="tsk_1"), ME)
+        await reported(sessions, session_id, facts.TaskCancelled(task_id="tsk_1"))
+        (sandbox,) = host.sandboxes.values()
+        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
+        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        assert sandbox.is_paused
+        await sessions.check_soon(session_id, 0)
+        await settled(store)
+        assert sandbox.is_paused
+        await sessions.execute(session_id, commands.QueueTask(task_id="tsk_2", prompt="go"), ME)
+        await until(sessions, session_id, lambda s: s.sandbox.status == "ready")
+        assert not sandbox.is_paused
+        assert [command for command, _ in sandbox.started] == ["exec ship-runner"]
+    log = [decode(body).fact for _, body in await sessions.events(session_id, 0, 100)]
+    (resumed,) = [fact for fact in log if isinstance(fact, facts.SandboxResumed)]
+    assert resumed.memory == (not isinstance(host, AmnesicSandboxHost))
+
+
+async def test_a_paused_sandbox_that_is_gone_is_replaced(store: SqliteStore, sessions: Sessions) -> None:
+    host = PretendSandboxHost()
+    async with Working(store, sessions, host):
+        session_id = await readied(store, sessions)
+        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
+        await reported(sessions, session_id, CHECKPOINT)
+        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        host.sandboxes.clear()
+        await sessions.execute(session_id, commands.ResumeSession(), ME)
+        state = await until(sessions, session_id, lambda s: s.sandbox.generation == 2)
+        assert state.running and state.running.recovered
+
+
+async def test_a_child_works_and_its_result_comes_to_its_parent(
+    store: SqliteStore, sessions: Sessions
+) -> None:
+    async with Working(store, sessions, PretendSandboxHost()):
+        parent_id = await readied(store, sessions)
+        start = commands.StartChild(child_id="ses_child", title="c", prompt="port it", model="p/other")
+        await sessions.execute(parent_id, start, AGENT)
+        await settled(store)
+        child = await sessions.state("ses_child")
+        assert child.parent == Parent(session_id=parent_id, task_id="tsk_1", depth=1)
+        assert (child.model, child.tasks[0].prompt) == ("p/other", "port it")
+        await reported(sessions, "ses_child", READY)
+        task_id = child.tasks[0].id
+        said = facts.TextFinished(task_id=task_id, message_id="m", part_id="p", text="Ported.")
+        await reported(sessions, "ses_child", said)
+        await reported(sessions, "ses_child", facts.TaskCompleted(task_id=task_id))
+        state = await until(sessions, parent_id, lambda s: s.children[0].status is TaskStatus.COMPLETED)
+    assert state.children[0].summary == "Ported."
+
+
+@pytest.mark.parametrize("begun_first", [True, False])
+async def test_a_child_ends_with_the_task_that_started_it(
+    store: SqliteStore, sessions: Sessions, begun_first: bool
+) -> None:
+    async with Working(store, sessions, PretendSandboxHost()):
+        parent_id = await readied(store, sessions)
+    start = commands.StartChild(child_id="ses_child", title="c", prompt="port it")
+    await sessions.execute(parent_id, start, AGENT)
+    if begun_first:
+        async with Working(store, sessions, PretendSandboxHost()):
+            await settled(store)
+    await sessions.execute(parent_id, commands.CancelTask(task_id="tsk_1"), ME)
+    await reported(sessions, parent_id, facts.TaskCancelled(task_id="tsk_1"))
+    async with Working(store, sessions, PretendSandboxHost()):
+        state = await until(sessions, parent_id, lambda s: s.children[0].status is TaskStatus.CANCELLED)
+        await settled(store)
+    assert state.children[0].summary == ""
+    assert (await sessions.state("ses_child")).status is SessionStatus.ARCHIVED
 
 
 async def test_a_runner_that_vanished_is_started_again(store: SqliteStore, sessions: Sessions) -> None:
@@ -227,3 +344,29 @@ async def test_deadlines_wait_for_those_who_come_back_after_a_restart(
     async with Working(store, sessions, PretendSandboxHost()):
         await settled(store)
     assert (await sessions.state(session_id)).status is SessionStatus.PROVISIONING
+
+
+async def test_deadlines_wait_when_the_clock_has_jumped(store: SqliteStore) -> None:
+    ahead_ms = 0
+    sessions = Sessions(store, LocalBus(), lambda: time.time_ns() // 1_000_000 + ahead_ms)
+    async with Working(store, sessions, PretendSandboxHost()):
+        session_id = await begun(sessions)
+        await settled(store)
+        ahead_ms = 3_600_000
+        await sessions.check_soon(session_id, 0)  # wakes the worker
+        await settled(store)
+        due = [alarm.name for alarm in await store.claim_alarms(sessions.now_ms() + 30_000, 1, 10)]
+    assert "provision_deadline" not in due
+    assert (await sessions.state(session_id)).status is SessionStatus.PROVISIONING
+
+
+async def test_growing_text_keeps_a_task_from_being_taken_for_stuck(
+    store: SqliteStore, sessions: Sessions
+) -> None:
+    async with Working(store, sessions, PretendSandboxHost()):
+        session_id = await readied(store, sessions)
+    await store.set_alarm(session_id, NewAlarm("stuck", 1))
+    delta = Delta(task_id="tsk_1", message_id="m", part_id="p", kind="tool", offset=0, text="compiling")
+    await sessions.grow(session_id, delta)
+    due = await store.claim_alarms(sessions.now_ms() + 600_000, 1, 10)
+    assert "stuck" not in [alarm.name for alarm in due]

@@ -1915,7 +1915,7 @@ export interface components {
         };
         /**
          * SessionPaused
-         * @description Its sandbox is to be frozen, with whatever runs in it. ``reason`` is ``idle`` or ``asked``.
+         * @description Its sandbox is to be frozen, with whatever runs in it. ``reason`` is ``idle``, ``asked`` or ``resume_failed``.
          */
         SessionPaused: {
             reason: string;
@@ -1936,7 +1936,8 @@ export interface components {
         };
         /**
          * SessionResumed
-         * @description Its sandbox is to go on. ``reason`` is ``asked``, ``task``, ``steer``, ``answer``, ``cancel`` or ``checkpoint``.
+         * @description Its sandbox is to go on. ``reason`` is ``asked``, ``task``, ``steer``, ``answer``, ``cancel``, ``checkpoint`` or
+         *         ``pause_failed``.
          */
         SessionResumed: {
             reason: string;

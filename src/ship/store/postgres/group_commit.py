@@ -20,6 +20,7 @@ from ship.store.postgres.batch import Number
 
 BATCH = 256
 BATCH_BYTES = 8 * 1024**2
+READ_BACK_S = 30.0
 PATIENCE_S = 10.0
 
 Outcome = BaseException | None
@@ -34,9 +35,8 @@ class _NotKept(Exception):
 class GroupCommit:
     """The one writer of appends of this node; it keeps the order of the calls."""
 
-    def __init__(self, url: str, read_back_s: float) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._read_back_s = read_back_s
         self._writer = secrets.token_hex(16)
         self._batches = 0
         self._pending: deque[tuple[Append, asyncio.Future[None]]] = deque()
@@ -142,7 +142,7 @@ class GroupCommit:
             self._drop()
 
     async def _was_kept(self, number: Number) -> bool:
-        deadline = time.monotonic() + self._read_back_s
+        deadline = time.monotonic() + READ_BACK_S
         while True:
             try:
                 connection = await self._connected()

@@ -12,25 +12,18 @@ DAY_MS = 24 * 3_600_000
 
 
 class PostgresStore:
-    """A ``Store`` in the database of a URL like ``postgresql://user:password@host/name``, shared by any number of nodes.
-
-    ``read_back_s``: for how long it is asked what became of a commit whose connection broke.
-    """
+    """A ``Store`` in the database of a URL like ``postgresql://user:password@host/name``, shared by any number of nodes."""
 
     shared = True
 
-    def __init__(self, url: str, *, read_back_s: float = 30.0) -> None:
+    def __init__(self, url: str) -> None:
         self._pool = Pool(url)
-        self._appends = GroupCommit(url, read_back_s)
+        self._appends = GroupCommit(url)
 
     async def open(self) -> None:
         """As the port says; also ConfigurationError: ``database_refused``."""
         await self._pool.open()
-        try:
-            await self._pool.run(_prepare)
-        except BaseException:
-            await self._pool.close()
-            raise
+        await self._pool.run(_prepare)
 
     async def close(self) -> None:
         """As the port says."""

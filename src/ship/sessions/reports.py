@@ -1,0 +1,123 @@
+"""What follows from what a runner, or an effect on its sandbox, reports. Most facts simply stand in the log."""
+
+from functools import singledispatch
+
+from ship.errors import Conflict
+from ship.events import Cursor, Fact, facts
+from ship.model import AGENT, SYSTEM, CheckpointReason
+from ship.sessions import recovery, tasks
+from ship.sessions.draft import Draft
+from ship.sessions.recovery import lose
+
+OPEN_REQUESTS = 50
+CHAIN = 50
+"""How many checkpoints may build on each other; then one has to be whole."""
+
+REPORTABLE: tuple[type[Fact], ...] = (
+    facts.SandboxStepStarted,
+    facts.SandboxStepFinished,
+    facts.SandboxReady,
+    facts.SandboxFailed,
+    facts.TaskCompleted,
+    facts.TaskFailed,
+    facts.TaskCancelled,
+    facts.TextFinished,
+    facts.ReasoningFinished,
+    facts.ToolStarted,
+    facts.ToolFinished,
+    facts.TodosUpdated,
+    facts.RequestAsked,
+    facts.RequestWithdrawn,
+    facts.AgentRetried,
+    facts.AgentRestarted,
+    facts.CheckpointCreated,
+    facts.SandboxRestored,
+)
+"""What a runner may say; everything else from it is a breach of the protocol."""
+
+
+def hear(draft: Draft, fact: Fact, at: Cursor) -> None:
+    """A runner's frame: taken once, in order; a breach of the protocol costs the sandbox. Raises Conflict (``frame_gap``)."""
+    expected = draft.state.cursor.n + 1
+    if at.n < expected:
+        return
+    if at.n > expected:
+        raise Conflict(f"frame {at.n} came before frame {expected}", code="frame_gap")
+    if not isinstance(fact, REPORTABLE):
+        lose(draft, f"its runner reported {fact.TYPE}, which no runner may report")
+        return
+    report(fact, draft, at)
+
+
+@singledispatch
+def report(fact: Fact, draft: Draft, frame: Cursor | None) -> None:
+    """What follows from a fact about the sandbox or the agent. Most simply stand in the log."""
+    task_id = getattr(fact, "task_id", "")
+    if task_id and draft.state.task(task_id) is None:
+        lose(draft, f"its runner spoke of a task {task_id[:80]!r} that this session does not have")
+        return
+    draft.add(fact, actor=AGENT if frame else SYSTEM, frame=frame)
+
+
+@report.register
+def _(fact: facts.SandboxReady, draft: Draft, frame: Cursor | None) -> None:
+    if draft.state.sandbox.status != "creating" or fact.generation != draft.state.sandbox.generation:
+        lose(draft, "its runner reported that it is ready at the wrong time")
+        return
+    draft.add(fact, actor=SYSTEM, frame=frame)
+    draft.alarm("provision_deadline", None)
+    tasks.start_next(draft)
+
+
+@report.register
+def _(fact: facts.RequestAsked, draft: Draft, frame: Cursor | None) -> None:
+    running = draft.state.running
+    if running is None or running.id != fact.task_id:
+        lose(draft, "its runner asked something for a task that does not run")
+        return
+    if len(draft.state.requests) >= OPEN_REQUESTS:
+        lose(draft, f"its agent asked more than {OPEN_REQUESTS} things at once")
+        return
+    draft.add(fact, actor=AGENT, frame=frame)
+
+
+@report.register
+def _(fact: facts.SandboxFailed, draft: Draft, frame: Cursor | None) -> None:
+    recovery.fail(draft, fact.failure, frame)
+
+
+@report.register(facts.TaskCompleted)
+@report.register(facts.TaskFailed)
+@report.register(facts.TaskCancelled)
+def _(
+    fact: facts.TaskCompleted | facts.TaskFailed | facts.TaskCancelled, draft: Draft, frame: Cursor | None
+) -> None:
+    running = draft.state.running
+    if running is None or running.id != fact.task_id:
+        lose(draft, f"its runner ended a task that does not run: {fact.task_id[:80]!r}")
+        return
+    tasks.end(draft, fact, frame=frame)
+    tasks.start_next(draft)
+
+
+@report.register
+def _(fact: facts.CheckpointCreated, draft: Draft, frame: Cursor | None) -> None:
+    state = draft.state
+    if fact.task_id and state.task(fact.task_id) is None:
+        lose(draft, f"its runner kept a task {fact.task_id[:80]!r} that this session does not have")
+        return
+    chain = len(state.chain(fact.parent_id)) + 1 if fact.parent_id else 1
+    if fact.reason is CheckpointReason.FORK or (fact.parent_id and chain == 1) or chain > CHAIN:
+        lose(draft, f"its runner made a checkpoint that builds on {fact.parent_id[:80]!r}, {chain} deep")
+        return
+    draft.add(fact, actor=AGENT, frame=frame)
+    if draft.state.wanted_checkpoint is None:
+        recovery.freeze(draft)
+
+
+@report.register
+def _(fact: facts.SandboxRestored, draft: Draft, frame: Cursor | None) -> None:
+    if draft.state.sandbox.status != "creating" or fact.generation != draft.state.sandbox.generation:
+        lose(draft, "its runner reported at the wrong time what it restored")
+        return
+    draft.add(fact, actor=SYSTEM, frame=frame)
