@@ -6,12 +6,13 @@ Whatever is asked, in whatever order and by whichever node, the log holds what t
 import asyncio
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -25,11 +26,16 @@ from ship.sessions.fold import fold
 from ship.sessions.machine import decide
 from ship.sessions.service import IdempotencyKey, Sessions
 from ship.sessions.state import SessionState
+from ship.store.postgres import PostgresStore
 from ship.store.sqlite import SqliteStore
+from ship.testing.postgres_server import fresh_database
 
 NODES = 3
 PERSON = Actor(kind=ActorKind.USER, name="me")
 SMALL = st.integers(1, 4)
+
+OpenStores = Callable[[], AbstractAsyncContextManager[list[Store]]]
+"""Makes an empty database, and a store on it for each node."""
 
 
 class Known(NamedTuple):
@@ -82,26 +88,24 @@ def command(kind: int, number: int, ahead: int, state: SessionState) -> commands
 class Lives(RuleBasedStateMachine):
     """A few sessions, driven through nodes that share a store and nothing else."""
 
-    open_store: Callable[[Path], Store]
+    open_stores: OpenStores
 
     def __init__(self) -> None:
         super().__init__()
         self._runner = asyncio.Runner()
-        self._folder = tempfile.TemporaryDirectory()
+        self._opened = AsyncExitStack()
         self._now_ms = 1_000
         self._known: dict[str, Known] = {}
         self._keys: dict[IdempotencyKey, tuple[str, commands.Command, Any]] = {}
 
     @initialize()
     def open(self) -> None:
-        self._store = type(self).open_store(Path(self._folder.name))
-        self._runner.run(self._store.open())
-        self._nodes = [self._node() for _ in range(NODES)]
+        self._stores = self._runner.run(self._opened.enter_async_context(type(self).open_stores()))
+        self._nodes = [self._node(number) for number in range(NODES)]
 
     def teardown(self) -> None:
-        self._runner.run(self._store.close())
+        self._runner.run(self._opened.aclose())
         self._runner.close()
-        self._folder.cleanup()
 
     @rule(number=SMALL, node=SMALL, prompt=st.booleans())
     def create(self, number: int, node: int, prompt: bool) -> None:
@@ -169,7 +173,7 @@ class Lives(RuleBasedStateMachine):
     @rule(node=SMALL)
     def restart(self, node: int) -> None:
         """A node that dies takes nothing with it but its memory."""
-        self._nodes[node % NODES] = self._node()
+        self._nodes[node % NODES] = self._node(node % NODES)
 
     @rule(passed_ms=st.integers(-5_000, 400_000))
     def wait(self, passed_ms: int) -> None:
@@ -189,8 +193,8 @@ class Lives(RuleBasedStateMachine):
         node._cache.pop(session_id, None)
         return await node.state(session_id)
 
-    def _node(self) -> Sessions:
-        return Sessions(self._store, LocalBus(), lambda: self._now_ms)
+    def _node(self, number: int) -> Sessions:
+        return Sessions(self._stores[number], LocalBus(), lambda: self._now_ms)
 
     def _state(self, number: int) -> SessionState | None:
         known = self._known.get(f"ses_{number}")
@@ -226,7 +230,7 @@ class Lives(RuleBasedStateMachine):
         )
 
     def _log(self, session_id: str) -> list[bytes]:
-        rows = self._runner.run(self._store.events(session_id, 0, 10_000))
+        rows = self._runner.run(self._stores[0].events(session_id, 0, 10_000))
         assert [seq for seq, _ in rows] == list(range(1, len(rows) + 1))
         return [body for _, body in rows]
 
@@ -236,17 +240,40 @@ def _actor(asked: commands.Command) -> Actor:
     return SYSTEM if isinstance(asked, internal) else PERSON
 
 
-def _sqlite(folder: Path) -> Store:
-    return SqliteStore(folder / "ship.db")
+@asynccontextmanager
+async def one_file() -> AsyncIterator[list[Store]]:
+    """A SQLite file, whose one store all nodes share: it stands for a node's restarts."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqliteStore(Path(folder) / "ship.db")
+        await store.open()
+        yield [store] * NODES
+        await store.close()
 
 
-@pytest.mark.parametrize("open_store", [_sqlite])
-def test_any_life_through_any_nodes_is_what_the_machine_decides(open_store: Callable[[Path], Store]) -> None:
-    lives = type("LivesOnAStore", (Lives,), {"open_store": staticmethod(open_store)})
+def one_database(address: str) -> OpenStores:
+    """An empty place in PostgreSQL, with a store of its own for each node."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[list[Store]]:
+        async with fresh_database(address) as url:
+            stores: list[Store] = [PostgresStore(url) for _ in range(NODES)]
+            await asyncio.gather(*(store.open() for store in stores))
+            yield stores
+            await asyncio.gather(*(store.close() for store in stores))
+
+    return opened
+
+
+@pytest.mark.parametrize(("body", "lives"), [("sqlite", 20), ("postgres", 8)])
+def test_any_life_through_any_nodes_is_what_the_machine_decides(
+    body: str, lives: int, request: pytest.FixtureRequest
+) -> None:
+    opened = one_file if body == "sqlite" else one_database(request.getfixturevalue("postgres_address"))
     run_state_machine_as_test(  # type: ignore[no-untyped-call] # hypothesis leaves it untyped
-        lives,
+        type("LivesOnAStore", (Lives,), {"open_stores": staticmethod(opened)}),
         settings=settings(
-            max_examples=20,
+            max_examples=lives,
+            phases=[Phase.reuse, Phase.generate],  # making a failing life shorter takes minutes
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
