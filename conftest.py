@@ -1,4 +1,4 @@
-"""A real PostgreSQL server, shared by all tests that ask for one."""
+"""Real services, shared by all tests that ask for one: a PostgreSQL server, a NATS broker."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from ship.testing import postgres_server as postgres
+from ship.testing.nats_server import NatsServer
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,15 @@ async def postgres_url(postgres_address: str) -> AsyncIterator[str]:
     """The URL of an empty database, for one test."""
     async with postgres.fresh_database(postgres_address) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A broker for tests that do it no harm: of ``SHIP_TEST_NATS``, or of our own."""
+    if given := os.environ.get("SHIP_TEST_NATS", ""):
+        yield given
+        return
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server.url
+    server.kill()

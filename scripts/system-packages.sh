@@ -44,6 +44,7 @@ need optional ripgrep "the agent's search tool" command -v rg
 if [[ ${1:-} == --tests ]]; then
     need optional chromium "the browser tests drive it" has_chromium
     need optional postgresql "the store that several nodes share" has_postgresql
+    need optional strace "records what is written and synced, to cut the power in between" command -v strace
     need optional mmdebstrap "makes the Debian root that templates are built on" command -v mmdebstrap
     need optional nats-server "the broker between several nodes of Ship" on_sbin nats-server
     need optional runsc "the second way to isolate sandboxes, gVisor" command -v runsc

@@ -16,7 +16,7 @@ from ship.api.services import Runner, RunnerCaller, Services, Serving, runner, s
 from ship.errors import ShipError
 from ship.events import Cursor, decode_fact, facts, frames
 from ship.model import AGENT, SYSTEM
-from ship.ports.bus import Listener
+from ship.ports.bus import HEAD, Listener, Notice
 from ship.sessions import commands
 from ship.sessions.instructions import instructions
 from ship.sessions.service import HEARTBEAT_S
@@ -152,6 +152,7 @@ class _Link:
         self._session_id = caller.session_id
         self._generation = caller.generation
         self._told: set[str] = set()
+        self._seen = 0
         self._budget_began, self._budget = 0.0, 0
 
     async def run(self) -> None:
@@ -160,7 +161,7 @@ class _Link:
         Raises:
             ShipError: this runner is not heard any more.
         """
-        async with self._sessions.bus.listen(self._session_id) as listener:
+        async with self._sessions.listen(self._session_id) as listener:
             if not await self._greet():
                 return
             hearing = asyncio.create_task(self._hear())
@@ -247,14 +248,24 @@ class _Link:
         while True:
             notices = await listener.take(HEARTBEAT_S)
             kinds = {notice.kind for notice in notices}
-            missed, listener.lagged = listener.lagged, False
+            missed = listener.lagged or HEAD in kinds or self._is_gap(notices)
+            listener.lagged = False
             if missed or kinds & _ENDS:
                 await runner(self._socket, services(self._socket))
             if missed or kinds & _TELLS:
                 await self._tell_new()
 
+    def _is_gap(self, notices: list[Notice]) -> bool:
+        """Whether the bus has lost something between these and what was told before."""
+        gap = False
+        for seq in (notice.seq for notice in notices if notice.seq):
+            gap |= seq > self._seen + 1
+            self._seen = max(self._seen, seq)
+        return gap
+
     async def _tell_new(self) -> None:
         state = await self._sessions.state(self._session_id)
+        self._seen = max(self._seen, state.head_seq)
         for key, instruction in instructions(state).items():
             if key not in self._told:
                 self._told.add(key)

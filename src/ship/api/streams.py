@@ -17,8 +17,9 @@ from ship.api.services import Caller, Serving, caller, services
 from ship.errors import Forbidden, InvalidInput, NotFound, ShipError, Unauthenticated
 from ship.events import FACTS
 from ship.model import SessionStatus
-from ship.ports.bus import Bus
-from ship.sessions.service import HEARTBEAT_S, SUMMARIES, check_after
+from ship.ports.bus import HEAD, Bus
+from ship.sessions.heads import SUMMARIES
+from ship.sessions.service import HEARTBEAT_S, check_after
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
 
@@ -171,10 +172,11 @@ async def _summaries(bus: Bus) -> AsyncIterator[bytes]:
         yield b": listening\n\n"
         while True:
             notices = await listener.take(HEARTBEAT_S)
-            newest = {msgspec.json.decode(notice.body, type=_Named).id: notice.body for notice in notices}
+            lines = [notice.body for notice in notices if notice.kind != HEAD]
+            newest = {msgspec.json.decode(body, type=_Named).id: body for body in lines}
             for body in newest.values():
                 yield b"data: %s\n\n" % body
-            if listener.lagged:
+            if listener.lagged or len(lines) < len(notices):
                 return  # who comes back reads the list anew
             if not notices:
                 yield b": still here\n\n"

@@ -182,7 +182,10 @@ class NatsBus:
         if notices and number == GAPS:
             self._missed = True
         elif notices:
-            self._hear(subscription.topic, notices)
+            try:
+                self._hear(subscription.topic, notices)
+            except Exception:  # what one node says must not end another's connection
+                _log.exception("what another node said could not be used")
             self._local.publish(subscription.topic, notices)
 
     async def _keep(self) -> None:

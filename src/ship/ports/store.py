@@ -128,7 +128,8 @@ class LogStore(Protocol):
         Raises:
             HeadMoved: the log does not end at ``expected_head``.
             KeyTaken: ``first_answer`` has a scope and key that are taken.
-            Unavailable: ``store_unavailable`` or ``disk_full``; nothing of it is kept.
+            Unavailable: ``store_unavailable``, ``store_read_only`` or ``disk_full``: nothing of it is kept. ``outcome_unknown``: it
+                could not be read back for too long; the same ``first_answer`` finds out.
         """
         ...
 
@@ -238,7 +239,8 @@ class TokenStore(Protocol):
 
 
 class Store(LogStore, Outbox, TokenStore, Protocol):
-    """All of it, in one place. Every method raises ``Unavailable`` (``store_unavailable``) when the store does not answer."""
+    """All of it, in one place. Every method raises ``Unavailable`` (``store_unavailable``) when the store does not answer, and
+    those that write ``store_read_only`` or ``disk_full`` when it takes no writes."""
 
     shared: bool
     """Whether other nodes may work on it at the same time."""

@@ -1,19 +1,19 @@
 """The session service: load, decide, commit, publish. Any node may serve any session."""
 
 import asyncio
+import logging
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from ship.bus import Partials
-from ship.errors import Conflict, InvalidInput, NotFound
-from ship.events import decode, encode, facts
+from ship.errors import Conflict, InvalidInput, NotFound, ShipError
+from ship.events import encode, facts
 from ship.events.frames import Delta
 from ship.model import Actor, SessionStatus
-from ship.ports.bus import Bus, Notice
+from ship.ports.bus import DELTA, HEAD, Bus, Listener, Notice
 from ship.ports.store import (
     Append,
     FirstAnswer,
@@ -28,28 +28,22 @@ from ship.ports.store import (
     Summary,
 )
 from ship.sessions import commands, metrics, views
-from ship.sessions.fold import fold
+from ship.sessions.cache import STATE_SHAPE, StateCache
+from ship.sessions.growth import END_OF_GROWTH, PART, Growth
+from ship.sessions.heads import SUMMARIES, Heads
 from ship.sessions.ids import new_id
 from ship.sessions.machine import Decision, decide
 from ship.sessions.policy import ORDINARY, Policy
 from ship.sessions.state import SessionState
 
-CACHED_STATES = 1_000
 SNAPSHOT_EVERY = 200
-STATE_SHAPE = 2
-"""The version of ``SessionState``'s form; kept snapshots of another one are ignored."""
 ATTEMPTS = 20
 PAGE = 500
 HEARTBEAT_S = 10.0
-SUMMARIES = "sessions"
 HEARD_EVERY_MS = 60_000
 """How often growing text moves the alarm of a silent task."""
 
-_END_OF_TEXT = (facts.TextFinished, facts.ReasoningFinished, facts.ToolFinished)
-_END_OF_GROWTH = (
-    *(facts.TaskCompleted, facts.TaskFailed, facts.TaskCancelled),
-    *(facts.SandboxRequested, facts.SandboxFailed, facts.SandboxLost, facts.SessionArchived),
-)
+_log = logging.getLogger("ship.sessions")
 
 
 class IdempotencyKey(NamedTuple):
@@ -72,6 +66,8 @@ class Outcome(NamedTuple):
 class SessionStore(LogStore, Outbox, Protocol):
     """What the service needs of a store."""
 
+    shared: bool
+
 
 class _Chain:
     """The commands of one session that are on their way to the disk, each decided on the one before; ``state`` is after the last.
@@ -91,10 +87,12 @@ class Sessions:
     ) -> None:
         self._store = store
         self.bus = bus
-        self.partials = Partials()
         self.now_ms = now_ms
+        self._states = StateCache(store)
+        self._heads = Heads(store, bus, self._states.heard)
+        self._growth = Growth(bus, shared=store.shared)
+        bus.overhear(self._overhear)
         self.policy = policy
-        self._cache: OrderedDict[str, SessionState] = OrderedDict()
         self._chains: dict[str, _Chain] = {}
         self._heard: dict[str, int] = {}
         self._on_work: Callable[[], None] = lambda: None
@@ -102,6 +100,10 @@ class Sessions:
     def on_work(self, wake: Callable[[], None]) -> None:
         """Call this whenever an effect or alarm was written."""
         self._on_work = wake
+
+    async def reconcile(self) -> None:
+        """Make good, until cancelled, what the bus loses. For a store that other nodes share."""
+        await self._heads.run()
 
     async def create(
         self, command: commands.CreateSession, actor: Actor, key: IdempotencyKey | None = None
@@ -138,8 +140,15 @@ class Sessions:
                 return first
             begins = isinstance(command, commands.CreateSession) and attempt == 0
             state = None if begins else await self._newest(session_id)
-            decision = decide(state, command, actor, self.now_ms(), self.policy)
+            try:
+                decision = decide(state, command, actor, self.now_ms(), self.policy)
+            except ShipError:
+                if await self._is_behind(session_id, state):
+                    continue
+                raise
             if not (decision.records or decision.effects or decision.alarms or key):
+                if await self._is_behind(session_id, state):
+                    continue
                 return Outcome(session_id, answer(decision), decision.state)
             chain = self._chains.setdefault(session_id, _Chain())
             chain.state = decision.state
@@ -167,9 +176,11 @@ class Sessions:
             await self._store.append(append)
         except (HeadMoved, KeyTaken):
             self._break(session_id, chain)
+            self._states.heard(session_id, append.expected_head + 1)
             return False
         except BaseException:
             self._break(session_id, chain)
+            self._states.forget(session_id)
             raise
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
         self._settle(session_id, chain, decision.state)
@@ -182,16 +193,7 @@ class Sessions:
         Raises:
             NotFound: ``session_not_found``.
         """
-        cached = self._cache.get(session_id)
-        if cached is not None:
-            self._cache.move_to_end(session_id)
-            return cached
-        loaded = await self._load(session_id)
-        if loaded is None:
-            raise NotFound("no such session", code="session_not_found")
-        if session_id not in self._cache:
-            self._remember(session_id, loaded)
-        return self._cache[session_id]
+        return await self._states.newest(session_id)
 
     async def head(self, session_id: str) -> int:
         """The last seq that is on disk.
@@ -224,10 +226,14 @@ class Sessions:
 
     async def grow(self, session_id: str, delta: Delta) -> None:
         """Fan out text of the running task that is still growing; what does not fit is dropped."""
-        running = (await self.state(session_id)).running
-        if running and running.id == delta.task_id and self.partials.grow(session_id, delta):
-            self.bus.publish(session_id, [Notice(0, "delta", msgspec.json.encode(delta))])
+        running = (await self._states.known(session_id)).running
+        if running and running.id == delta.task_id:
+            self._growth.grow(session_id, delta)
             await self._hear(session_id)
+
+    def listen(self, session_id: str) -> AbstractAsyncContextManager[Listener]:
+        """What is said of the session from now on, lossy: ``follow`` makes it whole."""
+        return self._growth.listen(session_id)
 
     async def _hear(self, session_id: str) -> None:
         """A task whose text grows is not silent. That is not in the log, so the alarm itself is moved, now and then."""
@@ -253,39 +259,38 @@ class Sessions:
             InvalidInput: ``after_past_head``: a seq that this log does not have yet.
         """
         with metrics.FOLLOWERS.track_inprogress():
-            async with self.bus.listen(session_id) as listener:
-                seen = after
+            async with self.listen(session_id) as listener:
                 head = await self.head(session_id)
                 check_after(after, head)
-                async for item in self._replay(session_id, seen, head, types):
+                async for item in self._replay(session_id, after, head, types):
                     yield item
                 seen = head
-                for delta in self.partials.of(session_id) if not types else ():
-                    yield 0, "delta", msgspec.json.encode(delta)
+                for part in self._growth.ask(session_id) if not types else ():
+                    yield 0, DELTA, part
                 yield 0, "live", _head_frame("live", seen)
-                while not await self._is_over(session_id, seen):
+                ending = True
+                while not (ending and await self._is_over(session_id, seen)):
                     notices = await listener.take(HEARTBEAT_S)
-                    if not notices or listener.lagged:
+                    ending = silent = not notices
+                    if silent or listener.lagged:
                         listener.lagged = False
-                        head = await self.head(session_id)
-                        async for item in self._replay(session_id, seen, head, types):
-                            yield item
-                        seen = max(seen, head)
-                        if not notices:
-                            yield 0, "head", _head_frame("head", seen)
+                        notices.insert(0, Notice(await self.head(session_id), HEAD, b""))
                     for seq, kind, body in notices:
-                        if seq == 0:
-                            if not types:
-                                yield seq, kind, body
-                        elif seq > seen:
-                            async for item in self._replay(session_id, seen, seq - 1, types):
+                        if seq > seen:
+                            ending |= kind in (HEAD, facts.SessionArchived.TYPE)
+                            up_to = seq if kind == HEAD else seq - 1
+                            async for item in self._replay(session_id, seen, up_to, types):
                                 yield item
                             seen = seq
-                            if not types or kind in types:
+                            if kind != HEAD and (not types or kind in types):
                                 yield seq, kind, body
+                        elif kind in (DELTA, PART) and not types:
+                            yield 0, DELTA, body
+                    if silent:
+                        yield 0, "head", _head_frame("head", seen)
 
     async def _is_over(self, session_id: str, seen: int) -> bool:
-        state = await self.state(session_id)
+        state = await self._states.known(session_id)
         return state.status is SessionStatus.ARCHIVED and state.head_seq <= seen
 
     async def _replay(
@@ -312,38 +317,28 @@ class Sessions:
         session_id, answer = msgspec.json.decode(stored.answer, type=tuple[str, dict[str, Any]])
         return Outcome(session_id, answer, await self.state(session_id), repeated=True)
 
-    async def _load(self, session_id: str) -> SessionState | None:
-        kept = await self._store.snapshot(session_id, STATE_SHAPE)
-        state = msgspec.json.decode(kept.body, type=SessionState) if kept else None
-        while rows := await self._store.events(session_id, state.head_seq if state else 0, PAGE):
-            state = fold((decode(body) for _, body in rows), state)
-        return state
-
     async def _newest(self, session_id: str) -> SessionState:
         """The state to decide on: with what is on its way to the disk."""
-        state = await self.state(session_id)
+        state = await self._states.known(session_id)
         chain = self._chains.get(session_id)
         return chain.state if chain and chain.state else state
+
+    async def _is_behind(self, session_id: str, state: SessionState | None) -> bool:
+        """Whether another node has appended what this decision does not know of."""
+        if state is None or not self._store.shared:
+            return False
+        return (await self._states.newest(session_id)).head_seq > state.head_seq
 
     def _settle(self, session_id: str, chain: _Chain, state: SessionState) -> None:
         """This state is on disk."""
         if chain.state is state and self._chains.get(session_id) is chain:
             del self._chains[session_id]
-        known = self._cache.get(session_id)
-        if known is None or known.head_seq < state.head_seq:
-            self._remember(session_id, state)
+        self._states.keep(session_id, state)
 
     def _break(self, session_id: str, chain: _Chain) -> None:
-        """This chain failed: what we believed may be wrong, so read it anew. A newer chain is left alone."""
+        """This chain failed. A newer one is left alone."""
         if self._chains.get(session_id) is chain:
             del self._chains[session_id]
-            self._cache.pop(session_id, None)
-
-    def _remember(self, session_id: str, state: SessionState) -> None:
-        self._cache[session_id] = state
-        self._cache.move_to_end(session_id)
-        if len(self._cache) > CACHED_STATES:
-            self._cache.popitem(last=False)
 
     def _append(
         self,
@@ -389,20 +384,32 @@ class Sessions:
             metrics.EVENTS.labels(record.fact.TYPE).inc()
             if isinstance(record.fact, facts.ModelCalled):
                 _count(record.fact)
-            if isinstance(record.fact, _END_OF_TEXT):
-                self.partials.finish(session_id, record.fact.part_id)
-            elif isinstance(record.fact, _END_OF_GROWTH):
-                self.partials.clear(session_id)
+            self._growth.committed(session_id, record.fact)
+            if record.fact.TYPE in END_OF_GROWTH:
                 self._heard.pop(session_id, None)
         notices = [
             Notice(seq, event.type, event.body)
             for seq, event in enumerate(append.events, start=append.expected_head + 1)
         ]
         if append.summary:
+            self._heads.told(session_id, decision.state.head_seq)
             self.bus.publish(session_id, notices)
             self.bus.publish(SUMMARIES, [Notice(decision.state.head_seq, "summary", append.summary.body)])
         if decision.effects or decision.alarms:
             self._on_work()
+
+    def _overhear(self, topic: str, notices: list[Notice]) -> None:
+        """Another node published this."""
+        if topic == SUMMARIES:
+            return
+        for notice in notices:
+            try:
+                self._growth.hear(topic, notice)
+            except msgspec.DecodeError as error:
+                _log.warning("a %s of another node cannot be read: %s", notice.kind, error)
+            if notice.seq:
+                self._states.heard(topic, notice.seq)
+                self._heads.told(topic, notice.seq)
 
 
 def _effect_id(session_id: str, head_seq: int, effect: commands.AnyEffect) -> str:

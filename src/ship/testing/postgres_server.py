@@ -19,7 +19,7 @@ USER = "ship"
 
 
 class PostgresServer:
-    """A server on a Unix socket in ``folder``. It ends with the process that started it."""
+    """A server on a Unix socket in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,13 +44,17 @@ class PostgresServer:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it. It ends with the thread that calls this, whatever happens to us."""
         command = [
             *(*_as_user(), binary("postgres"), "-D", str(self._data), "-k", str(self.folder)),
             *("-c", "listen_addresses=", "-c", "max_connections=200", "-c", "log_min_messages=fatal"),
         ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        assert self._process is not None
         deadline = time.monotonic() + START_S
         asked = [binary("pg_isready"), "--quiet", "--host", str(self.folder)]
         while subprocess.run(asked, check=False).returncode:
@@ -94,6 +98,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.create()
         server.start()
         try:
+            server.wait()
             yield server
         finally:
             server.stop()
@@ -113,7 +118,7 @@ async def fresh_database(url: str) -> AsyncIterator[str]:
 
 
 def _as_user() -> list[str]:
-    """PostgreSQL refuses to run as root. The signal of the parent's death ends it whatever happens to us."""
+    """PostgreSQL refuses to run as root."""
     command = ["setpriv", "--pdeathsig", "INT"]
     if os.geteuid() == 0:
         user, group = _unprivileged()

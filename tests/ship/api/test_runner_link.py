@@ -195,7 +195,7 @@ async def test_a_flood_of_deltas_does_not_starve_the_others(served: Served) -> N
             async with asyncio.timeout(5):
                 assert (await served.client.get("/api/v1/me")).status_code == 200
         flooding.result()
-    assert len(served.services.sessions.partials.of(session["id"])[0].text) < 20_000
+    assert len(served.services.sessions._growth.ask(session["id"])[0]) < 20_000
 
 
 async def test_files_of_the_workspace_are_served_while_the_sandbox_runs(served: Served) -> None:

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.nats_server import NatsServer
 
 from ship.bus import LocalBus
 from ship.bus import nats as nats_bus
@@ -20,6 +19,7 @@ from ship.bus.nats_connection import BUFFER_BYTES, BrokerConnection
 from ship.errors import ConfigurationError
 from ship.ports.bus import Notice
 from ship.testing.bus_contract import check_bus, check_buses
+from ship.testing.nats_server import NatsServer
 
 WAIT_S = 15.0
 
@@ -46,7 +46,6 @@ def broker(tmp_path: Path) -> Iterator[NatsServer]:
     server = NatsServer(tmp_path)
     server.start()
     yield server
-    server.go_on()
     server.kill()
 
 

@@ -190,7 +190,7 @@ class Lives(RuleBasedStateMachine):
 
     async def _caught_up(self, node: Sessions, session_id: str) -> SessionState:
         """What a node believes, after it has had to look: its cache may be behind until it decides on something."""
-        node._cache.pop(session_id, None)
+        node._states.forget(session_id)
         return await node.state(session_id)
 
     def _node(self, number: int) -> Sessions:

@@ -166,7 +166,7 @@ async def test_nothing_grows_when_no_task_runs(sessions: Sessions) -> None:
     await sessions.grow(session_id, delta(0, "Hello"))
     await sessions.execute(session_id, commands.ArchiveSession(), ME)
     await sessions.grow(session_id, delta(5, "again"))
-    assert sessions.partials.of(session_id) == []
+    assert sessions._growth.ask(session_id) == []
 
 
 async def test_a_place_past_the_end_of_the_log_is_refused(sessions: Sessions) -> None:

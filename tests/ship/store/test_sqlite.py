@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.ship.store.small_disk import fill, small_disk
 
 from ship.errors import ConfigurationError, Unavailable
 from ship.ports.store import Append, HeadMoved, NewEvent
@@ -122,3 +123,57 @@ def test_what_was_acknowledged_is_there_after_kill_9(tmp_path: Path) -> None:
     stored = asyncio.run(heads())
     assert len(acknowledged) == 8
     assert all(stored[session] >= head for session, head in acknowledged.items())
+
+
+async def test_a_read_only_file_is_said_and_passes(store: SqliteStore) -> None:
+    writer = store._db
+    await writer.write(lambda c: c.execute("PRAGMA query_only = ON") and None)
+    for call in (lambda: store.append(event("s")), store.probe):
+        with pytest.raises(Unavailable) as refused:
+            await call()
+        assert refused.value.code == "store_read_only"
+    assert await store.head("s") == 0
+    # PRAGMA query_only cannot be set inside the transaction that it refuses, so the writer's thread does it by itself
+    await writer._on(writer._writer, lambda: writer._connection().execute("PRAGMA query_only = OFF") and None)
+    await store.probe()
+    await store.append(event("s"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a disk of a few megabytes is mounted as root only")
+async def test_a_disk_that_fills_up_is_said_and_passes_when_there_is_room() -> None:
+    with small_disk() as disk:
+        store = SqliteStore(disk / "ship.db")
+        await store.open()
+        await store.append(event("s"))
+        ballast = disk / "ballast"
+        fill(ballast)
+        body = os.urandom(300_000)
+        with pytest.raises(Unavailable) as refused:
+            await store.append(event("s", 1, body))
+        assert refused.value.code == "disk_full"
+        assert await store.head("s") == 1
+        ballast.unlink()
+        await store.append(event("s", 1, body))
+        assert await store.head("s") == 2
+        await store.close()
+
+
+def test_a_second_server_on_the_folder_is_refused(tmp_path: Path) -> None:
+    holder = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, tmp_path / "ship.lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        second = subprocess.run(
+            [sys.executable, "-m", "ship.cli", "up", "--data", tmp_path, "--listen", "127.0.0.1:0"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        first.communicate()
+    assert second.returncode != 0
+    assert "another Ship uses the data folder" in second.stderr

@@ -20,7 +20,6 @@ from ship.store.postgres.batch import Number
 
 BATCH = 256
 BATCH_BYTES = 8 * 1024**2
-READ_BACK_S = 30.0
 PATIENCE_S = 10.0
 
 Outcome = BaseException | None
@@ -35,8 +34,9 @@ class _NotKept(Exception):
 class GroupCommit:
     """The one writer of appends of this node; it keeps the order of the calls."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, read_back_s: float) -> None:
         self._url = url
+        self._read_back_s = read_back_s
         self._writer = secrets.token_hex(16)
         self._batches = 0
         self._pending: deque[tuple[Append, asyncio.Future[None]]] = deque()
@@ -142,7 +142,7 @@ class GroupCommit:
             self._drop()
 
     async def _was_kept(self, number: Number) -> bool:
-        deadline = time.monotonic() + READ_BACK_S
+        deadline = time.monotonic() + self._read_back_s
         while True:
             try:
                 connection = await self._connected()

@@ -59,13 +59,20 @@ class Pool:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
-        """Make the first connection. Raises as ``connect``."""
+        """Make the first connection.
+
+        Raises:
+            ConfigurationError: as ``connect``.
+            Unavailable: ``store_unavailable``.
+        """
         try:
             self._pool = await asyncpg.create_pool(
                 self._url, min_size=1, max_size=CONNECTIONS, reset=_leave_as_it_is, **_arguments()
             )
         except _REFUSALS as error:
             raise _refused(error) from error
+        except ERRORS as error:
+            raise unavailable(error) from error
 
     async def close(self) -> None:
         """Let all of them go."""

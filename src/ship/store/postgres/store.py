@@ -12,18 +12,25 @@ DAY_MS = 24 * 3_600_000
 
 
 class PostgresStore:
-    """A ``Store`` in the database of a URL like ``postgresql://user:password@host/name``, shared by any number of nodes."""
+    """A ``Store`` in the database of a URL like ``postgresql://user:password@host/name``, shared by any number of nodes.
+
+    ``read_back_s``: for how long it is asked what became of a commit whose connection broke.
+    """
 
     shared = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, read_back_s: float = 30.0) -> None:
         self._pool = Pool(url)
-        self._appends = GroupCommit(url)
+        self._appends = GroupCommit(url, read_back_s)
 
     async def open(self) -> None:
         """As the port says; also ConfigurationError: ``database_refused``."""
         await self._pool.open()
-        await self._pool.run(_prepare)
+        try:
+            await self._pool.run(_prepare)
+        except BaseException:
+            await self._pool.close()
+            raise
 
     async def close(self) -> None:
         """As the port says."""

@@ -37,6 +37,7 @@ class Database:
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._readers = ThreadPoolExecutor(READERS, "store-reader")
         self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
         self._pending: list[tuple[Job[Any], asyncio.Future[Any]]] = []
         self._committing = False
         self._lock_file = -1
@@ -52,9 +53,10 @@ class Database:
     async def close(self) -> None:
         """Finish what is pending and let the file go."""
         await self.write(lambda connection: None)
-        await self._on(self._writer, lambda: self._connection().close())
         self._writer.shutdown()
         self._readers.shutdown()
+        for connection in self._connections:
+            connection.close()
         if self._lock_file >= 0:
             os.close(self._lock_file)
 
@@ -81,7 +83,10 @@ class Database:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self._path, isolation_level=None, timeout=10, cached_statements=256)
+            connection = sqlite3.connect(
+                self._path, isolation_level=None, timeout=10, cached_statements=256, check_same_thread=False
+            )  # each thread has its own; they are closed together when the threads are gone
+            self._connections.append(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -163,11 +168,13 @@ def _translated(job: Job[T], connection: sqlite3.Connection) -> T:
 
 
 def _unavailable(error: sqlite3.Error) -> ShipError:
-    full = error.sqlite_errorname == "SQLITE_FULL" if hasattr(error, "sqlite_errorname") else False
-    failure = Unavailable(
-        f"the store could not do this: {error}",
-        code="disk_full" if full else "store_unavailable",
-        hint="Free some space on the disk of the data folder and try again." if full else "Try again.",
-    )
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL":
+        code, hint = "disk_full", "Free some space on the disk of the data folder and try again."
+    elif name.startswith("SQLITE_READONLY"):
+        code, hint = "store_read_only", "Make the data folder writable."
+    else:
+        code, hint = "store_unavailable", "Try again."
+    failure = Unavailable(f"the store could not do this: {error}", code=code, hint=hint)
     failure.__cause__ = error
     return failure

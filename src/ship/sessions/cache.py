@@ -1,0 +1,91 @@
+"""The folded states of the sessions that were used lately."""
+
+from collections import OrderedDict
+from typing import Protocol
+
+import msgspec
+
+from ship.errors import NotFound
+from ship.events import decode
+from ship.ports.store import LogStore
+from ship.sessions.fold import fold
+from ship.sessions.state import SessionState
+
+CACHED_STATES = 1_000
+STATE_SHAPE = 2
+"""The version of ``SessionState``'s form; kept snapshots of another one are ignored."""
+
+_PAGE = 500
+
+
+class CachedStore(LogStore, Protocol):
+    """What the cache needs of a store."""
+
+    shared: bool
+
+
+class StateCache:
+    """Only what is on disk. In a shared store other nodes append, too: ``newest`` looks, ``known`` believes what was heard."""
+
+    def __init__(self, store: CachedStore) -> None:
+        self._store = store
+        self._states: OrderedDict[str, SessionState] = OrderedDict()
+        self._heard: dict[str, int] = {}
+
+    async def newest(self, session_id: str) -> SessionState:
+        """The state as it is on disk now.
+
+        Raises:
+            NotFound: ``session_not_found``.
+        """
+        if self._store.shared:
+            return await self._read(session_id)
+        return await self.known(session_id)
+
+    async def known(self, session_id: str) -> SessionState:
+        """The state with all that this node has committed or heard of. Raises as ``newest``."""
+        state = self._states.get(session_id)
+        if state is None or state.head_seq < self._heard.get(session_id, 0):
+            return await self._read(session_id)
+        self._states.move_to_end(session_id)
+        return state
+
+    def keep(self, session_id: str, state: SessionState) -> None:
+        """This state is on disk."""
+        kept = self._states.get(session_id)
+        if kept is None or kept.head_seq < state.head_seq:
+            self._states[session_id] = state
+        self._states.move_to_end(session_id)
+        if self._heard.get(session_id, 0) <= state.head_seq:
+            self._heard.pop(session_id, None)
+        if len(self._states) > CACHED_STATES:
+            oldest, _ = self._states.popitem(last=False)
+            self._heard.pop(oldest, None)
+
+    def heard(self, session_id: str, seq: int) -> None:
+        """The log has grown to this seq."""
+        state = self._states.get(session_id)
+        if state and state.head_seq < seq:
+            self._heard[session_id] = max(seq, self._heard.get(session_id, 0))
+
+    def forget(self, session_id: str) -> None:
+        """What is known of it may be wrong."""
+        self._states.pop(session_id, None)
+        self._heard.pop(session_id, None)
+
+    async def _read(self, session_id: str) -> SessionState:
+        """What is known, and what came after."""
+        heard = self._heard.get(session_id, 0)
+        state = self._states.get(session_id) or await self._snapshot(session_id)
+        while rows := await self._store.events(session_id, state.head_seq if state else 0, _PAGE):
+            state = fold((decode(body) for _, body in rows), state)
+        if state is None:
+            raise NotFound("no such session", code="session_not_found")
+        self.keep(session_id, state)
+        if self._heard.get(session_id, 0) == heard:
+            self._heard.pop(session_id, None)
+        return self._states[session_id]
+
+    async def _snapshot(self, session_id: str) -> SessionState | None:
+        kept = await self._store.snapshot(session_id, STATE_SHAPE)
+        return msgspec.json.decode(kept.body, type=SessionState) if kept else None
