@@ -6,7 +6,9 @@ import type {
   Answer,
   Approval,
   ChangedFile,
+  CheckpointReason,
   Failure,
+  LimitKind,
   Limits,
   Origin,
   Parent,
@@ -54,7 +56,7 @@ export interface EventData {
   "task.started": { task_id: string };
   "task.steered": { task_id: string; steer_id: string; text: string };
   "task.interrupted": { task_id: string; generation: number; reason: string };
-  "task.limit_reached": { task_id: string; limit: "time" | "tokens" | "cost"; value: number; allowed: number };
+  "task.limit_reached": { task_id: string; limit: LimitKind; value: number; allowed: number };
   "task.stuck": { task_id: string; idle_ms: number; given_up: boolean };
   "task.cancel_requested": { task_id: string };
   "task.completed": { task_id: string };
@@ -85,7 +87,7 @@ export interface EventData {
   "request.withdrawn": { request_id: string };
   "agent.retried": { task_id: string; attempt: number; reason: string; next_at_ms: number };
   "agent.restarted": { code: string; reason: string };
-  "checkpoint.requested": { checkpoint_id: string; reason: "task" | "asked" | "pause" | "fork" };
+  "checkpoint.requested": { checkpoint_id: string; reason: CheckpointReason };
   "checkpoint.created": {
     checkpoint_id: string;
     task_id: string;
@@ -94,7 +96,7 @@ export interface EventData {
     files: ChangedFile[];
     diff_artifact: string;
     bundle_artifact: string;
-    reason?: "task" | "asked" | "pause" | "fork";
+    reason?: CheckpointReason;
     agent_artifact?: string;
     parent_id?: string;
   };
@@ -122,9 +124,15 @@ export interface EventData {
 
 export type EventType = keyof EventData;
 
+/** Where an event that the runner reported stands among its own. */
+interface Frame {
+  generation: number;
+  n: number;
+}
+
 /** One record of the log, as a union told apart by `type`. */
 export type LogRecord = {
-  [T in EventType]: { seq: number; at_ms: number; type: T; v: number; actor: Actor; data: EventData[T] };
+  [T in EventType]: { seq: number; at_ms: number; type: T; v: number; actor: Actor; data: EventData[T]; frame?: Frame | null };
 }[EventType];
 
 /** Text that grows: `text` belongs at character `offset` of the part. */

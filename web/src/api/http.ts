@@ -41,10 +41,19 @@ export async function getText(path: string, signal?: AbortSignal): Promise<strin
 }
 
 /** Posts JSON. The key makes a repeated request harmless: pass the same one to try again. */
-export async function postJson<T>(path: string, body: unknown = {}, key: string = newKey()): Promise<T> {
+export function postJson<T>(path: string, body: unknown = {}, key: string = newKey()): Promise<T> {
+  return sendJson<T>("POST", path, body, { "Idempotency-Key": key });
+}
+
+/** Changes what is named and leaves the rest. */
+export function patchJson<T>(path: string, body: unknown): Promise<T> {
+  return sendJson<T>("PATCH", path, body);
+}
+
+async function sendJson<T>(method: string, path: string, body: unknown, headers: Record<string, string> = {}): Promise<T> {
   const response = await send(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "Idempotency-Key": key },
+    method,
+    headers: { "Content-Type": "application/json", ...headers },
     body: JSON.stringify(body),
   });
   const text = await response.text();

@@ -1,8 +1,19 @@
 /** The routes of sessions, one function each. */
 
 import type { LogRecord } from "./events";
-import { API, getJson, getText, postJson } from "./http";
-import type { Answer, FileEntry, Models, NewSession, NewTask, SessionPage, SessionStatus, TaskAccepted } from "./types";
+import { API, getJson, getText, patchJson, postJson } from "./http";
+import type {
+  Answer,
+  FileEntry,
+  Models,
+  NewFork,
+  NewSession,
+  NewTask,
+  SessionPage,
+  SessionStatus,
+  TaskAccepted,
+  TaskChange,
+} from "./types";
 
 const at = (id: string): string => `/sessions/${encodeURIComponent(id)}`;
 
@@ -45,8 +56,20 @@ export function createTask(id: string, task: NewTask, key: string) {
   return postJson<TaskAccepted>(`${at(id)}/tasks`, task, key);
 }
 
+const taskAt = (id: string, taskId: string): string => `${at(id)}/tasks/${encodeURIComponent(taskId)}`;
+
 export function cancelTask(id: string, taskId: string) {
-  return postJson<unknown>(`${at(id)}/tasks/${encodeURIComponent(taskId)}/cancel`);
+  return postJson<unknown>(`${taskAt(id, taskId)}/cancel`);
+}
+
+/** Of a waiting task anything may change, of a running one only its limits. */
+export function editTask(id: string, taskId: string, change: TaskChange) {
+  return patchJson<unknown>(taskAt(id, taskId), change);
+}
+
+/** Puts a waiting task before another one, or with "" at the end. */
+export function moveTask(id: string, taskId: string, before: string) {
+  return postJson<unknown>(`${taskAt(id, taskId)}/move`, { before });
 }
 
 export function postNote(id: string, text: string, key: string) {
@@ -61,13 +84,34 @@ export function retrySession(id: string) {
   return postJson<unknown>(`${at(id)}/retry`);
 }
 
+export function pauseSession(id: string) {
+  return postJson<unknown>(`${at(id)}/pause`);
+}
+
+export function resumeSession(id: string) {
+  return postJson<unknown>(`${at(id)}/resume`);
+}
+
+export function takeCheckpoint(id: string) {
+  return postJson<unknown>(`${at(id)}/checkpoints`);
+}
+
+/** A new session that begins where that checkpoint was taken. */
+export function forkSession(id: string, fork: NewFork, key: string) {
+  return postJson<{ id: string }>(`${at(id)}/fork`, fork, key);
+}
+
 export function archiveSession(id: string) {
   return postJson<unknown>(`${at(id)}/archive`);
 }
 
-/** The unified diff against the base commit: the last checkpoint's, or with `live` the workspace's as it stands. */
-export function getDiff(id: string, live: boolean, signal?: AbortSignal) {
-  return getText(`${at(id)}/diff${live ? "?live=true" : ""}`, signal);
+/** Of what a diff is wanted: the workspace as it stands, or a checkpoint; an empty id is the last one. */
+export type DiffSource = { live: true } | { checkpoint: string };
+
+/** The unified diff against the base commit. */
+export function getDiff(id: string, source: DiffSource, signal?: AbortSignal) {
+  const query = new URLSearchParams("live" in source ? { live: "true" } : source.checkpoint ? { checkpoint: source.checkpoint } : {});
+  return getText(`${at(id)}/diff?${query.toString()}`, signal);
 }
 
 export function listFiles(id: string, path: string, signal?: AbortSignal) {

@@ -14,8 +14,11 @@ export type Answer = Schemas["AnswerIn"];
 export type Artifact = Schemas["ArtifactOut"];
 export type ChangedFile = Schemas["ChangedFileOut"];
 export type Checkpoint = Schemas["CheckpointOut"];
+export type CheckpointReason = Schemas["CheckpointReason"];
+export type Child = Schemas["ChildOut"];
 export type Failure = Schemas["FailureOut"];
 export type FileEntry = Schemas["FileOut"];
+export type LimitKind = Schemas["LimitKind"];
 export type Limits = Schemas["LimitsOut"];
 export type Models = Schemas["ModelPage"];
 export type NewSession = Schemas["SessionIn"];
@@ -33,3 +36,20 @@ export type Task = Schemas["TaskOut"];
 export type TaskAccepted = Schemas["TaskAccepted"];
 export type Todo = Schemas["TodoOut"];
 export type Usage = Schemas["UsageOut"];
+export type WantedCheckpoint = Schemas["WantedOut"];
+
+/** What a waiting task is changed to; what is left out stays. */
+export interface TaskChange {
+  prompt?: string;
+  model?: string;
+  agent?: AgentMode;
+  limits?: Limits;
+}
+
+/** A fork: where it begins, and what is different from there on. */
+export interface NewFork {
+  checkpoint_id?: string;
+  model?: string;
+  title?: string;
+  prompt?: string;
+}

@@ -8,11 +8,21 @@ const rootRoute = createRootRoute({ component: Root, notFoundComponent: lazyRout
 
 const homeRoute = createRoute({ getParentRoute: () => rootRoute, path: "/", component: Home });
 
+/** Which panel is open, and the event after which the session is looked at: without one, as it is now. */
+interface SessionSearch {
+  tab?: Panel;
+  at?: number;
+}
+
+const isSeq = (value: unknown): value is number => typeof value === "number" && Number.isInteger(value) && value > 0;
+
 const sessionRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: "/sessions/$id",
-  validateSearch: (search: Record<string, unknown>): { tab?: Panel } =>
-    isPanel(search.tab) ? { tab: search.tab } : {},
+  validateSearch: (search: Record<string, unknown>): SessionSearch => ({
+    ...(isPanel(search.tab) && { tab: search.tab }),
+    ...(isSeq(search.at) && { at: search.at }),
+  }),
   component: lazyRouteComponent(() => import("@/routes/session"), "SessionPage"),
 });
 

@@ -10,6 +10,14 @@ export function duration(ms: number): string {
   return `${String(Math.floor(seconds / 3600))}h ${two(Math.floor((seconds % 3600) / 60))}m`;
 }
 
+/** A round time: 45 s, 30m, 1h 30m. */
+export function timeSpan(seconds: number): string {
+  if (seconds < 60) return `${String(Math.round(seconds))} s`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60) return `${String(minutes)}m`;
+  return `${String(Math.floor(minutes / 60))}h${minutes % 60 > 0 ? ` ${String(minutes % 60)}m` : ""}`;
+}
+
 const two = (n: number): string => String(n).padStart(2, "0");
 
 /** now, 5m, 3h, 2d, then the date. */
@@ -35,6 +43,15 @@ export function count(n: number): string {
 export function dollars(usd: number): string {
   if (usd === 0) return "$0";
   return usd < 0.01 ? "<$0.01" : `$${usd.toFixed(2)}`;
+}
+
+/** 30m · 200k tokens · $2.00; empty where nothing is limited. */
+export function limitsText(limits: { time_s: number; tokens: number; cost_usd: number }): string {
+  const parts: string[] = [];
+  if (limits.time_s > 0) parts.push(timeSpan(limits.time_s));
+  if (limits.tokens > 0) parts.push(`${count(limits.tokens)} tokens`);
+  if (limits.cost_usd > 0) parts.push(dollars(limits.cost_usd));
+  return parts.join(" · ");
 }
 
 export function fileSize(bytes: number): string {

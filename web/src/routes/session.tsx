@@ -130,6 +130,7 @@ function Panels({ session, isWide }: { session: SessionState; isWide: boolean })
         <DiffPanel
           sessionId={session.id}
           checkpointId={session.checkpoint?.id ?? ""}
+          isPast={false}
           hasWorkspace={hasWorkspace}
           isRunning={session.status === "running"}
         />

@@ -2,7 +2,7 @@ import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { CloudOff, Columns2, Download, FileDiff as DiffIcon, Rows2 } from "lucide-react";
 import { useMemo, useRef, useState } from "react";
 import { ApiError } from "@/api/http";
-import { getDiff } from "@/api/sessions";
+import { getDiff, type DiffSource } from "@/api/sessions";
 import { Button } from "@/components/button";
 import { DiffCounts } from "@/components/diff-counts";
 import { asFailure } from "@/components/failure-box";
@@ -28,20 +28,24 @@ const LAYOUTS: Segment<Layout>[] = [
 
 interface DiffPanelProps {
   sessionId: string;
-  /** Changes when there is a new diff to read. */
+  /** The newest checkpoint; empty: there is none. */
   checkpointId: string;
+  /** The checkpoint itself is wanted, not what became of the workspace since. */
+  isPast: boolean;
   /** The sandbox stands: the workspace itself can be asked. */
   hasWorkspace: boolean;
   isRunning: boolean;
 }
 
 /** What the session changed against where it began. */
-export function DiffPanel({ sessionId, checkpointId, hasWorkspace, isRunning }: DiffPanelProps) {
+export function DiffPanel({ sessionId, checkpointId, isPast, hasWorkspace, isRunning }: DiffPanelProps) {
   const diff = useQuery({
-    queryKey: ["diff", sessionId, checkpointId, hasWorkspace],
+    queryKey: ["diff", sessionId, checkpointId, isPast, hasWorkspace],
     queryFn: async ({ signal }) => {
+      if (isPast && !checkpointId) return "";
+      const source: DiffSource = hasWorkspace ? { live: true } : { checkpoint: isPast ? checkpointId : "" };
       try {
-        return await getDiff(sessionId, hasWorkspace, signal);
+        return await getDiff(sessionId, source, signal);
       } catch (error) {
         // No checkpoint yet is no failure: there is nothing to show.
         if (error instanceof ApiError && (error.status === 404 || error.status === 409) && !checkpointId) return "";
@@ -49,6 +53,7 @@ export function DiffPanel({ sessionId, checkpointId, hasWorkspace, isRunning }: 
       }
     },
     placeholderData: keepPreviousData,
+    ...(isPast && { staleTime: Infinity }),
     refetchInterval: isRunning && hasWorkspace ? LIVE_EVERY_MS : false,
   });
   const files = useMemo(() => parseDiff(diff.data ?? ""), [diff.data]);
@@ -58,6 +63,13 @@ export function DiffPanel({ sessionId, checkpointId, hasWorkspace, isRunning }: 
     return (
       <Notice icon={CloudOff} title="The diff could not be loaded" action={<Button busy={diff.isFetching} onClick={() => { void diff.refetch(); }}>Try again</Button>}>
         {reason} {hint}
+      </Notice>
+    );
+  }
+  if (files.length === 0 && isPast) {
+    return (
+      <Notice icon={DiffIcon} title="No changes by then">
+        {checkpointId ? "The last checkpoint before this moment changes nothing." : "No checkpoint was taken before this moment."}
       </Notice>
     );
   }

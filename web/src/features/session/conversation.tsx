@@ -70,7 +70,7 @@ export function Conversation({ session, children }: { session: SessionState; chi
   );
 }
 
-const isCompact = (entry: AnyEntry): boolean => ["tool", "reasoning", "line", "answered"].includes(entry.kind);
+const isCompact = (entry: AnyEntry): boolean => ["tool", "reasoning", "line", "answered", "child"].includes(entry.kind);
 
 function gap(before: AnyEntry | undefined, entry: AnyEntry): string {
   if (!before) return "";
@@ -92,6 +92,7 @@ function FirstPrompt({ session }: { session: SessionState }) {
     text: first.prompt,
     agent: first.agent,
     model: first.model,
+    limits: first.limits,
   };
   return (
     <div className="mb-4">

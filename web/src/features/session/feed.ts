@@ -9,6 +9,7 @@ import type { Delta, LogRecord, StreamMessage } from "@/api/events";
 import { ApiError } from "@/api/http";
 import { grow, reduce } from "./reducer";
 import { unknownSession, type SessionState } from "./state";
+import { Tape } from "./tape";
 
 /** `ended`: the session is archived and everything was read. `refused`: see `error`; trying again would not help. */
 export type Phase = "replaying" | "live" | "reconnecting" | "ended" | "refused";
@@ -41,16 +42,21 @@ export class Feed {
   private readonly listeners = new Set<() => void>();
   private telling: ReturnType<typeof setTimeout> | undefined;
   private session: SessionState;
+  private readonly tape: Tape;
 
   constructor(
     id: string,
     private readonly wire: Wire,
   ) {
     this.session = unknownSession(id);
+    this.tape = new Tape(this.session);
     this.snapshot = { session: this.session, phase: "replaying", error: null };
   }
 
   readonly read = (): Snapshot => this.snapshot;
+
+  /** The session as it was after `seq` events. */
+  readonly past = (seq: number): SessionState => this.tape.at(seq);
 
   readonly subscribe = (listener: () => void): (() => void) => {
     this.listeners.add(listener);
@@ -154,6 +160,7 @@ export class Feed {
     if (record.seq <= this.session.seq) return true;
     if (record.seq > this.session.seq + 1) return false;
     this.session = reduce(this.session, record);
+    this.tape.add(record, this.session);
     this.tellSoon();
     return true;
   }

@@ -67,35 +67,87 @@ describe("the events", () => {
   });
 });
 
-describe("a whole session, as a server kept it", () => {
-  const folder = "src/features/session/golden";
-  const records = readFileSync(`${folder}/whole.jsonl`, "utf8")
-    .trimEnd()
-    .split("\n")
-    .map((text) => JSON.parse(text) as LogRecord);
-  const served = JSON.parse(readFileSync(`${folder}/whole.session.json`, "utf8")) as { id: string; head_seq: number };
+/** A log that is kept with the session it folds to; the server's tests fold the same files. */
+function kept(name: string): { records: LogRecord[]; served: { id: string; head_seq: number } } {
+  const file = (end: string): string => readFileSync(`../tests/golden/streams/${name}.${end}`, "utf8");
+  const records = file("jsonl").trimEnd().split("\n");
+  return {
+    records: records.map((text) => JSON.parse(text) as LogRecord),
+    served: JSON.parse(file("session.json")) as { id: string; head_seq: number },
+  };
+}
+
+describe.each(["whole", "life"])("the log of a session (%s), as a server kept it", (name) => {
+  const { records, served } = kept(name);
 
   it("folds to what the server folds it to", () => {
     const { id, head_seq, ...fields } = served;
     expect(fold(records, unknownSession(id))).toMatchObject({ ...fields, id, seq: head_seq });
   });
 
-  it("tells its story in order", () => {
-    const state = fold(records);
+  it("comes out the same from anywhere in between", () => {
+    const whole = fold(records);
+    expect(new Set(whole.entries.map((entry) => entry.key)).size).toBe(whole.entries.length);
+    for (let cut = 0; cut < records.length; cut += 7) {
+      expect(fold(records.slice(cut), fold(records.slice(0, cut)))).toEqual(whole);
+    }
+  });
+});
+
+describe("the story of a session", () => {
+  it("is told in order", () => {
+    const state = fold(kept("whole").records);
     expect(kinds(state).filter((kind) => !["tool", "text"].includes(kind))).toEqual([
       ...["prompt", "answered", "outcome"],
       ...["prompt", "steer", "prompt", "outcome", "note", "outcome"],
       ...["prompt", "answered", "answered", "outcome"],
       "prompt",
     ]);
-    expect(new Set(state.entries.map((entry) => entry.key)).size).toBe(state.entries.length);
   });
 
-  it("comes out the same from anywhere in between", () => {
-    const whole = fold(records);
-    for (let cut = 0; cut < records.length; cut += 7) {
-      expect(fold(records.slice(cut), fold(records.slice(0, cut)))).toEqual(whole);
-    }
+  it("tells what befell it and how it went on", () => {
+    const said = fold(kept("life").records).entries.flatMap((entry) => (entry.kind === "line" ? [[entry.text, entry.detail]] : []));
+    expect(said).toEqual([
+      ["This session is a fork of another one", ""],
+      ["Restored from a checkpoint", "Lost: the agent's memory of the conversation"],
+      ["A checkpoint was taken", ""],
+      ["Nothing was heard of the task for 15m", "If that goes on, it is ended."],
+      ["bob paused the session", "A message resumes it where it was."],
+      ["Resumed by a message", ""],
+      ["Only the files came back", "What ran in the sandbox was lost."],
+      ["The sandbox was lost", "its host does not answer"],
+      ["The task was interrupted and goes on in a new sandbox", ""],
+      ["Restored from a checkpoint", "Lost: running processes, files that git ignores: node_modules/"],
+      ["bob changed the limits", "1h · 500 tokens · $5.00"],
+      ["The task reached its limit of 2.0k tokens", "It is being ended."],
+      ["Nothing was heard of the task for 15m", "If that goes on, it is ended."],
+      ["Nothing was heard of the task for 30m", "It is being ended."],
+      ["Paused, as nothing was going on", "A message resumes it where it was."],
+      ["Resumed by a task", ""],
+    ]);
+  });
+
+  it("keeps every checkpoint in its place of the log", () => {
+    const { checkpoints, entries } = fold(kept("life").records);
+    expect(checkpoints.map(({ id, reason }) => [id, reason])).toEqual([
+      ["cp0", "fork"],
+      ["cp1", "asked"],
+      ["cp2", "pause"],
+      ["cp3", "task"],
+    ]);
+    expect(checkpoints.at(-1)).toMatchObject({ task_id: "t1", files_changed: 2, additions: 10, deletions: 2 });
+    const taken = entries.find((entry) => entry.kind === "line" && entry.text === "A checkpoint was taken");
+    expect(taken).toMatchObject({ link: { to: "past", seq: checkpoints[1]?.seq } });
+  });
+
+  it("follows its children", () => {
+    const children = fold(kept("life").records).entries.filter((entry) => entry.kind === "child");
+    expect(children.map(({ child_id, status, text }) => [child_id, status, text])).toEqual([
+      ["ses_child1", "running", "Port the docs"],
+      ["ses_child2", "running", "Port the rest"],
+      ["ses_child1", "completed", "Ported."],
+      ["ses_child2", "failed", "It broke."],
+    ]);
   });
 });
 

@@ -6,15 +6,21 @@ import type {
   Approval,
   Artifact,
   Checkpoint,
+  CheckpointReason,
+  Child,
   Failure,
   Limits,
   OpenRequest,
+  Origin,
+  Parent,
   Repository,
   Sandbox,
   SessionStatus,
   Task,
+  TaskStatus,
   Todo,
   Usage,
+  WantedCheckpoint,
 } from "@/api/types";
 
 interface EntryOf<Kind extends string> {
@@ -30,6 +36,7 @@ export interface PromptEntry extends EntryOf<"prompt"> {
   text: string;
   agent: AgentMode;
   model: string;
+  limits: Limits;
 }
 
 export interface SteerEntry extends EntryOf<"steer"> {
@@ -83,6 +90,21 @@ export interface LineEntry extends EntryOf<"line"> {
   tone: "info" | "warning";
   text: string;
   detail: string;
+  link: Link | null;
+}
+
+/** Where a line leads: this session as it was after that event, or another session (`seq` 0: as it is now). */
+export type Link = { to: "past"; seq: number; text: string } | { to: "session"; id: string; seq: number; text: string };
+
+/** A session that this one started: at its start `text` is its prompt, at its end what its agent said last. */
+export interface ChildEntry extends EntryOf<"child"> {
+  child_id: string;
+  title: string;
+  text: string;
+  status: TaskStatus;
+  files_changed: number;
+  additions: number;
+  deletions: number;
 }
 
 export interface FailureEntry extends EntryOf<"failure"> {
@@ -106,7 +128,8 @@ export type Entry =
   | AnsweredEntry
   | LineEntry
   | FailureEntry
-  | OutcomeEntry;
+  | OutcomeEntry
+  | ChildEntry;
 
 /** Growing text. `points` counts code points, the unit of a delta's `offset`. */
 export interface Partial {
@@ -126,6 +149,21 @@ export interface ModelCall {
   failure: Failure | null;
 }
 
+/** A checkpoint as a line of the time line: where in the log it stands and what it changed. */
+export interface SavedPoint {
+  id: string;
+  seq: number;
+  at_ms: number;
+  /** Empty outside of a task. */
+  task_id: string;
+  reason: CheckpointReason;
+  commit: string;
+  base_commit: string;
+  files_changed: number;
+  additions: number;
+  deletions: number;
+}
+
 export interface SessionState {
   id: string;
   /** The last event applied; 0 before the first. */
@@ -136,6 +174,12 @@ export interface SessionState {
   repository: Repository;
   model: string;
   approval: Approval;
+  /** Of each task that names none. */
+  limits: Limits;
+  origin: Origin | null;
+  parent: Parent | null;
+  /** Why it is paused; empty when it is not. */
+  pause_reason: string;
   created_by: string;
   created_at_ms: number;
   updated_at_ms: number;
@@ -148,7 +192,14 @@ export interface SessionState {
   usage: Usage;
   /** The latest ones, newest last. */
   calls: ModelCall[];
+  /** The newest one, with its files. */
   checkpoint: Checkpoint | null;
+  /** Oldest first. */
+  checkpoints: SavedPoint[];
+  wanted_checkpoint: WantedCheckpoint | null;
+  children: Child[];
+  /** Nothing was heard of the running task for long. */
+  stuck: boolean;
   artifacts: Artifact[];
   entries: Entry[];
   partials: Record<string, Partial>;
@@ -177,6 +228,10 @@ export function unknownSession(id: string): SessionState {
     repository: { source: "", branch: "" },
     model: "",
     approval: "auto",
+    limits: NO_LIMITS,
+    origin: null,
+    parent: null,
+    pause_reason: "",
     created_by: "",
     created_at_ms: 0,
     updated_at_ms: 0,
@@ -189,6 +244,10 @@ export function unknownSession(id: string): SessionState {
     usage: NO_USAGE,
     calls: [],
     checkpoint: null,
+    checkpoints: [],
+    wanted_checkpoint: null,
+    children: [],
+    stuck: false,
     artifacts: [],
     entries: [],
     partials: {},

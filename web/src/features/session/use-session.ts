@@ -1,12 +1,19 @@
 import { useEffect, useState, useSyncExternalStore } from "react";
 import { eventSocketUrl, getEvents } from "@/api/sessions";
 import { Feed, type Snapshot, type Wire } from "./feed";
+import type { SessionState } from "./state";
+
+export interface LiveSession extends Snapshot {
+  /** The session as it was after so many events, of those that were read. */
+  past: (seq: number) => SessionState;
+}
 
 /** The live session of that id. The caller remounts for another id. */
-export function useSession(id: string): Snapshot {
+export function useSession(id: string): LiveSession {
   const [feed] = useState(() => new Feed(id, browserWire(id)));
   useEffect(() => feed.start(), [feed]);
-  return useSyncExternalStore(feed.subscribe, feed.read);
+  const snapshot = useSyncExternalStore(feed.subscribe, feed.read);
+  return { ...snapshot, past: feed.past };
 }
 
 function browserWire(id: string): Wire {

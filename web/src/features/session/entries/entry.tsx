@@ -2,7 +2,7 @@ import { memo } from "react";
 import type { Task } from "@/api/types";
 import { FailureBox } from "@/components/failure-box";
 import type { Entry as AnyEntry, FailureEntry } from "../state";
-import { Answered, Outcome, QuietLine } from "./lines";
+import { Answered, ChildLine, Outcome, QuietLine } from "./lines";
 import { Tool } from "./tool";
 import { AgentText, Note, Prompt, Reasoning, Steer } from "./words";
 
@@ -40,6 +40,8 @@ export const Entry = memo(function Entry({ entry, growing, task }: EntryProps) {
       return <Answered entry={entry} />;
     case "line":
       return <QuietLine entry={entry} />;
+    case "child":
+      return <ChildLine entry={entry} />;
     case "failure":
       return <FailureBox title={FAILED[entry.subject]} failure={entry.failure} />;
     case "outcome":

@@ -1,8 +1,10 @@
-import { Check, CircleCheck, CircleStop, CircleX, Info, TriangleAlert } from "lucide-react";
+import { Link } from "@tanstack/react-router";
+import { Check, CircleCheck, CircleStop, CircleX, Info, Network, TriangleAlert } from "lucide-react";
 import type { ReactNode } from "react";
-import type { OutcomeEntry, AnsweredEntry, LineEntry } from "../state";
 import type { Task } from "@/api/types";
+import { DiffCounts } from "@/components/diff-counts";
 import { count, dollars, duration } from "@/lib/format";
+import type { AnsweredEntry, ChildEntry, LineEntry, Link as Target, OutcomeEntry } from "../state";
 
 /** Something that explains what follows. */
 export function QuietLine({ entry }: { entry: LineEntry }) {
@@ -16,8 +18,57 @@ export function QuietLine({ entry }: { entry: LineEntry }) {
       <span className="min-w-0 [overflow-wrap:anywhere]">
         {entry.text}
         {entry.detail && <span> · {entry.detail}</span>}
+        {entry.link && (
+          <>
+            {" · "}
+            <Onward target={entry.link} />
+          </>
+        )}
       </span>
     </p>
+  );
+}
+
+const LINK = "rounded text-ink-soft underline decoration-line-strong underline-offset-3 hover:text-ink hover:decoration-current";
+
+function Onward({ target }: { target: Target }) {
+  if (target.to === "past") {
+    return (
+      <Link to="." search={(search) => ({ ...search, at: target.seq })} className={LINK}>
+        {target.text}
+      </Link>
+    );
+  }
+  return (
+    <Link to="/sessions/$id" params={{ id: target.id }} search={target.seq > 0 ? { at: target.seq } : {}} className={LINK}>
+      {target.text}
+    </Link>
+  );
+}
+
+const CHILD: Record<ChildEntry["status"], string> = {
+  queued: "Started a session",
+  running: "Started a session",
+  completed: "Its session is done",
+  failed: "Its session failed",
+  cancelled: "Its session was stopped",
+};
+
+/** A session that this one started, at its start or at its end. */
+export function ChildLine({ entry }: { entry: ChildEntry }) {
+  const { status } = entry;
+  return (
+    <div className="flex items-start gap-2 py-0.5 text-xs text-ink-faint">
+      <Network aria-hidden className={`mt-0.5 size-3.5 shrink-0 ${status === "failed" ? "text-bad" : status === "completed" ? "text-good" : ""}`} />
+      <div className="min-w-0 flex-1 [overflow-wrap:anywhere]">
+        {CHILD[status]} ·{" "}
+        <Link to="/sessions/$id" params={{ id: entry.child_id }} className={LINK}>
+          {entry.title || "Untitled"}
+        </Link>
+        {entry.files_changed > 0 && <DiffCounts additions={entry.additions} deletions={entry.deletions} className="ml-2" />}
+        {entry.text && entry.text !== entry.title && <p className="mt-0.5 line-clamp-3 whitespace-pre-wrap">{entry.text}</p>}
+      </div>
+    </div>
   );
 }
 
