@@ -78,6 +78,7 @@ class Settings(Table, frozen=True):
 
     listen: str = "127.0.0.1:8700"
     data: str = "~/.local/share/ship"
+    database: str = ""
     cache: str = "~/.cache/ship"
     public_url: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -143,6 +144,7 @@ ANTHROPIC_MODELS = (
 ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "SHIP_LISTEN": ("listen",),
     "SHIP_DATA": ("data",),
+    "SHIP_DATABASE": ("database",),
     "SHIP_CACHE": ("cache",),
     "SHIP_PUBLIC_URL": ("public_url",),
     "SHIP_LOG_LEVEL": ("log_level",),

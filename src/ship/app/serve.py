@@ -17,7 +17,7 @@ from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
 from ship.api import Services, create_api
 from ship.api.server import listen, server
-from ship.app import web
+from ship.app import storage, web
 from ship.app.folder import DataFolder
 from ship.app.grants import SessionGrants
 from ship.app.sandbox_host import SandboxHostProcess
@@ -36,7 +36,6 @@ from ship.sandboxes.template import build_ship_template
 from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.service import Sessions
 from ship.sessions.worker import Worker
-from ship.store.sqlite import SqliteStore
 from ship.testing import scripted_model
 
 LOCAL_CREDENTIAL = "local"
@@ -66,7 +65,7 @@ async def _serve(
 ) -> None:
     folder = DataFolder(settings.data_path)
     async with contextlib.AsyncExitStack() as stack:
-        store = SqliteStore(folder.database)
+        store = storage.store(settings.database, folder)
         await store.open()
         stack.push_async_callback(store.close)
         listening = stack.enter_context(_listen(*settings.address))
@@ -100,7 +99,9 @@ async def _serve(
         working = _in_background(stack, work)
 
         secret = await _local_token(folder, tokens)
-        folder.write_json(SERVER_FILE, {"url": url, "token": secret, "pid": os.getpid()})
+        folder.write_json(
+            SERVER_FILE, {"url": url, "token": secret, "pid": os.getpid(), "database": settings.database}
+        )
         on_ready(url, f"{url}/login?token={await tokens.create_login('owner')}")
         await _run(app, listening)
         if working.done():

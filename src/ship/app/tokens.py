@@ -1,15 +1,16 @@
 """Credentials by the data folder alone: for the command line, whether the server runs or not."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ship.accounts.tokens import Tokens
+from ship.app import storage
 from ship.app.folder import DataFolder
 from ship.errors import ConfigurationError
-from ship.store.sqlite import SqliteStore
 
 T = TypeVar("T")
 SERVER_FILE = "cli.json"
@@ -63,7 +64,10 @@ def login_link(data: Path) -> str:
 
 def _with_tokens(data: Path, use: Callable[[Tokens], Awaitable[T]]) -> T:
     async def run() -> T:
-        store = SqliteStore(DataFolder(data).database, exclusive=False)
+        folder = DataFolder(data)
+        # The store of the server that ran here last; before the first one, what the environment says.
+        database = folder.read_json(SERVER_FILE).get("database", os.environ.get("SHIP_DATABASE", ""))
+        store = storage.store(database, folder, exclusive=False)
         await store.open()
         try:
             return await use(Tokens(store, now_ms))

@@ -301,6 +301,55 @@ def down(data: Data = None) -> None:
     server.end(data)
 
 
+@app.command(rich_help_panel=SERVER)
+def migrate(
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="URL",
+            help="Copy everything into this empty store: postgresql://… or sqlite.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Data = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Bring the store's tables up to date; with --to, copy everything into another store."""
+    from ship.cli import storage
+
+    storage.migrate(to, data, config, as_json=json)
+
+
+@app.command(rich_help_panel=SERVER)
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)],
+    data: Data = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Write everything, blobs included, into one file. The server may be running or not."""
+    from ship.cli import storage
+
+    storage.export(file, data, config, as_json=json)
+
+
+@app.command("import", rich_help_panel=SERVER)
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What `ship export` wrote.", show_default=False)
+    ],
+    data: Data = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Take everything out of an export into an empty store. It is kept whole or not at all."""
+    from ship.cli import storage
+
+    storage.import_(file, data, config, as_json=json)
+
+
 @app.command("login-link", rich_help_panel=SERVER)
 def login_link(data: Data = None, json: Json = False) -> None:
     """Print a link that signs one browser in, once."""

@@ -4,7 +4,7 @@ Sessions, effects, alarms and answers travel as bytes and plain values: the stor
 Times are milliseconds since the Unix epoch.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ship.errors import Conflict
@@ -113,6 +113,13 @@ class StoredToken(NamedTuple):
     name: str
     created_at_ms: int
     expires_at_ms: int | None
+
+
+class Page(NamedTuple):
+    """Some rows of one table, as ``ship.store.tables`` names their columns."""
+
+    table: str
+    rows: Sequence[tuple[str | int | bytes | None, ...]]
 
 
 class LogStore(Protocol):
@@ -238,7 +245,23 @@ class TokenStore(Protocol):
         ...
 
 
-class Store(LogStore, Outbox, TokenStore, Protocol):
+class Portable(Protocol):
+    """All that is in it, to be carried to another store of whatever kind."""
+
+    def dump(self) -> AsyncGenerator[Page, None]:
+        """Every row, as of one moment, in pages that fit in memory."""
+        ...
+
+    async def fill(self, pages: AsyncIterable[Page]) -> None:
+        """Take all of these rows, or none when reading them raises.
+
+        Raises:
+            Conflict: ``store_not_empty``.
+        """
+        ...
+
+
+class Store(LogStore, Outbox, TokenStore, Portable, Protocol):
     """All of it, in one place. Every method raises ``Unavailable`` (``store_unavailable``) when the store does not answer, and
     those that write ``store_read_only`` or ``disk_full`` when it takes no writes."""
 

@@ -4,10 +4,10 @@ Each check gets two stores. Where a store may be shared they are two nodes on on
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from ship.errors import ShipError
+from ship.errors import Conflict, ShipError
 from ship.ports.store import (
     Append,
     FirstAnswer,
@@ -15,6 +15,7 @@ from ship.ports.store import (
     KeyTaken,
     NewAlarm,
     NewEvent,
+    Page,
     Said,
     Snapshot,
     Store,
@@ -455,6 +456,39 @@ async def a_token_is_revoked_once(stores: Stores) -> None:
     assert await stores.one.find_token("r2", 0) is None
 
 
+async def what_is_dumped_is_whole(stores: Stores) -> None:
+    """``dump``: every row, once; ``fill`` refuses a store that is not empty."""
+    store = stores.one
+    alarms, answer = [NewAlarm("carried", 7)], FirstAnswer("carried", "key", "f", b"answer")
+    await store.append(
+        Append(
+            "carried",
+            0,
+            5,
+            events=[NewEvent("a", b"%d" % number) for number in range(500)],
+            said=[Said(2, b"said", "said")],
+            summary=Summary("ready", 1, b"summary"),
+            snapshot=Snapshot(2, 1, b"snapshot"),
+            effects=[("carried:effect", b"effect")],
+            alarms=alarms,
+            first_answer=answer,
+        )
+    )
+    await store.add_token(StoredToken("carried", "api", "laptop", 1, None))
+    rows: dict[str, list[object]] = {}
+    async for table, page in stores.other.dump():
+        rows.setdefault(table, []).extend(row for row in page if "carried" in row or "carried:effect" in row)
+    assert rows["events"] == [("carried", seq, "a", b"%d" % (seq - 1)) for seq in range(1, 501)]
+    assert rows["sessions"] == [("carried", "ready", 1, b"summary")]
+    assert rows["snapshots"] == [("carried", 2, 1, b"snapshot")]
+    assert rows["outbox"] == [("carried:effect", "carried", b"effect", 0, 5)]
+    assert rows["alarms"] == [("carried", "carried", 7)]
+    assert rows["idempotency"] == [("carried", "key", "f", b"answer", 5)]
+    assert rows["tokens"] == [("carried", "api", "laptop", 1, None)]
+    assert await _error(store.fill(_no_pages())) is Conflict
+    await _clear(stores)
+
+
 async def it_can_be_written(stores: Stores) -> None:
     """``probe``."""
     await stores.one.probe()
@@ -487,6 +521,7 @@ STORE_CHECKS: tuple[Check, ...] = (
     no_two_claims_get_the_same_alarm,
     tokens_live_until_their_time_is_over,
     a_token_is_revoked_once,
+    what_is_dumped_is_whole,
     it_can_be_written,
 )
 
@@ -494,6 +529,11 @@ STORE_CHECKS: tuple[Check, ...] = (
 def _append(session_id: str, expected_head: int, *types: str) -> Append:
     """Events whose bodies are their types."""
     return Append(session_id, expected_head, 1, [NewEvent(name, name.encode()) for name in types])
+
+
+async def _no_pages() -> AsyncGenerator[Page, None]:
+    for page in list[Page]():
+        yield page
 
 
 async def _seqs(store: Store, session_id: str) -> list[int]:

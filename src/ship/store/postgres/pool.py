@@ -1,7 +1,8 @@
 """Connections to PostgreSQL: a bounded pool that finds its way back, and what its errors mean to Ship."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -90,18 +91,36 @@ class Pool:
         Raises:
             Unavailable: as ``unavailable``.
         """
-        assert self._pool is not None
         for pause_s in (*PAUSES_S, None):
             reached = False
             try:
-                async with self._pool.acquire(timeout=CONNECT_S) as connection:
+                async with self._acquire() as connection:
                     reached = True
-                    return await call(connection)  # type: ignore[arg-type]  # a proxy that behaves as the connection
+                    return await call(connection)
             except (*ERRORS, *BAD_VALUES) as error:
                 if pause_s is None or not is_away(error) or (reached and not again):
                     raise unavailable(error) from error
                 await asyncio.sleep(pause_s)
         raise AssertionError
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection for as long as the block runs.
+
+        Raises:
+            Unavailable: as ``unavailable``, also for what breaks in the block.
+        """
+        try:
+            async with self._acquire() as connection:
+                yield connection
+        except (*ERRORS, *BAD_VALUES) as error:
+            raise unavailable(error) from error
+
+    @contextlib.asynccontextmanager
+    async def _acquire(self) -> AsyncIterator[Connection]:
+        assert self._pool is not None
+        async with self._pool.acquire(timeout=CONNECT_S) as connection:
+            yield connection  # type: ignore[misc]  # a proxy that behaves as the connection
 
 
 async def _leave_as_it_is(connection: object) -> None:

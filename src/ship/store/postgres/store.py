@@ -1,10 +1,10 @@
 """The port's store in PostgreSQL: appends by group commit, everything else one statement on a pooled connection."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 
-from ship.ports.store import Append, DueAlarm, DueEffect, FirstAnswer, NewAlarm, Snapshot, StoredToken
-from ship.store.postgres import log, migrations, outbox, tokens
+from ship.ports.store import Append, DueAlarm, DueEffect, FirstAnswer, NewAlarm, Page, Snapshot, StoredToken
+from ship.store.postgres import carrying, log, migrations, outbox, tokens
 from ship.store.postgres.group_commit import GroupCommit
 from ship.store.postgres.pool import Connection, Pool
 
@@ -142,6 +142,17 @@ class PostgresStore:
     async def tokens(self, kind: str) -> list[StoredToken]:
         """As the port says."""
         return await self._pool.run(lambda c: tokens.of_kind(c, kind))
+
+    async def dump(self) -> AsyncGenerator[Page, None]:
+        """As the port says."""
+        async with self._pool.connection() as connection:
+            async for page in carrying.dump(connection):
+                yield page
+
+    async def fill(self, pages: AsyncIterable[Page]) -> None:
+        """As the port says."""
+        async with self._pool.connection() as connection:
+            await carrying.fill(connection, pages)
 
 
 async def _prepare(connection: Connection) -> None:

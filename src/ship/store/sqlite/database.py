@@ -143,7 +143,7 @@ class Database:
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            return [_unavailable(error)] * len(jobs)
+            return [unavailable(error)] * len(jobs)
         return outcomes
 
 
@@ -164,10 +164,11 @@ def _translated(job: Job[T], connection: sqlite3.Connection) -> T:
     try:
         return job(connection)
     except sqlite3.OperationalError as error:
-        raise _unavailable(error) from error
+        raise unavailable(error) from error
 
 
-def _unavailable(error: sqlite3.Error) -> ShipError:
+def unavailable(error: sqlite3.Error) -> ShipError:
+    """What an error of SQLite is to the callers of a store."""
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL":
         code, hint = "disk_full", "Free some space on the disk of the data folder and try again."

@@ -1,7 +1,7 @@
 """The port's store in one SQLite file: each call is one plain function on a connection of the database."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from ship.ports.store import (
     DueEffect,
     FirstAnswer,
     NewAlarm,
+    Page,
     Snapshot,
     StoredToken,
 )
-from ship.store.sqlite import answers, log, outbox, tokens
+from ship.store.sqlite import answers, carrying, log, outbox, tokens
 from ship.store.sqlite.database import Database
 
 
@@ -24,6 +25,7 @@ class SqliteStore:
     shared = False
 
     def __init__(self, path: Path, *, exclusive: bool = True) -> None:
+        self._path = path
         self._db = Database(path, exclusive=exclusive)
 
     async def open(self) -> None:
@@ -133,6 +135,14 @@ class SqliteStore:
     async def tokens(self, kind: str) -> list[StoredToken]:
         """As the port says."""
         return await self._db.read(lambda c: tokens.listed(c, kind))
+
+    def dump(self) -> AsyncGenerator[Page, None]:
+        """As the port says."""
+        return carrying.dump(self._path)
+
+    async def fill(self, pages: AsyncIterable[Page]) -> None:
+        """As the port says."""
+        await carrying.fill(self._path, pages)
 
 
 def _append(append: Append, connection: sqlite3.Connection) -> None:

@@ -1,0 +1,88 @@
+"""Bringing tables up to date, and carrying everything from one store to another, for the command line."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from ship.app import export, storage
+from ship.app.export import Progress
+from ship.app.folder import DataFolder
+from ship.blobs.folder import FolderBlobs
+from ship.config import Settings
+from ship.errors import ConfigurationError, InvalidInput
+from ship.ports.store import Store
+
+
+def bring_up_to_date(settings: Settings) -> None:
+    """Make or change the tables as this Ship needs them; any number of nodes may do so at once. Raises as ``Store.open``."""
+
+    async def run() -> None:
+        async with _opened(settings.database, settings):
+            pass
+
+    asyncio.run(run())
+
+
+def copy_to(settings: Settings, target: str, progress: Progress) -> Counter[str]:
+    """Copy all rows of the settings' store into the empty one of ``target``, a URL as the setting ``database`` takes it, or
+    ``sqlite``. Blobs stay where they are.
+
+    Raises:
+        Conflict: ``store_not_empty``.
+        InvalidInput: ``same_store``.
+    """
+    database = "" if target == "sqlite" else target
+    if database == settings.database:
+        raise InvalidInput("the source and the target are the same store", code="same_store")
+
+    async def run() -> Counter[str]:
+        async with _opened(settings.database, settings) as source, _opened(database, settings) as into:
+            return await export.copy(source, into, progress)
+
+    return asyncio.run(run())
+
+
+def export_to(settings: Settings, file: Path, progress: Progress) -> Counter[str]:
+    """Write everything into the file, also while a server runs. Returns as ``export.export``."""
+
+    async def run() -> Counter[str]:
+        async with _opened(settings.database, settings, exclusive=False) as store:
+            return await export.export(store, _blobs(settings), file, progress)
+
+    with _file_errors(file):
+        return asyncio.run(run())
+
+
+def import_from(settings: Settings, file: Path, progress: Progress) -> Counter[str]:
+    """Take everything out of the file into the settings' store, which has to be empty. Raises as ``export.import_``."""
+
+    async def run() -> Counter[str]:
+        async with _opened(settings.database, settings) as store:
+            return await export.import_(file, store, _blobs(settings), progress)
+
+    with _file_errors(file):
+        return asyncio.run(run())
+
+
+@contextlib.asynccontextmanager
+async def _opened(database: str, settings: Settings, *, exclusive: bool = True) -> AsyncIterator[Store]:
+    store = storage.store(database, DataFolder(settings.data_path), exclusive=exclusive)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _blobs(settings: Settings) -> FolderBlobs:
+    return FolderBlobs(DataFolder(settings.data_path).blobs)
+
+
+@contextlib.contextmanager
+def _file_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}", code="export_file") from error

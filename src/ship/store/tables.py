@@ -1,0 +1,18 @@
+"""What every store keeps, table by table, in the form in which it is carried from one to another."""
+
+from collections.abc import Mapping
+
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "sessions": ("id", "status", "created_at_ms", "body"),
+    "events": ("session_id", "seq", "type", "body"),
+    "messages": ("session_id", "seq", "body"),
+    "snapshots": ("session_id", "seq", "shape", "body"),
+    "outbox": ("effect_id", "session_id", "body", "attempts", "due_at_ms"),
+    "alarms": ("session_id", "name", "due_at_ms"),
+    "idempotency": ("scope", "key", "fingerprint", "answer", "at_ms"),
+    "tokens": ("digest", "kind", "name", "created_at_ms", "expires_at_ms"),
+}
+"""The columns of each table, in the order of a row. What is not named here is derived, and made anew."""
+
+PAGE = 200
+"""So many rows are carried at once."""

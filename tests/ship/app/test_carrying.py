@@ -1,0 +1,191 @@
+"""Everything goes from one store to the other and back, or not at all."""
+
+import asyncio
+import gzip
+import json
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ship.app import export, storage
+from ship.app.folder import DataFolder
+from ship.blobs.folder import FolderBlobs
+from ship.cli import run
+from ship.errors import InvalidInput
+from ship.ports.store import (
+    Append,
+    FirstAnswer,
+    NewAlarm,
+    NewEvent,
+    Said,
+    Snapshot,
+    Store,
+    StoredToken,
+    Summary,
+)
+
+BLOB = b"\x00\xffdiff" * 700_000
+
+
+@asynccontextmanager
+async def opened(database: str, folder: Path) -> AsyncIterator[Store]:
+    store = storage.store(database, DataFolder(folder))
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def a_life(store: Store, blobs: FolderBlobs) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield BLOB
+
+    stored = await blobs.put(pieces(), 1 << 30)
+    for number in range(30):
+        session_id = f"ses_{number}"
+        body = b'{"data":{"sha256":"%s"}}' % stored.sha256.encode()
+        await store.append(
+            Append(
+                session_id,
+                0,
+                number,
+                events=[NewEvent("artifact.stored", body), *[NewEvent("x", b"\xff" * 100)] * 40],
+                said=[Said(1, b"said", "said")],
+                summary=Summary("ready", number, b"summary"),
+                snapshot=Snapshot(41, 1, b"state"),
+                effects=[(f"{session_id}:1", b"effect")],
+                alarms=[NewAlarm("wake", 99)],
+                first_answer=FirstAnswer("me", session_id, "f", b"answer"),
+            )
+        )
+    await store.append(
+        Append("ses_0", 41, 1, [NewEvent("artifact.stored", b'{"sha256":"' + b"0" * 64 + b'"}')])
+    )
+    await store.add_token(StoredToken("digest", "api", "laptop", 1, None))
+
+
+async def contents(store: Store) -> dict[str, list[Any]]:
+    rows: dict[str, list[Any]] = {}
+    async for table, page in store.dump():
+        rows.setdefault(table, []).extend(map(tuple, page))
+    return {table: sorted(found) for table, found in rows.items()}
+
+
+def nothing(name: str, count: int) -> None:
+    """Nobody watches."""
+
+
+async def test_there_and_back_again(postgres_url: str, tmp_path: Path) -> None:
+    blobs = [FolderBlobs(tmp_path / f"{number}" / "blobs") for number in range(3)]
+    async with opened("", tmp_path / "0") as first:
+        await a_life(first, blobs[0])
+        before = await contents(first)
+        counts = await export.export(first, blobs[0], tmp_path / "there", nothing)
+    assert counts["events"] == 30 * 41 + 1
+    assert (counts["blobs"], counts["missing blobs"]) == (1, 1)
+    async with opened(postgres_url, tmp_path / "1") as second:
+        assert await export.import_(tmp_path / "there", second, blobs[1], nothing) == counts
+        assert await contents(second) == before
+        assert await second.heads(["ses_0", "ses_1"]) == {"ses_0": 42, "ses_1": 41}
+        await second.append(Append("ses_1", 41, 1, [NewEvent("x", b"goes on")]))
+        await export.export(second, blobs[1], tmp_path / "back", nothing)
+        after = await contents(second)
+    async with opened("", tmp_path / "2") as third:
+        await export.import_(tmp_path / "back", third, blobs[2], nothing)
+        assert await contents(third) == after
+        assert await third.head("ses_1") == 42
+    digest = sha256(BLOB).hexdigest()
+    assert b"".join([piece async for piece in blobs[2].get(digest)]) == BLOB
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "swapped", "not an export"])
+async def test_a_damaged_file_leaves_nothing_behind(damage: str, postgres_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "export"
+    async with opened("", tmp_path / "source") as source:
+        await a_life(source, FolderBlobs(tmp_path / "source" / "blobs"))
+        await export.export(source, FolderBlobs(tmp_path / "source" / "blobs"), file, nothing)
+    whole = file.read_bytes()
+    plain = bytearray(gzip.decompress(whole))
+    if damage == "cut":
+        file.write_bytes(whole[: len(whole) - 100])
+    elif damage == "flipped":
+        file.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+    elif damage == "swapped":
+        place = plain.index(b"ses_17")
+        plain[place + 4 : place + 6] = b"99"
+        file.write_bytes(gzip.compress(bytes(plain)))
+    else:
+        file.write_bytes(b"something else")
+    for database, data in ((postgres_url, tmp_path / "a"), ("", tmp_path / "b")):
+        async with opened(database, data) as target:
+            with pytest.raises(InvalidInput) as refused:
+                await export.import_(file, target, FolderBlobs(data / "blobs"), nothing)
+            assert refused.value.code == "export_damaged"
+            assert await contents(target) == {}
+
+
+async def test_a_large_store_needs_little_memory(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    async with opened("", tmp_path / "large") as store:
+        body = b"x" * 20_000
+        for number in range(40):
+            await store.append(Append(f"ses_{number}", 0, 1, [NewEvent("x", body)] * 100))
+        tracemalloc.start()
+        await export.export(store, blobs, tmp_path / "export", nothing)
+        async with opened("", tmp_path / "other") as other:
+            await export.import_(tmp_path / "export", other, blobs, nothing)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak_bytes < 40 * 1024**2, "80 MB went through"
+
+
+def test_the_commands(
+    postgres_url_of_a_command: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SHIP_DATABASE", raising=False)
+    data = ("--data", str(tmp_path / "data"))
+    assert run(["token", "create", "--name", "ci", *data]) == 0
+    assert run(["migrate", *data]) == 0
+    assert run(["migrate", "--to", "sqlite", *data]) == 2
+    capfd.readouterr()
+    assert run(["migrate", "--to", postgres_url_of_a_command, "--json", *data]) == 0
+    assert json.loads(capfd.readouterr().out) == {"tokens": 1}
+    assert run(["migrate", "--to", postgres_url_of_a_command, *data]) == 5
+    assert "not empty" in capfd.readouterr().err
+    monkeypatch.setenv("SHIP_DATABASE", postgres_url_of_a_command)
+    assert run(["export", str(tmp_path / "file"), *data]) == 0
+    assert "1 tokens" in capfd.readouterr().err
+    assert run(["import", str(tmp_path / "file"), *data]) == 5
+    monkeypatch.setenv("SHIP_DATABASE", "")
+    other = ("--data", str(tmp_path / "other"))
+    assert run(["import", str(tmp_path / "file"), *other]) == 0
+    capfd.readouterr()
+    assert run(["token", "ls", *other]) == 0
+    assert "ci" in capfd.readouterr().out
+    assert run(["import", str(tmp_path / "no such file"), *other]) == 3
+    monkeypatch.setenv("SHIP_DATABASE", "mysql://x/y")
+    assert run(["migrate", *data]) == 3
+
+
+@pytest.fixture
+def postgres_url_of_a_command(postgres_address: str) -> str:
+    """An empty place for commands that run an event loop of their own."""
+    import asyncpg
+
+    async def make() -> str:
+        connection = await asyncpg.connect(postgres_address)
+        await connection.execute("DROP SCHEMA IF EXISTS commands CASCADE")
+        await connection.execute("CREATE SCHEMA commands")
+        await connection.close()
+        return f"{postgres_address}{'&' if '?' in postgres_address else '?'}search_path=commands"
+
+    return asyncio.run(make())
