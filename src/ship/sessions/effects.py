@@ -72,19 +72,28 @@ class Effects:
             if found
             else await self._host.create(self._runner.template, metadata, SANDBOX_TIMEOUT_S)
         )
-        if await self._is_over(session_id, generation):
+        with contextlib.suppress(Conflict):  # the session was archived meanwhile
+            await self._report(
+                session_id,
+                generation,
+                facts.SandboxStepFinished(
+                    generation=generation, step="create", took_ms=self._sessions.now_ms() - began_ms
+                ),
+                facts.SandboxCreated(generation=generation, sandbox_id=sandbox_id),
+                facts.SandboxStepStarted(generation=generation, step="runner"),
+            )
+        kept = await self._kept(session_id, generation)
+        if kept != sandbox_id:
             await self._host.kill(sandbox_id)
-            return
-        await self._report(
-            session_id,
-            generation,
-            facts.SandboxStepFinished(
-                generation=generation, step="create", took_ms=self._sessions.now_ms() - began_ms
-            ),
-            facts.SandboxCreated(generation=generation, sandbox_id=sandbox_id),
-            facts.SandboxStepStarted(generation=generation, step="runner"),
-        )
-        await self._start_runner(session_id, generation, sandbox_id)
+        if kept:
+            await self._start_runner(session_id, generation, kept)
+
+    async def _kept(self, session_id: str, generation: int) -> str:
+        """The sandbox that the log names for this generation: of two nodes that made one each, the first to say so. Empty when
+        nobody waits for it any more."""
+        if await self._is_over(session_id, generation):
+            return ""
+        return (await self._sessions.state(session_id)).sandbox.sandbox_id
 
     async def _is_over(self, session_id: str, generation: int) -> bool:
         """Whether nobody waits for this generation any more: its KillSandbox may have come before there was anything to kill."""

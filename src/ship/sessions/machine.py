@@ -304,7 +304,9 @@ def _(command: commands.ReportFrame, draft: Draft) -> None:
 
 @_apply.register
 def _(command: commands.ReportProgress, draft: Draft) -> None:
-    if command.generation == draft.state.sandbox.generation and draft.state.sandbox.status == "creating":
+    sandbox = draft.state.sandbox
+    due = command.generation == sandbox.generation and sandbox.status == "creating"
+    if due and not reports.is_told(command.fact, sandbox):
         reports.report(command.fact, draft, None)
 
 

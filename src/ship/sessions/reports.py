@@ -8,6 +8,7 @@ from ship.model import AGENT, SYSTEM, CheckpointReason
 from ship.sessions import recovery, tasks
 from ship.sessions.draft import Draft
 from ship.sessions.recovery import lose
+from ship.sessions.state import Sandbox
 
 OPEN_REQUESTS = 50
 CHAIN = 50
@@ -47,6 +48,17 @@ def hear(draft: Draft, fact: Fact, at: Cursor) -> None:
         lose(draft, f"its runner reported {fact.TYPE}, which no runner may report")
         return
     report(fact, draft, at)
+
+
+def is_told(fact: Fact, sandbox: Sandbox) -> bool:
+    """Whether the log says so, or says something else that came first: an effect that is done again reports again."""
+    if isinstance(fact, facts.SandboxCreated):
+        return bool(sandbox.sandbox_id)
+    if isinstance(fact, facts.SandboxStepStarted):
+        return any(known.step == fact.step for known in sandbox.steps)
+    if isinstance(fact, facts.SandboxStepFinished):
+        return all(known.step != fact.step or known.status != "running" for known in sandbox.steps)
+    return False
 
 
 @singledispatch

@@ -1,8 +1,10 @@
 """The worker: claims due effects and alarms, carries them out, tries again with backoff, gives up into the log."""
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import msgspec
@@ -17,7 +19,10 @@ from ship.sessions.ids import new_id
 from ship.sessions.machine import DEADLINES
 from ship.sessions.service import Sessions
 
-LEASE_MS = 120_000
+LEASE_MS = 15_000
+"""How long after a node's death another one takes over what it had claimed."""
+RENEW_S = 5.0
+EFFECT_S = 110.0
 ATTEMPTS = 4
 BACKOFF_MS = (500, 2_000, 6_000)
 AT_ONCE = 16
@@ -113,7 +118,7 @@ class Worker:
     async def _perform(self, due: DueEffect) -> None:
         effect = _decoder.decode(due.body)
         try:
-            async with asyncio.timeout(LEASE_MS / 1000 - 10):
+            async with asyncio.timeout(EFFECT_S), self._held(due):
                 await self._effects.perform(due.session_id, effect)
         except Exception as error:  # the edge of the effect loop: whatever went wrong is kept, not lost
             _log.warning("effect %s failed (try %d): %s", due.effect_id, due.attempts, error)
@@ -121,6 +126,24 @@ class Worker:
         else:
             metrics.EFFECTS.labels(_kind(effect), "done").inc()
             await self._store.finish_effect(due.effect_id)
+
+    @contextlib.asynccontextmanager
+    async def _held(self, due: DueEffect) -> AsyncIterator[None]:
+        """Renew the lease of an effect while it is carried out."""
+        holding = asyncio.create_task(self._renew(due))
+        try:
+            yield
+        finally:
+            holding.cancel()
+            await asyncio.gather(holding, return_exceptions=True)
+
+    async def _renew(self, due: DueEffect) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._store.postpone_effect(due.effect_id, self._sessions.now_ms() + LEASE_MS)
+            except Unavailable as error:
+                _log.warning("the lease of effect %s was not renewed: %s", due.effect_id, error)
 
     async def _failed(self, due: DueEffect, effect: commands.AnyEffect, error: Exception) -> None:
         final = isinstance(error, ConfigurationError | Conflict) or due.attempts >= ATTEMPTS

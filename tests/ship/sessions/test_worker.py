@@ -311,6 +311,60 @@ async def test_a_session_archived_while_its_sandbox_is_made_leaves_none(
     assert not host.sandboxes
 
 
+class CountingSandboxHost(SlowSandboxHost):
+    """``begun`` says that two at once are making a sandbox."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._making = 0
+
+    async def create(self, template: str, metadata: Mapping[str, str], timeout_s: int) -> str:
+        self._making += 1
+        if self._making == 2:
+            self.go_on.set()
+        return await super().create(template, metadata, timeout_s)
+
+
+async def test_two_nodes_that_do_one_effect_end_with_one_sandbox_and_say_so_once(
+    store: SqliteStore, sessions: Sessions
+) -> None:
+    host = CountingSandboxHost()
+    session_id = await begun(sessions)
+    other = Sessions(store, LocalBus(), sessions.now_ms)  # it knows only what is in the store
+    settings = RunnerSettings("base", "http://ship.internal", lambda session, n: f"{session}.{n}")
+    effect = commands.ProvisionSandbox(generation=1)
+    async with asyncio.timeout(10):
+        await asyncio.gather(
+            *(Effects(node, host, settings).perform(session_id, effect) for node in (sessions, other))
+        )
+        await Effects(other, host, settings).perform(session_id, effect)
+    ((sandbox_id, sandbox),) = host.sandboxes.items()
+    assert len(sandbox.started) == 1
+    log = [decode(body).fact for _, body in await store.events(session_id, 0, 100)]
+    (created,) = [fact for fact in log if isinstance(fact, facts.SandboxCreated)]
+    assert created.sandbox_id == sandbox_id
+    steps = [(fact.TYPE, fact.step) for fact in log if hasattr(fact, "step")]
+    assert len(steps) == len(set(steps)), steps
+
+
+async def test_the_lease_of_an_effect_lasts_as_long_as_it_is_worked_on(
+    store: SqliteStore, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "RENEW_S", 0.01)
+    monkeypatch.setattr(worker, "LEASE_MS", 300)
+    host = SlowSandboxHost()
+    async with Working(store, sessions, host), asyncio.timeout(10):
+        await begun(sessions)
+        await host.begun.wait()
+        first = sessions.now_ms()
+        while sessions.now_ms() < first + 600:
+            assert not await store.claim_effects(sessions.now_ms(), 1, 10)
+            await asyncio.sleep(0.02)
+        host.go_on.set()
+        await settled(store)
+    assert len(host.sandboxes) == 1
+
+
 async def test_a_store_that_fails_for_a_while_does_not_end_the_worker(
     store: SqliteStore, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
