@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from ship.errors import ShipError
 
@@ -40,12 +41,21 @@ def problem(status: int, code: str, detail: str, hint: str = "") -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/problem+json")
 
 
+def answer(error: Exception, connection: HTTPConnection) -> Response:
+    """The problem that an error is told as. One that is not ours is a defect: the log gets it, the caller learns no more."""
+    if isinstance(error, ShipError):
+        return problem(error.status, error.code, error.message, error.hint)
+    _log.error("%s %s failed", connection.scope.get("method"), connection.scope["path"], exc_info=error)
+    return problem(
+        500,
+        "internal_error",
+        "Ship failed to answer this",
+        "This is a defect of Ship; the server's log has the details.",
+    )
+
+
 def install(app: FastAPI) -> None:
     """Turn every error that leaves a route into a problem."""
-
-    @app.exception_handler(ShipError)
-    async def ship_error(request: Request, error: ShipError) -> Response:
-        return problem(error.status, error.code, error.message, error.hint)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -59,12 +69,7 @@ def install(app: FastAPI) -> None:
         code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         return problem(error.status_code, code, str(error.detail))
 
+    @app.exception_handler(ShipError)
     @app.exception_handler(Exception)
-    async def defect(request: Request, error: Exception) -> Response:
-        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem(
-            500,
-            "internal_error",
-            "Ship failed to answer this",
-            "This is a defect of Ship; the server's log has the details.",
-        )
+    async def other(request: Request, error: Exception) -> Response:
+        return answer(error, request)

@@ -5,7 +5,10 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
+
+from ship.api.door import door
 
 BACKLOG = 2048
 WEBSOCKET_MESSAGE_BYTES = 8 * 1024**2
@@ -21,10 +24,12 @@ class Server(uvicorn.Server):
 
 
 def server(app: ASGIApp, *, grace_s: int = 1) -> Server:
-    """A server for the application; it ends when ``should_exit`` is set, connections within ``grace_s``."""
+    """A server for the application; it ends when ``should_exit`` is set, connections within ``grace_s``. The API's own application
+    is entered by the door."""
     return Server(
         uvicorn.Config(
             app,
+            http=door(app) if isinstance(app, FastAPI) else "httptools",
             ws="websockets-sansio",
             lifespan="off",
             log_config=None,

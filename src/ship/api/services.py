@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
 from ship.config import LimitSettings, Provider
-from ship.errors import Forbidden, StaleGeneration, TooLarge, Unauthenticated
+from ship.errors import Forbidden, InvalidInput, StaleGeneration, TooLarge, Unauthenticated
 from ship.model import Actor
 from ship.ports.blobs import BlobStore
 from ship.ports.sandboxes import SandboxHost
@@ -84,17 +84,36 @@ def _refuse_other_sites(connection: HTTPConnection) -> None:
         raise Forbidden("this request comes from another site", code="origin_refused")
 
 
+KEY_HEADER = "idempotency-key"
+KEY_CHARACTERS = 200
+
+
+def key_of(actor: Actor, connection: HTTPConnection, body: bytes) -> IdempotencyKey | None:
+    """The caller's key with a digest of the request, if the header is there.
+
+    Raises:
+        InvalidInput: ``idempotency_key_invalid`` when it is empty or too long.
+    """
+    key = connection.headers.get(KEY_HEADER)
+    if key is None:
+        return None
+    if not 0 < len(key) <= KEY_CHARACTERS:
+        raise InvalidInput(
+            f"an Idempotency-Key has 1 to {KEY_CHARACTERS} characters", code="idempotency_key_invalid"
+        )
+    path: str = connection.scope["path"]
+    digest = hashlib.sha256(body)
+    digest.update(path.encode())
+    return IdempotencyKey(f"{actor.name}:{path}", key, digest.hexdigest())
+
+
 async def idempotency_key(
     request: Request,
     actor: Caller,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=KEY_CHARACTERS)] = None,
 ) -> IdempotencyKey | None:
-    """The caller's key with a digest of the request, if the header is there."""
-    if idempotency_key is None:
-        return None
-    digest = hashlib.sha256(await request.body())
-    digest.update(request.url.path.encode())
-    return IdempotencyKey(f"{actor.name}:{request.url.path}", idempotency_key, digest.hexdigest())
+    """See ``key_of``."""
+    return key_of(actor, request, await request.body())
 
 
 Key = Annotated[IdempotencyKey | None, Depends(idempotency_key)]

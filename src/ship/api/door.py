@@ -1,0 +1,172 @@
+"""The server's protocol, with a shorter way for the requests that come most.
+
+A hot request (``hot.py``) goes from the parser straight to its route's function: no ASGI, no middleware, no dependency graph. It is
+authenticated by the same function, validated by the same schema, answered by the same route and refused with the same problems.
+What is not plain takes the ordinary way: a body in chunks or above the bound, an encoded path, a request behind another on one
+connection, and all that its schema refuses.
+"""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, cast
+
+from fastapi import FastAPI, Response
+from starlette.requests import HTTPConnection
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from ship.api import problems, sessions, streams
+from ship.api.hot import HotCall, HotRoutes
+from ship.api.services import Services, caller, key_of
+
+BODY_BYTES = 256 * 1024
+
+HOT = HotRoutes(
+    [sessions.router, streams.router],
+    (
+        sessions.create_session,
+        sessions.queue_task,
+        sessions.post_message,
+        sessions.list_messages,
+        streams.list_events,
+    ),
+)
+
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
+}
+
+
+def door(app: FastAPI) -> type[asyncio.Protocol]:
+    """What uvicorn makes a protocol of each connection with; the application has its services already."""
+
+    def protocol(
+        config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop
+    ) -> Door:
+        return Door(app.state.services, config, server_state, app_state, _loop)
+
+    return cast("type[asyncio.Protocol]", protocol)
+
+
+class _Turn:
+    """A hot request's place among the requests of its connection, in the shape in which uvicorn keeps one."""
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.response_complete = False
+        self.disconnected = False
+        self.message_event = asyncio.Event()
+
+
+class Door(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(
+        self,
+        services: Services,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(config, server_state, app_state, loop)
+        self._services = services
+        self._call: HotCall | None = None
+        self._path = self._query = self._body = b""
+
+    def on_headers_complete(self) -> None:
+        """The parser has a request's head."""
+        self._call = self._hot_call()
+        if self._call is None:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """The parser has a piece of its body."""
+        if self._call is None:
+            super().on_body(body)
+        else:
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        """The parser has the whole of it."""
+        call, self._call = self._call, None
+        if call is None:
+            super().on_message_complete()
+            return
+        body, self._body = self._body, b""
+        arguments = call.arguments(self._query, body)
+        if arguments is None or len(body) > BODY_BYTES:
+            super().on_headers_complete()
+            super().on_body(body)
+            super().on_message_complete()
+            return
+        turn = _Turn(self.parser.should_keep_alive())
+        self.cycle = cast("Any", turn)
+        task = self.loop.create_task(self._serve(turn, call, arguments, self._connection(), body))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _hot_call(self) -> HotCall | None:
+        path, _, self._query = self.url.partition(b"?")
+        self._path = path
+        method = self.parser.get_method()
+        call = HOT.find(method, path)
+        if call is None or not (self.cycle is None or self.cycle.response_complete):
+            return None
+        if (
+            self.parser.get_http_version() != "1.1"
+            or self.parser.should_upgrade()
+            or self.expect_100_continue
+        ):
+            return None
+        return call if self._is_plain(call.route.takes_body) else None
+
+    def _is_plain(self, takes_body: bool) -> bool:
+        """Whether the body, if there is one, is JSON of a known and moderate length."""
+        length, is_json = 0, False
+        for name, value in self.headers:
+            if name == b"content-length":
+                length = int(value) if value.isdigit() else -1
+            elif name == b"content-type":
+                is_json = value.partition(b";")[0] == b"application/json"
+            elif name == b"transfer-encoding":
+                return False
+        return is_json and 0 < length <= BODY_BYTES if takes_body else length == 0
+
+    def _connection(self) -> HTTPConnection:
+        path = self._path.decode("ascii")
+        self.scope |= {
+            "method": self.parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": self._path,
+            "query_string": self._query,
+        }
+        return HTTPConnection(cast("dict[str, Any]", self.scope))
+
+    async def _serve(
+        self, turn: _Turn, call: HotCall, arguments: dict[str, Any], connection: HTTPConnection, body: bytes
+    ) -> None:
+        try:
+            actor = await caller(connection, self._services)
+            if call.route.takes_key:
+                arguments["key"] = key_of(actor, connection, body)
+            response = await call.route.call(**arguments, serving=self._services, actor=actor)
+        except Exception as error:  # the edge of the protocol, as the application's error handlers are
+            response = problems.answer(error, connection)
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if not turn.disconnected:
+            self._respond(turn, response)
+
+    def _respond(self, turn: _Turn, response: Response) -> None:
+        lines = [_STATUS_LINES[response.status_code]]
+        for name, value in (*self.server_state.default_headers, *response.raw_headers):
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n")
+        lines.append(bytes(response.body))
+        self.transport.write(b"".join(lines))
+        turn.response_complete = True
+        if not turn.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
