@@ -7,6 +7,7 @@ connection, and all that its schema refuses.
 """
 
 import asyncio
+import re
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -16,9 +17,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from ship.api import problems, sessions, streams
+from ship.api import problems, sessions, streams, websocket
 from ship.api.hot import HotCall, HotRoutes
 from ship.api.services import Services, caller, key_of
+from ship.api.stream_socket import StreamSocket
 
 BODY_BYTES = 256 * 1024
 
@@ -33,6 +35,7 @@ HOT = HotRoutes(
     ),
 )
 
+_STREAM = re.compile(rb"/api/v1/sessions/([A-Za-z0-9_-]+)/events/ws")
 _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 }
@@ -107,6 +110,27 @@ class Door(HttpToolsProtocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    def handle_websocket_upgrade(self) -> None:
+        """The parser has a handshake: the stream's is answered here."""
+        path, _, self._query = self.url.partition(b"?")
+        self._path = path
+        found = _STREAM.fullmatch(path)
+        connection = self._connection() if found else None
+        answer = websocket.accept(connection.headers) if connection else None
+        if found is None or connection is None or answer is None:
+            super().handle_websocket_upgrade()
+            return
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        stream = StreamSocket(self._services, self.server_state)
+        self.transport.set_protocol(stream)
+        self.transport.write(answer)
+        stream.connection_made(self.transport)
+        task = self.loop.create_task(stream.begin(connection, self._services, found[1].decode()))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        self.parser = cast("Any", None)  # it knows us, and we it: together they would outlive the handshake
+
     def _hot_call(self) -> HotCall | None:
         path, _, self._query = self.url.partition(b"?")
         self._path = path
@@ -135,7 +159,8 @@ class Door(HttpToolsProtocol):
         return is_json and 0 < length <= BODY_BYTES if takes_body else length == 0
 
     def _connection(self) -> HTTPConnection:
-        path = self._path.decode("ascii")
+        """What tells who asks, without the body."""
+        path = self._path.decode("latin-1")
         self.scope |= {
             "method": self.parser.get_method().decode("ascii"),
             "path": path,

@@ -18,8 +18,8 @@ from ship.events import Cursor, decode_fact, facts, frames
 from ship.model import AGENT, SYSTEM
 from ship.ports.bus import HEAD, Listener, Notice
 from ship.sessions import commands
+from ship.sessions.feeds import HEARTBEAT_S
 from ship.sessions.instructions import instructions
-from ship.sessions.service import HEARTBEAT_S
 from ship.sessions.state import SessionState
 
 router = APIRouter(prefix="/runner/v1", tags=["runner"])

@@ -50,6 +50,10 @@ class StateCache:
         self._states.move_to_end(session_id)
         return state
 
+    def peek(self, session_id: str) -> SessionState | None:
+        """The state if it is at hand, without looking."""
+        return self._states.get(session_id)
+
     def keep(self, session_id: str, state: SessionState) -> None:
         """This state is on disk."""
         kept = self._states.get(session_id)

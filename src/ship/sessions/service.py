@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from ship.errors import Conflict, InvalidInput, NotFound, ShipError
+from ship.errors import Conflict, NotFound, ShipError
 from ship.events import encode, facts
 from ship.events.frames import Delta
-from ship.model import Actor, SessionStatus
-from ship.ports.bus import DELTA, HEAD, Bus, Listener, Notice
+from ship.model import Actor
+from ship.ports.bus import Bus, Listener, Notice
 from ship.ports.store import (
     Append,
     FirstAnswer,
@@ -29,7 +29,8 @@ from ship.ports.store import (
 )
 from ship.sessions import commands, metrics, views
 from ship.sessions.cache import STATE_SHAPE, StateCache
-from ship.sessions.growth import END_OF_GROWTH, PART, Growth
+from ship.sessions.feeds import Feeds
+from ship.sessions.growth import END_OF_GROWTH, Growth
 from ship.sessions.heads import SUMMARIES, Heads
 from ship.sessions.ids import new_id
 from ship.sessions.machine import Decision, decide
@@ -38,8 +39,6 @@ from ship.sessions.state import SessionState
 
 SNAPSHOT_EVERY = 200
 ATTEMPTS = 20
-PAGE = 500
-HEARTBEAT_S = 10.0
 HEARD_EVERY_MS = 60_000
 """How often growing text moves the alarm of a silent task."""
 
@@ -91,6 +90,7 @@ class Sessions:
         self._states = StateCache(store)
         self._heads = Heads(store, bus, self._states.heard)
         self._growth = Growth(bus, shared=store.shared)
+        self.feeds = Feeds(store, self._growth, self.head)
         bus.overhear(self._overhear)
         self.policy = policy
         self._chains: dict[str, _Chain] = {}
@@ -201,7 +201,8 @@ class Sessions:
         Raises:
             NotFound: ``session_not_found``.
         """
-        found = await self._store.head(session_id)
+        known = None if self._store.shared else self._states.peek(session_id)
+        found = known.head_seq if known else await self._store.head(session_id)
         if not found:
             raise NotFound("no such session", code="session_not_found")
         return found
@@ -247,62 +248,13 @@ class Sessions:
         await self._store.set_alarm(session_id, NewAlarm("sandbox_check", self.now_ms() + after_ms))
         self._on_work()
 
-    async def follow(
-        self, session_id: str, after: int, types: Sequence[str] = ()
-    ) -> AsyncGenerator[tuple[int, str, bytes], None]:
+    def follow(self, session_id: str, after: int, types: Sequence[str] = ()) -> AsyncGenerator[Notice, None]:
         """The session's stream past ``after``: (seq, kind, JSON). First the log, then live, without a gap or a duplicate.
 
-        Kinds are event types, and with seq 0 ``delta``, ``live`` and ``head``. Ends when the session is archived.
-
-        Raises:
-            NotFound: ``session_not_found``.
-            InvalidInput: ``after_past_head``: a seq that this log does not have yet.
+        Kinds are event types, or ``event`` for what is replayed, and with seq 0 ``delta``, ``live`` and ``head``. Ends when the session
+        is archived. Raises as ``Feeds.join``.
         """
-        with metrics.FOLLOWERS.track_inprogress():
-            async with self.listen(session_id) as listener:
-                head = await self.head(session_id)
-                check_after(after, head)
-                async for item in self._replay(session_id, after, head, types):
-                    yield item
-                seen = head
-                for part in self._growth.ask(session_id) if not types else ():
-                    yield 0, DELTA, part
-                yield 0, "live", _head_frame("live", seen)
-                ending = True
-                while not (ending and await self._is_over(session_id, seen)):
-                    notices = await listener.take(HEARTBEAT_S)
-                    ending = silent = not notices
-                    if silent or listener.lagged:
-                        listener.lagged = False
-                        notices.insert(0, Notice(await self.head(session_id), HEAD, b""))
-                    for seq, kind, body in notices:
-                        if seq > seen:
-                            ending |= kind in (HEAD, facts.SessionArchived.TYPE)
-                            up_to = seq if kind == HEAD else seq - 1
-                            async for item in self._replay(session_id, seen, up_to, types):
-                                yield item
-                            seen = seq
-                            if kind != HEAD and (not types or kind in types):
-                                yield seq, kind, body
-                        elif kind in (DELTA, PART) and not types:
-                            yield 0, DELTA, body
-                    if silent:
-                        yield 0, "head", _head_frame("head", seen)
-
-    async def _is_over(self, session_id: str, seen: int) -> bool:
-        state = await self._states.known(session_id)
-        return state.status is SessionStatus.ARCHIVED and state.head_seq <= seen
-
-    async def _replay(
-        self, session_id: str, after: int, up_to: int, types: Sequence[str]
-    ) -> AsyncGenerator[tuple[int, str, bytes], None]:
-        while after < up_to:
-            rows = await self.events(session_id, after, PAGE, types, up_to)
-            for seq, body in rows:
-                yield seq, "event", body
-            if len(rows) < PAGE:
-                return
-            after = rows[-1][0]
+        return self.feeds.follow(session_id, after, types)
 
     async def _first_answer(self, key: IdempotencyKey) -> Outcome | None:
         stored = await self._store.first_answer(key.scope, key.key)
@@ -416,22 +368,8 @@ def _effect_id(session_id: str, head_seq: int, effect: commands.AnyEffect) -> st
     return f"{session_id}:{head_seq}:{effect.__struct_config__.tag}:{effect.generation}"
 
 
-def check_after(after: int, head: int) -> None:
-    """Raises InvalidInput (``after_past_head``) for a seq that the log does not have yet."""
-    if after > head:
-        raise InvalidInput(
-            f"this log ends at {head}, before {after}",
-            code="after_past_head",
-            hint="Start again from 0: the log may have been restored from a backup.",
-        )
-
-
 def _count(call: facts.ModelCalled) -> None:
     usage = call.usage
     metrics.TOKENS.labels(call.provider, call.model, "in").inc(usage.input_tokens)
     metrics.TOKENS.labels(call.provider, call.model, "out").inc(usage.output_tokens)
     metrics.COST_DOLLARS.labels(call.provider, call.model).inc(usage.cost_usd)
-
-
-def _head_frame(name: str, seq: int) -> bytes:
-    return msgspec.json.encode({"t": name, "head_seq": seq})

@@ -12,7 +12,7 @@ from ship.errors import Conflict, InvalidInput, NotFound
 from ship.events import Cursor, facts
 from ship.events.frames import Delta
 from ship.model import Actor, ActorKind, Repository
-from ship.sessions import commands, service
+from ship.sessions import commands, feeds, service
 from ship.sessions.service import IdempotencyKey, Sessions
 from ship.store.sqlite import SqliteStore
 
@@ -118,7 +118,7 @@ async def test_a_follower_whose_buffer_overflowed_reads_the_log(
 async def test_an_append_by_another_node_is_seen_at_the_next_heartbeat(
     store: SqliteStore, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(feeds, "HEARTBEAT_S", 0.02)
     session_id = await begun(sessions)
     other = Sessions(store, LocalBus(), Clock())
     stream = sessions.follow(session_id, await sessions.head(session_id))
