@@ -69,11 +69,21 @@ class NewAlarm(NamedTuple):
     due_at_ms: int | None
 
 
+class Chain:
+    """Appends of one session that were decided one on the other before any of them was kept.
+
+    ``expected_head`` alone does not say on what a later one was decided: another node may have appended as many events as a
+    refused one would have. So a store that refuses or fails one breaks its chain, and refuses all that come later in it.
+    """
+
+    broken = False
+
+
 class Append(NamedTuple):
     """Everything that one command changes; kept whole or not at all.
 
     ``events`` get the seqs after ``expected_head``. ``effects`` are (effect_id, body) pairs, due at once; one that is there
-    stays as it is.
+    stays as it is. ``chain`` is shared with those that this one was decided on, if it was not decided on what is kept.
     """
 
     session_id: str
@@ -86,6 +96,12 @@ class Append(NamedTuple):
     effects: Sequence[tuple[str, bytes]] = ()
     alarms: Sequence[NewAlarm] = ()
     first_answer: FirstAnswer | None = None
+    chain: Chain | None = None
+
+    def break_chain(self) -> None:
+        """This one is not kept: let nothing be kept that was decided on it."""
+        if self.chain:
+            self.chain.broken = True
 
 
 class DueEffect(NamedTuple):
@@ -133,7 +149,7 @@ class LogStore(Protocol):
         store reads back whether it was kept.
 
         Raises:
-            HeadMoved: the log does not end at ``expected_head``.
+            HeadMoved: the log does not end at ``expected_head``, or the chain is broken.
             KeyTaken: ``first_answer`` has a scope and key that are taken.
             Unavailable: ``store_unavailable``, ``store_read_only`` or ``disk_full``: nothing of it is kept. ``outcome_unknown``: it
                 could not be read back for too long; the same ``first_answer`` finds out.

@@ -16,6 +16,7 @@ from ship.model import Actor
 from ship.ports.bus import Bus, Listener, Notice
 from ship.ports.store import (
     Append,
+    Chain,
     FirstAnswer,
     HeadMoved,
     KeyTaken,
@@ -68,11 +69,8 @@ class SessionStore(LogStore, Outbox, Protocol):
     shared: bool
 
 
-class _Chain:
-    """The commands of one session that are on their way to the disk, each decided on the one before; ``state`` is after the last.
-
-    They are committed together, or from the first that fails on they all fail and a new chain begins.
-    """
+class _Chain(Chain):
+    """The commands of one session that are on their way to the disk, each decided on the one before; ``state`` is after the last."""
 
     def __init__(self) -> None:
         self.state: SessionState | None = None
@@ -170,7 +168,7 @@ class Sessions:
         answer: dict[str, Any],
     ) -> bool:
         """Commit and publish; False when somebody else was first."""
-        append = self._append(session_id, before, decision, key, answer)
+        append = self._append(session_id, before, decision, key, answer)._replace(chain=chain)
         began = time.perf_counter()
         try:
             await self._store.append(append)

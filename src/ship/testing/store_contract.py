@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ship.errors import Conflict, ShipError
 from ship.ports.store import (
     Append,
+    Chain,
     FirstAnswer,
     HeadMoved,
     KeyTaken,
@@ -176,6 +177,20 @@ async def a_chain_breaks_where_one_fails(stores: Stores) -> None:
     assert outcomes == [None, None, KeyTaken, HeadMoved, HeadMoved, None, None]
     assert [body for _, body in await store.events("broken", 0, 9)] == [b"a", b"b", b"f", b"g"]
     assert await store.first_answer("broken", "never") is None
+
+
+async def a_broken_chain_is_not_taken_up_by_chance(stores: Stores) -> None:
+    """Another node's events may stand where a refused append's would: what was decided on that one is refused all the same."""
+    chain, other = Chain(), Chain()
+    await stores.other.append(_append("chance", 0, "theirs"))
+    outcomes = await _together(
+        stores.one.append(_append("chance", 0, "refused")._replace(chain=chain)),
+        stores.one.append(_append("chance", 1, "built on it")._replace(chain=chain)),
+        stores.one.append(_append("chance", 1, "of another chain")._replace(chain=other)),
+    )
+    assert outcomes == [HeadMoved, HeadMoved, None]
+    assert await _error(stores.one.append(_append("chance", 2, "late")._replace(chain=chain))) is HeadMoved
+    assert [body for _, body in await stores.one.events("chance", 0, 9)] == [b"theirs", b"of another chain"]
 
 
 async def of_two_appends_at_one_head_one_is_kept(stores: Stores) -> None:
@@ -504,6 +519,7 @@ STORE_CHECKS: tuple[Check, ...] = (
     neighbours_of_a_refused_append_are_kept,
     a_chain_is_kept_in_the_order_of_the_calls,
     a_chain_breaks_where_one_fails,
+    a_broken_chain_is_not_taken_up_by_chance,
     of_two_appends_at_one_head_one_is_kept,
     of_two_appends_that_begin_a_session_one_is_kept,
     of_two_appends_with_one_key_one_is_kept,

@@ -43,6 +43,15 @@ def judge(
 
 
 def _judge(append: Append, heads: dict[str, int], taken: set[Key]) -> Refusal | None:
+    refusal = _refusal(append, heads, taken)
+    if refusal:
+        append.break_chain()
+    return refusal
+
+
+def _refusal(append: Append, heads: dict[str, int], taken: set[Key]) -> Refusal | None:
+    if append.chain and append.chain.broken:
+        return HeadMoved(f"what this append to {append.session_id} was decided on was not kept")
     head = heads.get(append.session_id, 0)
     if head != append.expected_head:
         return HeadMoved(f"the log of {append.session_id} ends at {head}, not at {append.expected_head}")

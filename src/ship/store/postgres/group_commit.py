@@ -68,7 +68,9 @@ class GroupCommit:
         while self._pending:
             asked = self._take()
             outcomes = await self._commit([append for append, _ in asked])
-            for (_, future), outcome in zip(asked, outcomes, strict=True):
+            for (append, future), outcome in zip(asked, outcomes, strict=True):
+                if outcome is not None:
+                    append.break_chain()
                 if future.done():
                     continue
                 if outcome is None:
@@ -187,10 +189,12 @@ async def _write_one(connection: pool.Connection, number: Number, append: Append
         async with connection.transaction():
             (outcome,) = await batch.write(connection, number, [append])
     except asyncpg.UniqueViolationError as error:
+        append.break_chain()
         if error.constraint_name == "idempotency_pkey":
             return KeyTaken("the key has an answer")
         return HeadMoved(f"the log of {append.session_id} has grown: {error}")
     except pool.BAD_VALUES as error:
+        append.break_chain()
         return pool.unavailable(error)
     return outcome
 

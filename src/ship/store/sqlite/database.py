@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ship.errors import ConfigurationError, ShipError, Unavailable
 from ship.store.sqlite import migrations
@@ -38,7 +38,7 @@ class Database:
         self._readers = ThreadPoolExecutor(READERS, "store-reader")
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._pending: list[tuple[Job[Any], asyncio.Future[Any]]] = []
+        self._pending: list[tuple[_Asked, asyncio.Future[Any]]] = []
         self._committing = False
         self._lock_file = -1
 
@@ -60,14 +60,15 @@ class Database:
         if self._lock_file >= 0:
             os.close(self._lock_file)
 
-    async def write(self, job: Job[T]) -> T:
-        """Run the job in the next group commit; returns when it is on disk.
+    async def write(self, job: Job[T], undone: Callable[[], None] = lambda: None) -> T:
+        """Run the job in the next group commit; returns when it is on disk. ``undone`` is called when the job is not kept, in the
+        writer's thread, before any later job runs.
 
         Raises:
             Unavailable: ``store_unavailable`` or ``disk_full`` when the commit failed; nothing of the job is kept.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.append((job, future))
+        self._pending.append((_Asked(job, undone), future))
         if not self._committing:
             self._committing = True
             asyncio.get_running_loop().call_soon(self._start_commit)
@@ -115,12 +116,12 @@ class Database:
     def _start_commit(self) -> None:
         batch, self._pending = self._pending, []
         running = asyncio.get_running_loop().run_in_executor(
-            self._writer, self._commit, [job for job, _ in batch]
+            self._writer, self._commit, [asked for asked, _ in batch]
         )
         running.add_done_callback(lambda done: self._settle(batch, done.result()))
 
     def _settle(
-        self, batch: list[tuple[Job[Any], asyncio.Future[Any]]], outcomes: "list[Any | BaseException]"
+        self, batch: "list[tuple[_Asked, asyncio.Future[Any]]]", outcomes: "list[Any | BaseException]"
     ) -> None:
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.cancelled():
@@ -134,27 +135,35 @@ class Database:
         else:
             self._committing = False
 
-    def _commit(self, jobs: list[Job[Any]]) -> "list[Any | BaseException]":
+    def _commit(self, batch: "list[_Asked]") -> "list[Any | BaseException]":
         connection = self._connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            outcomes = [_in_savepoint(connection, job) for job in jobs]
+            outcomes = [_in_savepoint(connection, asked) for asked in batch]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            return [unavailable(error)] * len(jobs)
+            for asked in batch:
+                asked.undone()
+            return [unavailable(error)] * len(batch)
         return outcomes
 
 
-def _in_savepoint(connection: sqlite3.Connection, job: Job[Any]) -> "Any | BaseException":
+class _Asked(NamedTuple):
+    job: Job[Any]
+    undone: Callable[[], None]
+
+
+def _in_savepoint(connection: sqlite3.Connection, asked: _Asked) -> "Any | BaseException":
     connection.execute("SAVEPOINT job")
     try:
-        outcome = job(connection)
+        outcome = asked.job(connection)
     except sqlite3.OperationalError:
         raise
     except Exception as error:  # a job that fails must not fail its neighbours; its caller gets the error
         connection.execute("ROLLBACK TO job")
+        asked.undone()
         outcome = error
     connection.execute("RELEASE job")
     return outcome

@@ -10,6 +10,7 @@ from ship.ports.store import (
     DueAlarm,
     DueEffect,
     FirstAnswer,
+    HeadMoved,
     NewAlarm,
     Page,
     Snapshot,
@@ -42,7 +43,7 @@ class SqliteStore:
 
     async def append(self, append: Append) -> None:
         """As the port says."""
-        await self._db.write(partial(_append, append))
+        await self._db.write(partial(_append, append), append.break_chain)
 
     async def head(self, session_id: str) -> int:
         """As the port says."""
@@ -147,6 +148,8 @@ class SqliteStore:
 
 def _append(append: Append, connection: sqlite3.Connection) -> None:
     session_id = append.session_id
+    if append.chain and append.chain.broken:
+        raise HeadMoved(f"what this append to {session_id} was decided on was not kept")
     log.append(connection, session_id, append.expected_head, append.events)
     if append.first_answer:
         answers.keep(connection, append.first_answer, append.at_ms)
