@@ -73,6 +73,21 @@ class LimitSettings(Table, frozen=True):
     artifact_bytes: int = 512 * 1024**2
 
 
+class SessionSettings(Table, frozen=True):
+    """What sessions do by themselves; a time of 0 means never. The ``task_*`` limits hold for each task of a session that names none;
+    0 means no limit."""
+
+    idle_pause_s: int = 600
+    stuck_s: int = 900
+    recoveries: int = 3
+    child_depth: int = 3
+    children: int = 16
+    children_at_once: int = 4
+    task_time_s: int = 0
+    task_tokens: int = 0
+    task_cost_usd: float = 0.0
+
+
 class Settings(Table, frozen=True):
     """Everything that can be set."""
 
@@ -86,6 +101,7 @@ class Settings(Table, frozen=True):
     sandboxes: SandboxSettings = SandboxSettings()
     repositories: RepositorySettings = RepositorySettings()
     limits: LimitSettings = LimitSettings()
+    sessions: SessionSettings = SessionSettings()
 
     @property
     def data_path(self) -> Path:

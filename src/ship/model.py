@@ -124,6 +124,14 @@ class LimitsPatch(Value, frozen=True):
     tokens: int | None = None
     cost_usd: float | None = None
 
+    def over(self, other: "LimitsPatch") -> "LimitsPatch":
+        """These limits, and those of the other where these say nothing."""
+        return LimitsPatch(
+            time_s=other.time_s if self.time_s is None else self.time_s,
+            tokens=other.tokens if self.tokens is None else self.tokens,
+            cost_usd=other.cost_usd if self.cost_usd is None else self.cost_usd,
+        )
+
     def applied_to(self, limits: Limits) -> Limits:
         """Those limits with these instead."""
         return Limits(
@@ -131,6 +139,10 @@ class LimitsPatch(Value, frozen=True):
             tokens=limits.tokens if self.tokens is None else self.tokens,
             cost_usd=limits.cost_usd if self.cost_usd is None else self.cost_usd,
         )
+
+
+NO_LIMITS = LimitsPatch()
+"""Says nothing about limits."""
 
 
 class LimitKind(StrEnum):

@@ -63,7 +63,7 @@ def test_the_protocol_says_what_a_runner_may_report() -> None:
 
 def test_the_protocol_lists_every_route() -> None:
     described = set(re.findall(r"`(?:[A-Z/]+ )?(/[a-z/_{}.?=…]+)`", PROTOCOL))
-    described |= set(re.findall(r"(?:GET|PUT|POST) \{SHIP_URL\}(/runner/v1/[a-z/{}]+)", PROTOCOL))
+    described |= set(re.findall(r"(?:GET|PUT|POST) \{SHIP_URL\}(/runner/v1/[a-z/_{}]+)", PROTOCOL))
     described |= {path.partition("?")[0] for path in described}
     described |= set(re.findall(r"(?<=[`,] )?`(/[a-z]+)`", PROTOCOL))
     for path in document(create_api())["paths"]:

@@ -130,23 +130,37 @@ async def test_server_and_sandbox_host_die_together(ship: Ship) -> None:
     assert await ship.processes(session_id) == before
 
 
-async def test_a_lost_sandbox_is_replaced_from_its_last_checkpoint(ship: Ship) -> None:
-    session_id = await ship.begin("demo")
-    await ship.until(session_id, ended)
+async def kill_the_sandbox(ship: Ship, session_id: str) -> None:
+    """Its first process dies, and all others with it."""
     pids = await ship.processes(session_id)
     daemon = int(Path(f"/proc/{pids['keeper']}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(daemon, signal.SIGKILL)
-    items = await ship.until(session_id, lambda log: "session.failed" in types(log))
-    assert items[-1]["data"]["failure"]["code"] == "sandbox_lost"
+
+
+async def test_an_idle_session_whose_sandbox_is_lost_is_given_a_new_one_with_its_files(ship: Ship) -> None:
+    session_id = await ship.begin("demo")
+    await ship.until(session_id, ended)
+    await kill_the_sandbox(ship, session_id)
+    await ship.until(session_id, lambda log: types(log).count("sandbox.ready") == 2)
     async with ship.client() as client:
-        await client.post(
-            f"/api/v1/sessions/{session_id}/tasks", json={"prompt": "and?", "model": "openai/echo"}
-        )
-        items = await ship.until(session_id, lambda log: types(log).count("task.completed") == 2)
-        check_whole(items)
         path = {"path": "timesheet/durations.py"}
         content = await client.get(f"/api/v1/sessions/{session_id}/files/content", params=path)
         assert "float(amount)" in content.text
-        session = await ship.session(session_id)
-        assert session["sandbox"]["generation"] == 2
+        await client.post(
+            f"/api/v1/sessions/{session_id}/tasks", json={"prompt": "and?", "model": "openai/echo"}
+        )
+        check_whole(await ship.until(session_id, lambda log: types(log).count("task.completed") == 2))
         await client.post(f"/api/v1/sessions/{session_id}/archive")
+
+
+async def test_a_task_whose_sandbox_is_killed_goes_on_by_itself_in_the_next_one(ship: Ship) -> None:
+    session_id = await talking(ship)
+    began = time.monotonic()
+    await kill_the_sandbox(ship, session_id)
+    items = await ship.until(session_id, lambda log: "task.interrupted" in types(log))
+    assert time.monotonic() - began < 5
+    items = await ship.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    assert types(items).count("task.queued") == 1
+    assert (await ship.session(session_id))["sandbox"]["generation"] == 2

@@ -2,7 +2,18 @@
 
 from fastapi import FastAPI
 
-from ship.api import account, artifacts, operations, problems, runner, sessions, streams, uploads, workspace
+from ship.api import (
+    account,
+    artifacts,
+    lifecycle,
+    operations,
+    problems,
+    runner,
+    sessions,
+    streams,
+    uploads,
+    workspace,
+)
 from ship.api.limits import BoundedBodies
 from ship.api.services import Services
 
@@ -23,6 +34,6 @@ def create_api() -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(BoundedBodies)
-    for module in (streams, sessions, workspace, artifacts, uploads, account, operations, runner):
+    for module in (streams, sessions, lifecycle, workspace, artifacts, uploads, account, operations, runner):
         app.include_router(module.router)
     return app

@@ -10,10 +10,10 @@ import msgspec
 from fastapi import APIRouter, Request, Response, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from ship.api import artifacts, schemas
+from ship.api import artifacts, lifecycle, schemas
 from ship.api.answers import encoded
 from ship.api.services import Runner, RunnerCaller, Services, Serving, runner, services
-from ship.errors import ShipError
+from ship.errors import NotFound, ShipError
 from ship.events import Cursor, decode_fact, facts, frames
 from ship.model import AGENT, SYSTEM
 from ship.ports.bus import HEAD, Listener, Notice
@@ -124,6 +124,28 @@ async def put_artifact(name: str, request: Request, serving: Serving, caller: Ru
 async def get_artifact(name: str, serving: Serving, caller: Runner) -> Response:
     """Read one back, after the sandbox was replaced."""
     return artifacts.answer(serving, caller.state, name)
+
+
+@router.post("/children", status_code=201, response_model=schemas.ChildAccepted)
+async def start_child(body: schemas.ChildIn, serving: Serving, caller: Runner) -> Response:
+    """The agent starts a session of its own on the same repository."""
+    outcome = await serving.sessions.execute(caller.session_id, lifecycle.child(serving, body), AGENT)
+    return encoded(outcome.answer, 201)
+
+
+@router.get("/children", response_model=schemas.ChildPage)
+async def list_children(serving: Serving, caller: Runner) -> Response:
+    """The sessions that this one started."""
+    return encoded({"items": caller.state.children})
+
+
+@router.get("/children/{child_id}", response_model=schemas.ChildOut)
+async def get_child(child_id: str, serving: Serving, caller: Runner) -> Response:
+    """How one of them goes."""
+    found = next((child for child in caller.state.children if child.id == child_id), None)
+    if found is None:
+        raise NotFound("this session has no such child", code="child_not_found")
+    return encoded(found)
 
 
 @router.websocket("/link")

@@ -32,6 +32,14 @@ class RepositoryIn(Schema):
     branch: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x20\x7f]*$")] = ""
 
 
+class LimitsIn(Schema):
+    """What one task may use; 0 means no limit, what is left out stays as it is."""
+
+    time_s: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    tokens: Annotated[int, Field(ge=0, le=10**12)] | None = None
+    cost_usd: Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)] | None = None
+
+
 class SessionIn(Schema):
     """A new session; with a prompt its first task is queued at once. ``model`` is ``provider/name``."""
 
@@ -41,15 +49,51 @@ class SessionIn(Schema):
     model: Name = ""
     agent: AgentMode = AgentMode.BUILD
     approval: Approval = Approval.AUTO
+    limits: LimitsIn | None = None
 
 
 class TaskIn(Schema):
-    """A follow-up. ``steer`` says it to the running task, ``queue`` waits for its end."""
+    """A follow-up. ``steer`` says it to the running task, ``queue`` waits for its end, with limits of its own."""
 
     prompt: Prompt
     model: Name = ""
     agent: AgentMode = AgentMode.BUILD
     mode: Literal["queue", "steer"] = "queue"
+    limits: LimitsIn | None = None
+
+
+class TaskChange(Schema):
+    """What is to be different about a waiting task; of the running one only ``limits``."""
+
+    prompt: Prompt | None = None
+    model: Name | None = None
+    agent: AgentMode | None = None
+    limits: LimitsIn | None = None
+
+
+class TaskMove(Schema):
+    """The waiting task that it is to come before; empty for the end of the queue."""
+
+    before: Name = ""
+
+
+class ForkIn(Schema):
+    """A new session that begins with a checkpoint: the newest one, where none is named. What is left out is as in the session."""
+
+    checkpoint_id: Name = ""
+    prompt: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
+    title: Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)] = ""
+    model: Name = ""
+    agent: AgentMode = AgentMode.BUILD
+    limits: LimitsIn | None = None
+
+
+class ChildIn(Schema):
+    """Work for a session of its own on the same repository. An empty ``model`` means the parent's."""
+
+    prompt: Prompt
+    title: Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)] = ""
+    model: Name = ""
 
 
 class MessageIn(Schema):
@@ -224,6 +268,28 @@ class CheckpointOut(Schema):
     files: list[ChangedFileOut]
 
 
+class SavedPointOut(Schema):
+    """A checkpoint as a line of the list; ``seq`` is where it stands in the log."""
+
+    id: str
+    seq: int
+    at_ms: int
+    task_id: str
+    reason: CheckpointReason
+    commit: str
+    base_commit: str
+    parent_id: str
+    files_changed: int
+    additions: int
+    deletions: int
+
+
+class SavedPointPage(Schema):
+    """The checkpoints that can be restored, oldest first."""
+
+    items: list[SavedPointOut]
+
+
 class WantedOut(Schema):
     """A checkpoint that was asked for and is not there yet."""
 
@@ -328,6 +394,26 @@ class Accepted(Schema):
 
     seq: int
     task_id: str | None = None
+
+
+class CheckpointAccepted(Schema):
+    """The checkpoint that will be made."""
+
+    checkpoint_id: str
+    seq: int
+
+
+class ChildAccepted(Schema):
+    """The child that begins."""
+
+    child_id: str
+    seq: int
+
+
+class ChildPage(Schema):
+    """The sessions that were started by this one, oldest first."""
+
+    items: list[ChildOut]
 
 
 class MessageOut(Schema):

@@ -7,10 +7,10 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Query, Response
 
-from ship.api import schemas
+from ship.api import asked, schemas
 from ship.api.answers import encoded, page
-from ship.api.services import Caller, Key, Services, Serving
-from ship.errors import InvalidInput, TooLarge
+from ship.api.services import Caller, Key, Serving
+from ship.errors import InvalidInput
 from ship.model import Answer, Repository, SessionStatus
 from ship.sessions import commands, views
 from ship.sessions.ids import new_id
@@ -18,22 +18,23 @@ from ship.sessions.ids import new_id
 router = APIRouter(prefix="/api/v1", tags=["sessions"])
 
 Limit = Annotated[int, Query(ge=1, le=500)]
-TITLE_CHARACTERS = 80
 
 
 @router.post("/sessions", status_code=201, response_model=schemas.SessionOut)
 async def create_session(body: schemas.SessionIn, serving: Serving, actor: Caller, key: Key) -> Response:
     """Start a session; with a prompt it gets to work as soon as its sandbox is ready."""
     serving.check_repository(body.repository.source)
-    prompt = _prompt(serving, body.prompt)
+    prompt = asked.prompt(serving, body.prompt)
+    model = asked.model(serving, body.model)
     command = commands.CreateSession(
-        title=body.title or _title(prompt) or body.repository.source,
+        title=body.title or asked.title(prompt) or body.repository.source,
         repository=Repository(source=body.repository.source, branch=body.repository.branch),
-        model=_model(serving, body.model),
+        model=model,
         approval=body.approval,
         prompt=prompt,
         task_id=new_id("tsk"),
         agent=body.agent,
+        limits=asked.limits(serving, body.limits, model),
     )
     outcome = await serving.sessions.create(command, actor, key)
     return encoded(outcome.answer, 201)
@@ -54,9 +55,13 @@ async def list_sessions(
 
 
 @router.get("/sessions/{session_id}", response_model=schemas.SessionOut)
-async def get_session(session_id: str, serving: Serving, actor: Caller) -> Response:
-    """A session, whole."""
-    return encoded(views.session(session_id, await serving.sessions.state(session_id)))
+async def get_session(
+    session_id: str, serving: Serving, actor: Caller, at: Annotated[int | None, Query(ge=1, le=2**53)] = None
+) -> Response:
+    """A session, whole: as it is, or as it was after the event ``at``."""
+    sessions = serving.sessions
+    state = await (sessions.state(session_id) if at is None else sessions.state_at(session_id, at))
+    return encoded(views.session(session_id, state))
 
 
 @router.post("/sessions/{session_id}/tasks", status_code=202, response_model=schemas.TaskAccepted)
@@ -64,14 +69,20 @@ async def queue_task(
     session_id: str, body: schemas.TaskIn, serving: Serving, actor: Caller, key: Key
 ) -> Response:
     """Queue a follow-up, or steer the running task with it."""
-    prompt = _prompt(serving, body.prompt)
-    model = _model(serving, body.model) if body.model else ""
+    prompt = asked.prompt(serving, body.prompt)
+    model = asked.model(serving, body.model) if body.model else ""
     command: commands.Command = (
         commands.SteerTask(
             task_id=new_id("tsk"), steer_id=new_id("str"), text=prompt, model=model, agent=body.agent
         )
         if body.mode == "steer"
-        else commands.QueueTask(task_id=new_id("tsk"), prompt=prompt, model=model, agent=body.agent)
+        else commands.QueueTask(
+            task_id=new_id("tsk"),
+            prompt=prompt,
+            model=model,
+            agent=body.agent,
+            limits=asked.limits(serving, body.limits, model),
+        )
     )
     outcome = await serving.sessions.execute(session_id, command, actor, key)
     return encoded(outcome.answer, 202)
@@ -151,42 +162,6 @@ async def list_models(serving: Serving, actor: Caller) -> Response:
 
 
 _Moment = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-
-
-def _title(prompt: str) -> str:
-    line = prompt.strip().partition("\n")[0]
-    return line if len(line) <= TITLE_CHARACTERS else line[: TITLE_CHARACTERS - 1].rstrip() + "…"
-
-
-def _prompt(serving: Services, prompt: str) -> str:
-    size_bytes = len(prompt.encode())
-    if size_bytes > serving.limits.prompt_bytes:
-        raise TooLarge(
-            f"the prompt has {size_bytes} bytes, the limit is {serving.limits.prompt_bytes}",
-            code="prompt_too_large",
-            hint="Put the long part into a file of the repository and name it.",
-        )
-    return prompt.strip()
-
-
-def _model(serving: Services, wanted: str) -> str:
-    model = wanted or serving.default_model
-    if not model:
-        raise InvalidInput(
-            "no model is configured",
-            code="model_not_configured",
-            hint="Set ANTHROPIC_API_KEY, OPENAI_API_KEY or a provider in the settings file, and restart Ship.",
-        )
-    provider_name, _, name = model.partition("/")
-    provider = next((known for known in serving.providers if known.name == provider_name), None)
-    if provider is None or (provider.models and name not in {known.name for known in provider.models}):
-        known = ", ".join(f"{p.name}/{m.name}" for p in serving.providers for m in p.models)
-        raise InvalidInput(
-            f"there is no model {model}",
-            code="model_unknown",
-            hint=f"These are configured: {known}." if known else "No model is configured.",
-        )
-    return model
 
 
 def _encoded(created_at_ms: int, session_id: str) -> str:

@@ -11,8 +11,8 @@ from ship.api import schemas
 from ship.api.answers import encoded
 from ship.api.artifacts import INERT, blob_of
 from ship.api.services import Caller, Services, Serving
-from ship.errors import Conflict, InvalidInput, SandboxFailed
-from ship.sessions.state import SessionState
+from ship.errors import Conflict, InvalidInput, NotFound, SandboxFailed
+from ship.sessions.state import SavedPoint, SessionState
 
 router = APIRouter(prefix="/api/v1", tags=["workspace"])
 
@@ -28,9 +28,14 @@ FilePath = Annotated[
 
 
 @router.get("/sessions/{session_id}/diff", response_class=Response)
-async def get_diff(session_id: str, serving: Serving, actor: Caller, live: bool = False) -> Response:
-    """The change against the base commit, as a unified diff: of the last checkpoint, or of the workspace as it stands."""
+async def get_diff(
+    session_id: str, serving: Serving, actor: Caller, live: bool = False, checkpoint: str = ""
+) -> Response:
+    """The change against the base commit, as a unified diff: of the last checkpoint, of the one that is named, or of the workspace as
+    it stands."""
     state = await serving.sessions.state(session_id)
+    if checkpoint:
+        return _diff(blob_of(serving, state, _point(state, checkpoint).diff_artifact))
     if live and state.sandbox.status == "ready":
         return _diff(await _live_diff(serving, state))
     if state.checkpoint is None:
@@ -58,6 +63,13 @@ async def get_file(session_id: str, serving: Serving, actor: Caller, path: FileP
     pieces = serving.host.read_file(sandbox_id, str(_inside(path)))
     first = await anext(pieces, b"")
     return StreamingResponse(_rejoined(first, pieces), media_type="application/octet-stream", headers=INERT)
+
+
+def _point(state: SessionState, checkpoint_id: str) -> SavedPoint:
+    found = next((point for point in state.checkpoints if point.id == checkpoint_id), None)
+    if found is None:
+        raise NotFound("this session has no such checkpoint", code="checkpoint_not_found")
+    return found
 
 
 async def _rejoined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

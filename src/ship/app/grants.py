@@ -4,9 +4,11 @@ from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.errors import StaleGeneration
 from ship.events.facts import ModelCalled
 from ship.gateway.grants import Grant
-from ship.model import SYSTEM
+from ship.model import SYSTEM, LimitKind
 from ship.sessions import commands
 from ship.sessions.service import Sessions
+from ship.sessions.state import Task
+from ship.sessions.tasks import reached
 
 
 class SessionGrants:
@@ -29,7 +31,12 @@ class SessionGrants:
             generation=generation,
             task_id=running.id if running else "",
             repository=state.repository,
+            limit=self._limit(running) if running else None,
         )
+
+    def _limit(self, task: Task) -> LimitKind | None:
+        used = reached(task, self._sessions.now_ms())
+        return task.limit or (used.kind if used else None)
 
     async def model_called(self, grant: Grant, call: ModelCalled) -> None:
         """As the Protocol says."""

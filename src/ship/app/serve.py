@@ -29,11 +29,13 @@ from ship.errors import ConfigurationError, SandboxFailed, Unauthenticated
 from ship.gateway import git as git_gateway
 from ship.gateway import models as model_gateway
 from ship.gateway import upstream
+from ship.model import Limits
 from ship.ports.store import Store
 from ship.repositories import sources, uploads
 from ship.sandboxes.e2b_host import E2BHost
 from ship.sandboxes.template import build_ship_template
 from ship.sessions.effects import Effects, RunnerSettings
+from ship.sessions.policy import Policy
 from ship.sessions.service import Sessions
 from ship.sessions.worker import Worker
 from ship.testing import scripted_model
@@ -76,7 +78,7 @@ async def _serve(
         sandbox_host = await _sandbox_host(settings, folder, f"{_reachable(host)}:{port}", stack, report)
         tokens = Tokens(store, now_ms)
         sandbox_tokens = SandboxTokens(folder.secret("signing.key").encode())
-        sessions = Sessions(store, LocalBus(), now_ms)
+        sessions = Sessions(store, LocalBus(), now_ms, _policy(settings))
         runner = RunnerSettings(
             settings.sandboxes.template, settings.sandboxes.control_url, sandbox_tokens.issue
         )
@@ -129,6 +131,19 @@ async def _providers(settings: Settings, stack: contextlib.AsyncExitStack) -> tu
         return providers
     url = await stack.enter_async_context(scripted_model.serve(scripted_model.ScriptedModel()))
     return (*providers, scripted_model.provider(url))
+
+
+def _policy(settings: Settings) -> Policy:
+    ours = settings.sessions
+    return Policy(
+        idle_pause_s=ours.idle_pause_s,
+        stuck_s=ours.stuck_s,
+        recoveries=ours.recoveries,
+        child_depth=ours.child_depth,
+        children=ours.children,
+        children_at_once=ours.children_at_once,
+        limits=Limits(time_s=ours.task_time_s, tokens=ours.task_tokens, cost_usd=ours.task_cost_usd),
+    )
 
 
 def _default_model(settings: Settings, providers: tuple[Provider, ...]) -> str:

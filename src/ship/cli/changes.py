@@ -17,13 +17,13 @@ from ship.model import ChangedFile
 _STYLES = {"+": "green", "-": "red", "@": "cyan", "d": "bold", "i": "dim", "n": "dim"}
 
 
-def diff(address: Address, prefix: str, *, stat: bool, live: bool, as_json: bool) -> None:
+def diff(address: Address, prefix: str, *, stat: bool, live: bool, checkpoint_id: str, as_json: bool) -> None:
     """``ship diff``"""
 
     async def get() -> tuple[str, bytes]:
         async with address.client() as client:
             session = await session_id(client, prefix)
-            return session, await client.diff(session, live=live)
+            return session, await client.diff(session, live=live, checkpoint_id=checkpoint_id)
 
     session, content = asyncio.run(get())
     if as_json:

@@ -5,8 +5,23 @@ from typing import Annotated
 
 import typer
 
-from ship.cli import sandbox_commands
-from ship.model import AgentMode
+from ship.cli import lifecycle_commands, sandbox_commands
+from ship.cli.options import (
+    SERVER,
+    WORK,
+    Agent,
+    Config,
+    Data,
+    Json,
+    MaxCost,
+    MaxTime,
+    MaxTokens,
+    Model,
+    SessionId,
+    Token,
+    Url,
+    limits,
+)
 
 app = typer.Typer(
     name="ship",
@@ -16,36 +31,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 token_app = typer.Typer(help="Make, list and revoke API tokens.", no_args_is_help=True)
+app.add_typer(lifecycle_commands.app)
 app.add_typer(token_app, name="token", rich_help_panel="Run the server")
 app.add_typer(sandbox_commands.app, name="sandbox", rich_help_panel="Run the server")
-
-WORK, SERVER = "Work with agents", "Run the server"
-
-Url = Annotated[
-    str | None,
-    typer.Option("--url", envvar="SHIP_URL", help="The server. [default: the one `ship up` started]"),
-]
-Token = Annotated[str | None, typer.Option("--token", envvar="SHIP_TOKEN", help="An API token for it.")]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", envvar="SHIP_DATA", file_okay=False, help="The data folder. [default: ~/.local/share/ship]"
-    ),
-]
-Config = Annotated[
-    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="A settings file in TOML.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-SessionId = Annotated[
-    str, typer.Argument(metavar="ID", help="The session, or how its id begins.", show_default=False)
-]
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="The model, as provider/name. [default: the server's]")
-]
-Agent = Annotated[
-    AgentMode | None,
-    typer.Option("--agent", help="`build` changes files, `plan` only reads. [default: build]"),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -90,6 +78,9 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach/--follow", "-d", help="Print the session's id and leave.")
     ] = False,
+    max_time: MaxTime = None,
+    max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
     url: Url = None,
     token: Token = None,
     data: Data = None,
@@ -103,7 +94,16 @@ def run(
 
     working.run(
         connection.find(url, token, data),
-        working.Order(repository, prompt, branch=branch, model=model, agent=agent, ask=ask, title=title),
+        working.Order(
+            repository,
+            prompt,
+            branch=branch,
+            model=model,
+            agent=agent,
+            ask=ask,
+            title=title,
+            limits=limits(max_time, max_tokens, max_cost),
+        ),
         detach=detach,
         as_json=json,
     )
@@ -165,6 +165,9 @@ def send(
         bool, typer.Option("--note", help="Say it to the other people; the agent does not see it.")
     ] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it until it ends.")] = False,
+    max_time: MaxTime = None,
+    max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
     model: Model = "",
     agent: Agent = None,
     url: Url = None,
@@ -178,7 +181,14 @@ def send(
     working.send(
         connection.find(url, token, data),
         session,
-        working.FollowUp(text, steer=steer, note=note, model=model, agent=agent),
+        working.FollowUp(
+            text,
+            steer=steer,
+            note=note,
+            model=model,
+            agent=agent,
+            limits=limits(max_time, max_tokens, max_cost),
+        ),
         follow=follow,
         as_json=json,
     )
@@ -214,6 +224,9 @@ def diff(
     live: Annotated[
         bool, typer.Option("--live", help="The workspace as it stands now, not as the last task left it.")
     ] = False,
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", metavar="ID", help="As that checkpoint kept it.")
+    ] = "",
     url: Url = None,
     token: Token = None,
     data: Data = None,
@@ -222,7 +235,14 @@ def diff(
     """Print what a session changed, as `git apply` reads it."""
     from ship.cli import changes, connection
 
-    changes.diff(connection.find(url, token, data), session, stat=stat, live=live, as_json=json)
+    changes.diff(
+        connection.find(url, token, data),
+        session,
+        stat=stat,
+        live=live,
+        checkpoint_id=checkpoint,
+        as_json=json,
+    )
 
 
 @app.command(rich_help_panel=WORK)

@@ -17,6 +17,7 @@ from ship.model import Failure, SessionStatus
 _STYLES = {
     "running": "cyan",
     "ready": "green",
+    "paused": "dim",
     "completed": "green",
     "failed": "red",
     "archived": "dim",
@@ -95,10 +96,11 @@ def session(address: Address, prefix: str, *, as_json: bool) -> None:
     if as_json:
         terminal.print_json(found)
     else:
-        _describe(terminal.output(), found, address.url)
+        describe(terminal.output(), found, address.url)
 
 
-def _describe(console: Console, session: Session, url: str) -> None:
+def describe(console: Console, session: Session, url: str) -> None:
+    """Where the session stands, for people."""
     console.print(Text(clean(session.title), "bold"))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
@@ -106,7 +108,7 @@ def _describe(console: Console, session: Session, url: str) -> None:
     work_branch = f" → {session.work_branch}" if session.work_branch else ""
     rows: list[tuple[str, str | Text]] = [
         ("id", session.id),
-        ("status", Text(session.status, _STYLES.get(session.status, ""))),
+        ("status", _status(session)),
         ("repository", clean(f"{source_name(session.repository.source)}{branch}{work_branch}")),
         ("model", session.model),
         ("approval", session.approval),
@@ -117,6 +119,10 @@ def _describe(console: Console, session: Session, url: str) -> None:
         ),
         ("page", f"{url}/sessions/{session.id}"),
     ]
+    if session.origin:
+        rows.insert(1, ("forked from", f"{session.origin.session_id} at event {session.origin.seq}"))
+    if session.parent:
+        rows.insert(1, ("started by", session.parent.session_id))
     for name, value in rows:
         grid.add_row(name, value)
     console.print(grid)
@@ -126,6 +132,14 @@ def _describe(console: Console, session: Session, url: str) -> None:
         console.print(_task(task))
         if task.failure:
             console.print(_reason(task.failure))
+    for child in session.children:
+        console.print(
+            Text.assemble(
+                (f"{child.status:<10}", _STYLES.get(child.status, "")),
+                one_line(child.title, 60),
+                (f"  {child.id}", "dim"),
+            )
+        )
     for request in session.requests:
         console.print(
             Text.assemble(
@@ -134,6 +148,15 @@ def _describe(console: Console, session: Session, url: str) -> None:
         )
     if session.checkpoint and session.checkpoint.files:
         console.print(files_changed(session.checkpoint.files))
+
+
+def _status(session: Session) -> Text:
+    status = Text(session.status, _STYLES.get(session.status, ""))
+    if session.pause_reason:
+        status.append(f" ({session.pause_reason})", "dim")
+    if session.stuck:
+        status.append(" nothing was heard of the agent for long", "bold yellow")
+    return status
 
 
 def _sandbox(session: Session) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 from ship.cli.terminal import clean, count, duration, one_line, source_name
 from ship.events import Fact, Record, facts
 from ship.events.frames import Delta
-from ship.model import ChangedFile, Failure, RequestKind, Todo
+from ship.model import ChangedFile, CheckpointReason, Failure, RequestKind, Todo
 
 INDENT = 2
 LIVE_LINES = 12
@@ -168,6 +168,35 @@ class Transcript:
                 if fact.failure is None or fact.failure == known:
                     return None
                 return _warning(f"{fact.provider}/{fact.model}: {fact.failure.reason}", fact.failure.hint)
+            case facts.SessionPaused():
+                return _quiet(f"paused ({fact.reason})")
+            case facts.SessionResumed():
+                return _quiet("the session goes on")
+            case facts.SandboxResumed() if not fact.memory:
+                return _warning("the sandbox was started anew from its files: what ran in it is gone")
+            case facts.SandboxRestored():
+                lost = f"; lost: {', '.join(fact.lost)}" if fact.lost else ""
+                memory = "and the agent's memory" if fact.conversation else "without the agent's memory"
+                return _quiet(f"restored from checkpoint {fact.checkpoint_id}, {memory}{lost}")
+            case facts.TaskInterrupted():
+                return _quiet("the task goes on in a new sandbox")
+            case facts.TaskLimitReached():
+                return _warning(
+                    f"the task has reached its {fact.limit} limit: {fact.value:g} of {fact.allowed:g}"
+                )
+            case facts.TaskStuck():
+                minutes = f"nothing was heard of the agent for {duration(fact.idle_ms)}"
+                return _warning(f"{minutes}; the task is ended" if fact.given_up else minutes)
+            case facts.TaskEdited():
+                return _quiet(f"{author} changed a task: {one_line(fact.prompt, 80)}")
+            case facts.TaskMoved():
+                return _quiet(f"{author} moved a waiting task")
+            case facts.CheckpointCreated() if fact.reason is not CheckpointReason.TASK:
+                return _quiet(f"checkpoint {fact.checkpoint_id}")
+            case facts.ChildStarted():
+                return _quiet(f"started {fact.child_id}: {one_line(fact.title, 80)}")
+            case facts.ChildFinished():
+                return _quiet(f"{fact.child_id} {fact.status}: {one_line(fact.summary, 100)}")
             case facts.TaskCancelRequested():
                 return _quiet(f"{author} stops the task")
             case facts.TaskCancelled():

@@ -14,7 +14,7 @@ from ship.cli.connection import Address, session_id
 from ship.cli.following import follow
 from ship.client import Client
 from ship.client.views import Session
-from ship.model import AgentMode, Approval, TaskStatus
+from ship.model import NO_LIMITS, AgentMode, Approval, LimitsPatch, TaskStatus
 
 _URL_MARKS = ("://", "upload:")
 
@@ -30,6 +30,7 @@ class Order:
     agent: AgentMode | None = None
     ask: bool = False
     title: str = ""
+    limits: LimitsPatch = NO_LIMITS
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class FollowUp:
     note: bool = False
     model: str = ""
     agent: AgentMode | None = None
+    limits: LimitsPatch = NO_LIMITS
 
 
 def run(address: Address, order: Order, *, detach: bool, as_json: bool) -> None:
@@ -84,6 +86,7 @@ async def start(client: Client, order: Order, prompt: str, *, quiet: bool = Fals
         model=order.model,
         agent=order.agent,
         approval=Approval.ASK if order.ask else None,
+        limits=order.limits,
     )
     if local:
         checkout.remember(local, session.id)
@@ -139,7 +142,9 @@ async def _follow_up(address: Address, prefix: str, what: FollowUp, *, watch: bo
         if what.note:
             _done(await client.post_message(session, text), f"told the people on {session}", as_json)
             return 0
-        accepted = await client.add_task(session, text, model=what.model, agent=what.agent, steer=what.steer)
+        accepted = await client.add_task(
+            session, text, model=what.model, agent=what.agent, steer=what.steer, limits=what.limits
+        )
         if watch:
             return await follow(
                 client, session, task_id=accepted.task_id, after=accepted.seq - 1, as_json=as_json

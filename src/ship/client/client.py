@@ -17,7 +17,7 @@ from ship import errors
 from ship.client import problems, views
 from ship.client.stream import HEARTBEAT_S, START_HINT, Events
 from ship.events import decode
-from ship.model import AgentMode, Answer, Approval, SessionStatus
+from ship.model import NO_LIMITS, AgentMode, Answer, Approval, LimitsPatch, SessionStatus
 
 T = TypeVar("T")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -120,9 +120,11 @@ class Client:
         model: str = "",
         agent: AgentMode | None = None,
         approval: Approval | None = None,
+        limits: LimitsPatch = NO_LIMITS,
     ) -> views.Session:
-        """Makes a session on a repository; with a prompt it also queues the first task."""
+        """Makes a session on a repository; with a prompt it also queues the first task. ``limits`` hold for each task that names none."""
         body = _given(prompt=prompt, title=title, model=model, agent=agent, approval=approval)
+        body |= _limits(limits)
         body["repository"] = {"source": source, **_given(branch=branch)}
         return await self._post("/sessions", body, views.Session)
 
@@ -161,9 +163,9 @@ class Client:
         except httpx.TransportError as error:
             raise _not_reachable(self.url, error) from error
 
-    async def session(self, session_id: str) -> views.Session:
-        """The session's folded state."""
-        return await self._get(_path("sessions", session_id), views.Session)
+    async def session(self, session_id: str, *, at: int | None = None) -> views.Session:
+        """The session's folded state: as it is, or as it was after the event ``at``."""
+        return await self._get(_path("sessions", session_id), views.Session, _given(at=at))
 
     async def archive(self, session_id: str) -> None:
         """Ends the session and its sandbox for good."""
@@ -172,6 +174,48 @@ class Client:
     async def retry(self, session_id: str) -> None:
         """Provisions a failed session again."""
         await self._tell(_path("sessions", session_id, "retry"))
+
+    async def pause(self, session_id: str) -> None:
+        """Freezes the session's sandbox, with a task that runs."""
+        await self._tell(_path("sessions", session_id, "pause"))
+
+    async def resume(self, session_id: str) -> None:
+        """Lets a paused session go on."""
+        await self._tell(_path("sessions", session_id, "resume"))
+
+    async def checkpoints(self, session_id: str) -> tuple[views.SavedPoint, ...]:
+        """The checkpoints that can be restored or forked, oldest first."""
+        return await self._items(_path("sessions", session_id, "checkpoints"), tuple[views.SavedPoint, ...])
+
+    async def request_checkpoint(self, session_id: str) -> views.CheckpointAccepted:
+        """Asks for a checkpoint of the workspace as it stands; it is there when the log has its ``checkpoint.created``."""
+        return await self._post(_path("sessions", session_id, "checkpoints"), {}, views.CheckpointAccepted)
+
+    async def fork(
+        self,
+        session_id: str,
+        *,
+        checkpoint_id: str = "",
+        prompt: str = "",
+        title: str = "",
+        model: str = "",
+        agent: AgentMode | None = None,
+        limits: LimitsPatch = NO_LIMITS,
+    ) -> views.Session:
+        """A new session that begins with a checkpoint of this one, the newest where none is named."""
+        body = _given(checkpoint_id=checkpoint_id, prompt=prompt, title=title, model=model, agent=agent)
+        return await self._post(_path("sessions", session_id, "fork"), body | _limits(limits), views.Session)
+
+    async def children(self, session_id: str) -> tuple[views.Child, ...]:
+        """The sessions that this one started, oldest first."""
+        return await self._items(_path("sessions", session_id, "children"), tuple[views.Child, ...])
+
+    async def start_child(
+        self, session_id: str, prompt: str, *, title: str = "", model: str = ""
+    ) -> views.ChildAccepted:
+        """Starts a session of its own on the same repository; its result comes as the event ``child.finished``."""
+        body = _given(prompt=prompt, title=title, model=model)
+        return await self._post(_path("sessions", session_id, "children"), body, views.ChildAccepted)
 
     # Tasks
 
@@ -183,10 +227,31 @@ class Client:
         model: str = "",
         agent: AgentMode | None = None,
         steer: bool = False,
+        limits: LimitsPatch = NO_LIMITS,
     ) -> views.TaskAccepted:
-        """Queues a task, or steers the running one."""
+        """Queues a task with limits of its own, or steers the running one."""
         body = _given(prompt=prompt, model=model, agent=agent, mode="steer" if steer else "queue")
-        return await self._post(_path("sessions", session_id, "tasks"), body, views.TaskAccepted)
+        return await self._post(
+            _path("sessions", session_id, "tasks"), body | _limits(limits), views.TaskAccepted
+        )
+
+    async def edit_task(
+        self,
+        session_id: str,
+        task_id: str,
+        *,
+        prompt: str = "",
+        model: str = "",
+        agent: AgentMode | None = None,
+        limits: LimitsPatch = NO_LIMITS,
+    ) -> None:
+        """Changes a task that waits, or the limits of the one that runs; what is left out stays."""
+        body = _given(prompt=prompt, model=model, agent=agent) | _limits(limits)
+        await self._tell(_path("sessions", session_id, "tasks", task_id), body, method="PATCH")
+
+    async def move_task(self, session_id: str, task_id: str, *, before: str = "") -> None:
+        """Lets a waiting task come before another one, or last."""
+        await self._tell(_path("sessions", session_id, "tasks", task_id, "move"), _given(before=before))
 
     async def cancel_task(self, session_id: str, task_id: str) -> None:
         """Asks for the task's end; a running one ends when the agent has stopped."""
@@ -247,9 +312,10 @@ class Client:
 
     # Workspace
 
-    async def diff(self, session_id: str, *, live: bool = False) -> bytes:
-        """The change against the base commit as ``git apply`` reads it; ``live`` takes the workspace as it stands."""
-        query = {"live": "true"} if live else {}
+    async def diff(self, session_id: str, *, live: bool = False, checkpoint_id: str = "") -> bytes:
+        """The change against the base commit as ``git apply`` reads it: of the newest checkpoint, of the one that is named, or
+        (``live``) of the workspace as it stands."""
+        query = {"live": "true"} if live else _given(checkpoint=checkpoint_id)
         return (await self._send("GET", _path("sessions", session_id, "diff"), params=query)).content
 
     async def files(self, session_id: str, path: str = "") -> tuple[views.Entry, ...]:
@@ -319,9 +385,11 @@ class Client:
     async def _post(self, path: str, body: dict[str, Any], kind: type[T]) -> T:
         return msgspec.json.decode((await self._tell(path, body)).content, type=kind)
 
-    async def _tell(self, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    async def _tell(
+        self, path: str, body: dict[str, Any] | None = None, *, method: str = "POST"
+    ) -> httpx.Response:
         headers = {"Content-Type": "application/json", "Idempotency-Key": uuid.uuid4().hex}
-        return await self._send("POST", path, content=msgspec.json.encode(body or {}), headers=headers)
+        return await self._send(method, path, content=msgspec.json.encode(body or {}), headers=headers)
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         response = await self._request(method, "/api/v1" + path, **options)
@@ -362,6 +430,11 @@ def _path(*segments: str) -> str:
 def _given(**fields: Any) -> dict[str, Any]:
     """The fields that say something: what is empty is left to the server."""
     return {name: value for name, value in fields.items() if value not in ("", None)}
+
+
+def _limits(limits: LimitsPatch) -> dict[str, Any]:
+    said = {name: value for name in limits.__struct_fields__ if (value := getattr(limits, name)) is not None}
+    return {"limits": said} if said else {}
 
 
 def _malformed(url: str) -> errors.InvalidInput:

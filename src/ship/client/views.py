@@ -105,6 +105,36 @@ class Checkpoint(View, frozen=True, kw_only=True):
     files: tuple[ChangedFile, ...] = ()
 
 
+class SavedPoint(View, frozen=True, kw_only=True):
+    """A checkpoint as a line of the list; ``seq`` is where it stands in the log."""
+
+    id: str
+    seq: int
+    at_ms: int
+    task_id: str
+    reason: CheckpointReason
+    commit: str
+    base_commit: str
+    parent_id: str
+    files_changed: int
+    additions: int
+    deletions: int
+
+
+class CheckpointAccepted(View, frozen=True, kw_only=True):
+    """The checkpoint that will be made."""
+
+    checkpoint_id: str
+    seq: int
+
+
+class ChildAccepted(View, frozen=True, kw_only=True):
+    """The child that begins."""
+
+    child_id: str
+    seq: int
+
+
 class Wanted(View, frozen=True, kw_only=True):
     """A checkpoint that was asked for and is not there yet."""
 

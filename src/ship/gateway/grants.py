@@ -4,17 +4,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ship.events.facts import ModelCalled
-from ship.model import Repository
+from ship.model import LimitKind, Repository
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Whom a token speaks for. ``task_id`` is the running task, empty when none runs."""
+    """Whom a token speaks for. ``task_id`` is the running task, empty when none runs; ``limit`` is the limit that it has reached."""
 
     session_id: str
     generation: int
     task_id: str
     repository: Repository
+    limit: LimitKind | None = None
 
 
 class Grants(Protocol):

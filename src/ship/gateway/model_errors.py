@@ -55,6 +55,14 @@ class SandboxReplaced(ModelError):
     kind = "permission_error"
 
 
+class LimitReached(ModelError):
+    """The task has used up what it may. No figures: agents take some numbers for a reason to try again."""
+
+    status = 402
+    code = "limit_reached"
+    kind = "billing_error"
+
+
 class RequestInvalid(ModelError):
     """The body is not a JSON object with a model's name."""
 

@@ -80,6 +80,10 @@ class _Endpoint:
         if request.method != dialect.method:
             raise model_errors.MethodNotAllowed(f"{path} takes {dialect.method}, not {request.method}")
         grant = await self._authorized(request)
+        if grant.limit is not None and dialect.method == "POST":
+            raise model_errors.LimitReached(
+                f"The task has reached its {grant.limit} limit", hint="Raise it, and send a follow-up."
+            )
         name = request.path_params["provider"]
         provider = self._providers.get(name)
         if provider is None:

@@ -2,6 +2,7 @@
 
 from ship.events import Cursor, Fact, facts
 from ship.model import (
+    NO_LIMITS,
     Actor,
     AgentMode,
     Answer,
@@ -30,7 +31,7 @@ class CreateSession(Command, frozen=True):
     prompt: str = ""
     task_id: str = ""
     agent: AgentMode = AgentMode.BUILD
-    limits: LimitsPatch = LimitsPatch()
+    limits: LimitsPatch = NO_LIMITS
     origin: Origin | None = None
     inherited: tuple[facts.ArtifactStored | facts.CheckpointCreated, ...] = ()
     parent: Parent | None = None
@@ -43,7 +44,7 @@ class QueueTask(Command, frozen=True):
     prompt: str
     model: str = ""
     agent: AgentMode = AgentMode.BUILD
-    limits: LimitsPatch = LimitsPatch()
+    limits: LimitsPatch = NO_LIMITS
 
 
 class EditTask(Command, frozen=True):
@@ -53,7 +54,7 @@ class EditTask(Command, frozen=True):
     prompt: str | None = None
     model: str | None = None
     agent: AgentMode | None = None
-    limits: LimitsPatch = LimitsPatch()
+    limits: LimitsPatch = NO_LIMITS
 
 
 class MoveTask(Command, frozen=True):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ship.errors import Conflict, NotFound, ShipError
-from ship.events import encode, facts
+from ship.events import decode, encode, facts
 from ship.events.frames import Delta
 from ship.model import Actor
 from ship.ports.bus import Bus, Listener, Notice
@@ -30,7 +30,8 @@ from ship.ports.store import (
 )
 from ship.sessions import commands, metrics, views
 from ship.sessions.cache import STATE_SHAPE, StateCache
-from ship.sessions.feeds import Feeds
+from ship.sessions.feeds import Feeds, check_after
+from ship.sessions.fold import fold
 from ship.sessions.growth import END_OF_GROWTH, Growth
 from ship.sessions.heads import SUMMARIES, Heads
 from ship.sessions.ids import new_id
@@ -40,6 +41,7 @@ from ship.sessions.state import SessionState
 
 SNAPSHOT_EVERY = 200
 ATTEMPTS = 20
+PAGE = 500
 HEARD_EVERY_MS = 60_000
 """How often growing text moves the alarm of a silent task."""
 
@@ -192,6 +194,21 @@ class Sessions:
             NotFound: ``session_not_found``.
         """
         return await self._states.newest(session_id)
+
+    async def state_at(self, session_id: str, seq: int) -> SessionState:
+        """The state as it was after that event.
+
+        Raises:
+            NotFound: ``session_not_found``.
+            InvalidInput: ``after_past_head``: a seq that this log does not have yet.
+        """
+        head = await self.head(session_id)
+        check_after(seq, head)
+        state: SessionState | None = None
+        while state is None or state.head_seq < seq:
+            rows = await self.events(session_id, state.head_seq if state else 0, PAGE, up_to=seq)
+            state = fold((decode(body) for _, body in rows), state)
+        return state
 
     async def head(self, session_id: str) -> int:
         """The last seq that is on disk.

@@ -4,7 +4,17 @@ from typing import NamedTuple
 
 from ship.errors import Conflict, NotFound
 from ship.events import Cursor, facts
-from ship.model import AGENT, SYSTEM, AgentMode, Failure, LimitKind, LimitsPatch, SessionStatus, TaskStatus
+from ship.model import (
+    AGENT,
+    NO_LIMITS,
+    SYSTEM,
+    AgentMode,
+    Failure,
+    LimitKind,
+    LimitsPatch,
+    SessionStatus,
+    TaskStatus,
+)
 from ship.sessions.commands import EndChildren
 from ship.sessions.draft import Draft
 from ship.sessions.state import SessionState, Task
@@ -12,7 +22,6 @@ from ship.sessions.state import SessionState, Task
 CANCEL_DEADLINE_MS = 45_000
 QUEUED_TASKS = 1_000
 QUEUED_CHARACTERS = 16 * 1024**2
-NO_LIMITS = LimitsPatch()
 
 End = facts.TaskCompleted | facts.TaskFailed | facts.TaskCancelled
 

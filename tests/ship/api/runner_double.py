@@ -46,6 +46,13 @@ class HandRunner:
         self.n = n or self.n + 1
         await self.send({"t": "event", "n": self.n, "at_ms": 1, "type": type_name, "v": 1, "data": data})
 
+    async def report_v(self, type_name: str, version: int, **data: Any) -> None:
+        """The same for a fact of another version."""
+        self.n += 1
+        await self.send(
+            {"t": "event", "n": self.n, "at_ms": 1, "type": type_name, "v": version, "data": data}
+        )
+
     async def until(self, kind: str) -> dict[str, Any]:
         """The next frame of this kind."""
         while (frame := await self.receive())["t"] != kind:

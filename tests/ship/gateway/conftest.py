@@ -11,7 +11,7 @@ from ship.errors import StaleGeneration, Unauthenticated
 from ship.events.facts import ModelCalled
 from ship.gateway import models, upstream
 from ship.gateway.grants import Grant
-from ship.model import Repository
+from ship.model import LimitKind, Repository
 from ship.testing import scripted_model
 from ship.testing.scripted_model import ScriptedModel
 from ship.testing.serving import serving
@@ -27,13 +27,14 @@ class RecordingGrants:
 
     source: str = "/nowhere"
     calls: list[ModelCalled] = field(default_factory=list)
+    limit: LimitKind | None = None
 
     async def authorize(self, token: str) -> Grant:
         if token == STALE_TOKEN:
             raise StaleGeneration("replaced")
         if token != TOKEN:
             raise Unauthenticated("this token is not known")
-        return Grant("ses_1", 1, "tsk_1", Repository(source=self.source))
+        return Grant("ses_1", 1, "tsk_1", Repository(source=self.source), self.limit)
 
     async def model_called(self, grant: Grant, call: ModelCalled) -> None:
         assert grant.session_id == "ses_1"

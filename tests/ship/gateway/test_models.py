@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from ship.config import Provider
 from ship.gateway import models, upstream
+from ship.model import LimitKind
 from ship.testing.serving import serving
 
 from .conftest import KEY, STALE_TOKEN, TOKEN, Gateway, RecordingGrants
@@ -60,6 +61,19 @@ async def post(
         return await client.post(
             f"{gateway.url}/{provider}/v1/{path}", json=body, headers={"authorization": f"Bearer {token}"}
         )
+
+
+@pytest.mark.parametrize(("provider", "path", "body"), PROTOCOLS)
+async def test_a_task_at_its_limit_calls_no_model_and_does_not_try_again(
+    gateway: Gateway, provider: str, path: str, body: Any
+) -> None:
+    gateway.grants.limit = LimitKind.TOKENS
+    response = await post(gateway, provider, path, body("echo"))
+    assert response.status_code == 402
+    assert "token" in response.text
+    assert not AGENT_RETRIES_ON.search(response.text)
+    assert not gateway.model.seen
+    assert not gateway.grants.calls
 
 
 def events(response: httpx.Response) -> list[Any]:

@@ -77,7 +77,7 @@ export interface paths {
         };
         /**
          * Get Session
-         * @description A session, whole.
+         * @description A session, whole: as it is, or as it was after the event ``at``.
          */
         get: operations["get_session_api_v1_sessions__session_id__get"];
         put?: never;
@@ -152,6 +152,54 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sessions/{session_id}/checkpoints": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Checkpoints
+         * @description The checkpoints that can be restored or forked, oldest first.
+         */
+        get: operations["list_checkpoints_api_v1_sessions__session_id__checkpoints_get"];
+        put?: never;
+        /**
+         * Request Checkpoint
+         * @description Make a checkpoint of the workspace as it stands, also in the middle of a task.
+         */
+        post: operations["request_checkpoint_api_v1_sessions__session_id__checkpoints_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sessions/{session_id}/children": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Children
+         * @description The sessions that this one started, oldest first.
+         */
+        get: operations["list_children_api_v1_sessions__session_id__children_get"];
+        put?: never;
+        /**
+         * Start Child
+         * @description Start a session of its own on the same repository; its result comes back as an event.
+         */
+        post: operations["start_child_api_v1_sessions__session_id__children_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/sessions/{session_id}/diff": {
         parameters: {
             query?: never;
@@ -161,7 +209,8 @@ export interface paths {
         };
         /**
          * Get Diff
-         * @description The change against the base commit, as a unified diff: of the last checkpoint, or of the workspace as it stands.
+         * @description The change against the base commit, as a unified diff: of the last checkpoint, of the one that is named, or of the workspace as
+         *     it stands.
          */
         get: operations["get_diff_api_v1_sessions__session_id__diff_get"];
         put?: never;
@@ -252,6 +301,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sessions/{session_id}/fork": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Fork Session
+         * @description A new session that begins with a checkpoint of this one: its files, and what its agent remembers.
+         */
+        post: operations["fork_session_api_v1_sessions__session_id__fork_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/sessions/{session_id}/messages": {
         parameters: {
             query?: never;
@@ -276,6 +345,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sessions/{session_id}/pause": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Pause Session
+         * @description Freeze the session's sandbox with what runs in it.
+         */
+        post: operations["pause_session_api_v1_sessions__session_id__pause_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/sessions/{session_id}/requests/{request_id}/answer": {
         parameters: {
             query?: never;
@@ -290,6 +379,26 @@ export interface paths {
          * @description Answer what the agent asked.
          */
         post: operations["answer_request_api_v1_sessions__session_id__requests__request_id__answer_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sessions/{session_id}/resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Resume Session
+         * @description Let a paused session go on.
+         */
+        post: operations["resume_session_api_v1_sessions__session_id__resume_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -336,6 +445,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sessions/{session_id}/tasks/{task_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        /**
+         * Edit Task
+         * @description Change a task that waits, or the limits of the one that runs.
+         */
+        patch: operations["edit_task_api_v1_sessions__session_id__tasks__task_id__patch"];
+        trace?: never;
+    };
     "/api/v1/sessions/{session_id}/tasks/{task_id}/cancel": {
         parameters: {
             query?: never;
@@ -350,6 +479,26 @@ export interface paths {
          * @description End a task: a queued one at once, a running one when its agent has stopped.
          */
         post: operations["cancel_task_api_v1_sessions__session_id__tasks__task_id__cancel_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sessions/{session_id}/tasks/{task_id}/move": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Move Task
+         * @description Let a waiting task come before another one, or last.
+         */
+        post: operations["move_task_api_v1_sessions__session_id__tasks__task_id__move_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -512,6 +661,50 @@ export interface paths {
          * @description What this runner is to do.
          */
         get: operations["get_bootstrap_runner_v1_bootstrap_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/runner/v1/children": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Children
+         * @description The sessions that this one started.
+         */
+        get: operations["list_children_runner_v1_children_get"];
+        put?: never;
+        /**
+         * Start Child
+         * @description The agent starts a session of its own on the same repository.
+         */
+        post: operations["start_child_runner_v1_children_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/runner/v1/children/{child_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Child
+         * @description How one of them goes.
+         */
+        get: operations["get_child_runner_v1_children__child_id__get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -784,6 +977,16 @@ export interface components {
             status: string;
         };
         /**
+         * CheckpointAccepted
+         * @description The checkpoint that will be made.
+         */
+        CheckpointAccepted: {
+            /** Checkpoint Id */
+            checkpoint_id: string;
+            /** Seq */
+            seq: number;
+        };
+        /**
          * CheckpointCreated
          * @description The workspace, committed on a ref of its own. ``diff_artifact`` names the stored diff against ``base_commit``,
          *         ``bundle_artifact`` the git bundle that restores it on top of the bundle of ``parent_id`` (by itself when that is empty),
@@ -864,6 +1067,16 @@ export interface components {
             v: 1;
         };
         /**
+         * ChildAccepted
+         * @description The child that begins.
+         */
+        ChildAccepted: {
+            /** Child Id */
+            child_id: string;
+            /** Seq */
+            seq: number;
+        };
+        /**
          * ChildFinished
          * @description The child has nothing left to do: how its last task ended, what its agent said last, and what it changed.
          */
@@ -893,6 +1106,24 @@ export interface components {
             v: 1;
         };
         /**
+         * ChildIn
+         * @description Work for a session of its own on the same repository. An empty ``model`` means the parent's.
+         */
+        ChildIn: {
+            /**
+             * Model
+             * @default
+             */
+            model?: string;
+            /** Prompt */
+            prompt: string;
+            /**
+             * Title
+             * @default
+             */
+            title?: string;
+        };
+        /**
          * ChildOut
          * @description A session that this one started.
          */
@@ -912,6 +1143,14 @@ export interface components {
             task_id: string;
             /** Title */
             title: string;
+        };
+        /**
+         * ChildPage
+         * @description The sessions that were started by this one, oldest first.
+         */
+        ChildPage: {
+            /** Items */
+            items: components["schemas"]["ChildOut"][];
         };
         /**
          * ChildStarted
@@ -1054,6 +1293,35 @@ export interface components {
             items: components["schemas"]["FileOut"][];
         };
         /**
+         * ForkIn
+         * @description A new session that begins with a checkpoint: the newest one, where none is named. What is left out is as in the session.
+         */
+        ForkIn: {
+            /** @default build */
+            agent?: components["schemas"]["AgentMode"];
+            /**
+             * Checkpoint Id
+             * @default
+             */
+            checkpoint_id?: string;
+            limits?: components["schemas"]["LimitsIn"] | null;
+            /**
+             * Model
+             * @default
+             */
+            model?: string;
+            /**
+             * Prompt
+             * @default
+             */
+            prompt?: string;
+            /**
+             * Title
+             * @default
+             */
+            title?: string;
+        };
+        /**
          * LimitKind
          * @description Which limit of a task was reached.
          * @enum {string}
@@ -1071,6 +1339,18 @@ export interface components {
             time_s?: number;
             /** @default 0 */
             tokens?: number;
+        };
+        /**
+         * LimitsIn
+         * @description What one task may use; 0 means no limit, what is left out stays as it is.
+         */
+        LimitsIn: {
+            /** Cost Usd */
+            cost_usd?: number | null;
+            /** Time S */
+            time_s?: number | null;
+            /** Tokens */
+            tokens?: number | null;
         };
         /**
          * LimitsOut
@@ -1751,6 +2031,41 @@ export interface components {
             v: 1;
         };
         /**
+         * SavedPointOut
+         * @description A checkpoint as a line of the list; ``seq`` is where it stands in the log.
+         */
+        SavedPointOut: {
+            /** Additions */
+            additions: number;
+            /** At Ms */
+            at_ms: number;
+            /** Base Commit */
+            base_commit: string;
+            /** Commit */
+            commit: string;
+            /** Deletions */
+            deletions: number;
+            /** Files Changed */
+            files_changed: number;
+            /** Id */
+            id: string;
+            /** Parent Id */
+            parent_id: string;
+            reason: components["schemas"]["CheckpointReason"];
+            /** Seq */
+            seq: number;
+            /** Task Id */
+            task_id: string;
+        };
+        /**
+         * SavedPointPage
+         * @description The checkpoints that can be restored, oldest first.
+         */
+        SavedPointPage: {
+            /** Items */
+            items: components["schemas"]["SavedPointOut"][];
+        };
+        /**
          * SessionArchived
          * @description The end: no event follows.
          */
@@ -1837,6 +2152,7 @@ export interface components {
             agent?: components["schemas"]["AgentMode"];
             /** @default auto */
             approval?: components["schemas"]["Approval"];
+            limits?: components["schemas"]["LimitsIn"] | null;
             /**
              * Model
              * @default
@@ -2073,6 +2389,18 @@ export interface components {
             v: 1;
         };
         /**
+         * TaskChange
+         * @description What is to be different about a waiting task; of the running one only ``limits``.
+         */
+        TaskChange: {
+            agent?: components["schemas"]["AgentMode"] | null;
+            limits?: components["schemas"]["LimitsIn"] | null;
+            /** Model */
+            model?: string | null;
+            /** Prompt */
+            prompt?: string | null;
+        };
+        /**
          * TaskCompleted
          * @description The agent is done with the task.
          */
@@ -2142,11 +2470,12 @@ export interface components {
         };
         /**
          * TaskIn
-         * @description A follow-up. ``steer`` says it to the running task, ``queue`` waits for its end.
+         * @description A follow-up. ``steer`` says it to the running task, ``queue`` waits for its end, with limits of its own.
          */
         TaskIn: {
             /** @default build */
             agent?: components["schemas"]["AgentMode"];
+            limits?: components["schemas"]["LimitsIn"] | null;
             /**
              * Mode
              * @default queue
@@ -2207,6 +2536,17 @@ export interface components {
             type: "TaskLimitReachedRecord";
             /** @constant */
             v: 1;
+        };
+        /**
+         * TaskMove
+         * @description The waiting task that it is to come before; empty for the end of the queue.
+         */
+        TaskMove: {
+            /**
+             * Before
+             * @default
+             */
+            before?: string;
         };
         /**
          * TaskMoved
@@ -2698,7 +3038,9 @@ export interface operations {
     };
     get_session_api_v1_sessions__session_id__get: {
         parameters: {
-            query?: never;
+            query?: {
+                at?: number | null;
+            };
             header?: never;
             path: {
                 session_id: string;
@@ -2853,9 +3195,142 @@ export interface operations {
             };
         };
     };
+    list_checkpoints_api_v1_sessions__session_id__checkpoints_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                session_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SavedPointPage"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    request_checkpoint_api_v1_sessions__session_id__checkpoints_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path: {
+                session_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckpointAccepted"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_children_api_v1_sessions__session_id__children_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                session_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChildPage"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    start_child_api_v1_sessions__session_id__children_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path: {
+                session_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChildIn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChildAccepted"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_diff_api_v1_sessions__session_id__diff_get: {
         parameters: {
             query?: {
+                checkpoint?: string;
                 live?: boolean;
             };
             header?: never;
@@ -3021,6 +3496,43 @@ export interface operations {
             };
         };
     };
+    fork_session_api_v1_sessions__session_id__fork_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path: {
+                session_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ForkIn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionOut"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_messages_api_v1_sessions__session_id__messages_get: {
         parameters: {
             query?: {
@@ -3092,6 +3604,39 @@ export interface operations {
             };
         };
     };
+    pause_session_api_v1_sessions__session_id__pause_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path: {
+                session_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     answer_request_api_v1_sessions__session_id__requests__request_id__answer_post: {
         parameters: {
             query?: never;
@@ -3109,6 +3654,39 @@ export interface operations {
                 "application/json": components["schemas"]["AnswerIn"];
             };
         };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    resume_session_api_v1_sessions__session_id__resume_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path: {
+                session_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
         responses: {
             /** @description Successful Response */
             202: {
@@ -3200,6 +3778,44 @@ export interface operations {
             };
         };
     };
+    edit_task_api_v1_sessions__session_id__tasks__task_id__patch: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path: {
+                session_id: string;
+                task_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TaskChange"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     cancel_task_api_v1_sessions__session_id__tasks__task_id__cancel_post: {
         parameters: {
             query?: never;
@@ -3213,6 +3829,44 @@ export interface operations {
             cookie?: never;
         };
         requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    move_task_api_v1_sessions__session_id__tasks__task_id__move_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path: {
+                session_id: string;
+                task_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TaskMove"];
+            };
+        };
         responses: {
             /** @description Successful Response */
             202: {
@@ -3476,6 +4130,99 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["BootstrapOut"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_children_runner_v1_children_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChildPage"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    start_child_runner_v1_children_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChildIn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChildAccepted"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_child_runner_v1_children__child_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                child_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChildOut"];
                 };
             };
             /** @description What went wrong. */
