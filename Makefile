@@ -49,7 +49,7 @@ check-web: $(WEB_MODULES)
 	cd web && $(NODE) npm run --silent check
 
 test: setup system-for-tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: setup
 	@$(BIN)/python scripts/bench.py $(ARGS)

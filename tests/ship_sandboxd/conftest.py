@@ -1,11 +1,13 @@
 """A real sandbox host as a child process, and sandboxes in it made by the official SDK."""
 
+import fcntl
 import ipaddress
 import json
 import os
 import select
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from e2b import Sandbox
 from ship_sandboxd.builds import debian
 
 API_KEY = "e2b_" + "7" * 40
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 class Host:
@@ -93,6 +95,8 @@ class Host:
 
     def close(self) -> None:
         self.stop()
+        if not any((self.data / "sandboxes").iterdir()):
+            return
         subprocess.run(
             [sys.executable, "-m", "ship_sandboxd", "--data", str(self.data), "--stop-all"],
             check=True,
@@ -100,13 +104,23 @@ class Host:
         )
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
     """Wait until a condition holds; answers its value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.02)
     return value
+
+
+@pytest.fixture
+def open_path(tmp_path: Path) -> Path:
+    """A folder of the test's own that every user of this machine may enter."""
+    for folder in (tmp_path, *tmp_path.parents):
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if not mode & stat.S_IXOTH:
+            folder.chmod(mode | 0o055)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
@@ -164,19 +178,25 @@ def mirror_options() -> list[str]:
 def builder_options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """The options of a host that builds templates. The Debian root is made once, and kept for later runs."""
     kept = Path("~/.cache/ship-tests").expanduser() / f"debian-{debian.recipe()}.tar.zst"
-    if not kept.exists():
-        for program in ("mmdebstrap", "zstd"):
-            if shutil.which(program) is None:
-                pytest.skip(f"{program} is not installed")
-        host = Host(tmp_path_factory.mktemp("debian") / "data")
-        host.create(template="debian", request_timeout=600).kill()
-        (layer,) = (host.data / "blobs" / "layers").glob("*.tar.zst")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = kept.with_suffix(f".{os.getpid()}")
-        shutil.copyfile(layer, scratch)
-        scratch.replace(kept)
-        host.close()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may run tests at the same time
+        if not kept.exists():
+            _keep_debian(kept, tmp_path_factory.mktemp("debian") / "data")
     return ("--debian-root", str(kept), *mirror_options())
+
+
+def _keep_debian(kept: Path, data: Path) -> None:
+    for program in ("mmdebstrap", "zstd"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    host = Host(data)
+    host.create(template="debian", request_timeout=600).kill()
+    (layer,) = (host.data / "blobs" / "layers").glob("*.tar.zst")
+    scratch = kept.with_suffix(f".{os.getpid()}")
+    shutil.copyfile(layer, scratch)
+    scratch.replace(kept)
+    host.close()
 
 
 @pytest.fixture(scope="session")

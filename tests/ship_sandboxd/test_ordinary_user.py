@@ -23,22 +23,20 @@ _PYTHON = 'shift; PYTHONPATH="$0" exec /usr/bin/python3 "$@"'
 
 
 @pytest.fixture
-def ordinary(tmp_path: Path) -> Iterator[Host]:
+def ordinary(open_path: Path) -> Iterator[Host]:
     """A host that runs as an ordinary user, also where the tests run as root."""
     prefix: tuple[str, ...] = ()
     if os.geteuid() == 0:
         source = str(Path(ship_sandboxd.__file__).parent.parent)
         prefix = ("setpriv", "--reuid", UID, "--regid", UID, "--clear-groups", "sh", "-c", _PYTHON, source)
-        for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            folder.chmod(0o755)
-        os.chown(tmp_path, int(UID), int(UID))
+        os.chown(open_path, int(UID), int(UID))
         program = "import sys, ship_sandboxd; assert sys.version_info >= (3, 11)"
         tried = subprocess.run([*prefix, "", "-c", program], cwd="/", capture_output=True, check=False)
         if tried.returncode != 0:
             pytest.skip(
                 "an ordinary user can run no host here: no new Python, or a checkout that only root reads"
             )
-    host = Host(tmp_path / "data", prefix=prefix)
+    host = Host(open_path / "data", prefix=prefix)
     yield host
     host.stop()
     stop = [*prefix, sys.executable, "-m", "ship_sandboxd", "--data", str(host.data), "--stop-all"]

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from conftest import Host, eventually
 from e2b import CommandExitException, Sandbox
 
-from ship_sandboxd.isolation.bubblewrap import _HANDOVER_TIMEOUT_S, short_path
+from ship_sandboxd.isolation.bubblewrap import short_path
 from ship_sandboxd.pids import ProcessIdentity
 
 pytestmark = pytest.mark.system
@@ -64,7 +63,7 @@ def test_a_sandbox_keeps_its_time_over_a_restart(own_host: MakeHost) -> None:
     host.stop()
     host.start()
     assert kept.get_info().end_at == end
-    eventually(lambda: not over.is_running(), 5)
+    eventually(lambda: not over.is_running())
     assert kept.commands.run("echo alive").stdout == "alive\n"
 
 
@@ -100,8 +99,8 @@ def test_a_sandbox_that_dies_is_noticed_at_once(own_host: MakeHost) -> None:
     host = own_host()
     sandbox = host.create()
     os.kill(host.record(sandbox.sandbox_id)["init"]["pid"], signal.SIGKILL)
-    eventually(lambda: not sandbox.is_running(), 5)
-    eventually(lambda: list((host.data / "sandboxes").iterdir()) == [], 5)
+    eventually(lambda: not sandbox.is_running())
+    eventually(lambda: list((host.data / "sandboxes").iterdir()) == [])
 
 
 def test_two_hosts_on_one_data_folder_are_refused(own_host: MakeHost) -> None:
@@ -174,7 +173,7 @@ def test_a_daemon_that_never_answers_does_not_hold_up_the_start_of_the_host(own_
     with socket.socket(socket.AF_UNIX) as silent, short_path(path.parent, path.name) as short:
         silent.bind(short)
         silent.listen()
-        began = time.monotonic()
         host.start()
-        assert time.monotonic() - began < _HANDOVER_TIMEOUT_S
+        told = (path.parent / "log.jsonl").read_text()
+        assert "no way out for this sandbox" not in told, "it was waited for"
         assert sandbox.kill()

@@ -58,14 +58,14 @@ def test_a_command_learns_that_its_sandbox_was_killed(host: Host) -> None:
 def test_a_sandbox_ends_when_its_time_is_over(host: Host) -> None:
     sandbox = host.create(timeout=1)
     assert sandbox.is_running()
-    eventually(lambda: not sandbox.is_running(), 5)
+    eventually(lambda: not sandbox.is_running())
     eventually(lambda: not (host.data / "sandboxes" / sandbox.sandbox_id).exists())
 
 
 def test_the_time_can_be_set_anew(host: Host) -> None:
     sandbox = host.create(timeout=1000)
     sandbox.set_timeout(1)
-    eventually(lambda: not sandbox.is_running(), 5)
+    eventually(lambda: not sandbox.is_running())
     with pytest.raises(SandboxNotFoundException):
         sandbox.set_timeout(10)
 

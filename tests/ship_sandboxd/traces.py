@@ -1,6 +1,7 @@
 """What sandboxes leave behind, if they leave anything: where a leak would show."""
 
 import contextlib
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +38,23 @@ def descriptors(pid: int) -> int:
 
 
 def processes(uids: set[int], names: set[str]) -> list[str]:
-    """Processes that run as one of the uids, or have one of the names in their command line."""
-    listed = subprocess.run(["ps", "-eo", "uid=,args="], capture_output=True, text=True, check=True)
+    """Processes that run as one of the uids, or have one of the names in their command line. Another host of this machine
+    may have given the same uid to a sandbox of its own: that one's are not meant."""
+    listed = subprocess.run(["ps", "-eo", "pid=,uid=,args="], capture_output=True, text=True, check=True)
     found = []
     for line in listed.stdout.splitlines():
-        uid, _, words = line.strip().partition(" ")
-        if int(uid) in uids or names & set(words.split()):
+        pid, uid, *words = line.split()
+        if names & set(words) or (int(uid) in uids and not _is_of_others(pid, names)):
             found.append(line)
     return found
+
+
+def _is_of_others(pid: str, names: set[str]) -> bool:
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_text()
+    except FileNotFoundError:
+        return True  # it has just ended
+    return bool(set(re.findall(r"/ship-sandboxd/(\w+)", groups)) - names)
 
 
 def groups(names: set[str]) -> list[str]:

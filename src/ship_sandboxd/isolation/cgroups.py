@@ -287,8 +287,8 @@ def _prepare(hierarchy: Hierarchy) -> Hierarchy | None:
         folder.mkdir(exist_ok=True)
         if hierarchy.version == 2 and hierarchy.controllers:
             _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in hierarchy.controllers))
-        probe = folder / "probe"
-        probe.mkdir(exist_ok=True)
+        probe = folder / f"probe-{os.getpid()}"  # another host may start at the same time
+        probe.mkdir()
         probe.rmdir()
     except OSError:
         return None
