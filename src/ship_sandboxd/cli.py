@@ -12,6 +12,7 @@ from pathlib import Path
 from . import logs, server
 from .errors import SetupError
 from .network.rules import Block, Upstream, parse_private
+from .quotas import MIN_FREE_MB
 from .settings import PARK_AFTER_S, Settings, Tls
 from .templates import MAX_WARM
 
@@ -78,6 +79,19 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help='the keys of tenants, {"tenant": ["sha256:…"]}; read again when it changes',
+    )
+    parser.add_argument(
+        "--quotas",
+        type=Path,
+        metavar="FILE",
+        help='how much each tenant may have, {"tenant": {"sandboxes": 20}, "*": {}}; read again when it changes',
+    )
+    parser.add_argument(
+        "--min-free",
+        type=int,
+        default=MIN_FREE_MB,
+        metavar="MB",
+        help="nothing new is made while less than this is free on the data folder's disk",
     )
     parser.add_argument(
         "--upstream",
@@ -171,6 +185,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         debian_root=_existing("--debian-root", arguments.debian_root),
         park_after_s=max(0.0, arguments.park_after),
         warm=tuple(_warm(text) for text in arguments.warm),
+        quotas=arguments.quotas.resolve() if arguments.quotas else None,
+        min_free_mb=max(0, arguments.min_free),
     )
 
 

@@ -8,6 +8,7 @@ HostError                 code, message
     ├── NotFound          404
     ├── Conflict          409
     ├── WrongContentType  415
+    ├── QuotaExceeded     429, more than a tenant may have
     ├── Unsupported       501, part of E2B's protocol that this host does not offer
     ├── LaunchFailed      500, a sandbox that did not come up
     ├── DiskFull          507, no room for what was asked for
@@ -75,6 +76,13 @@ class WrongContentType(ApiError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class QuotaExceeded(ApiError):
+    """A tenant has as much as the operator lets it have; asking again does not help."""
+
+    status = 429
+    code = "quota_exceeded"
 
 
 class CheckpointFailed(ApiError):

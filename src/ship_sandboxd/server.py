@@ -45,6 +45,7 @@ from .lifecycle.snapshots import Snapshots
 from .network import netfilter
 from .network.gateway import Gateway
 from .openapi import with_document
+from .quotas import Quotas
 from .settings import Settings
 from .storage.blobs import Blobs, FolderBlobs
 from .storage.layers import Layers
@@ -122,13 +123,13 @@ def _cgroups() -> Cgroups:
 class Store:
     """What outlives sandboxes: layers, and what is made of them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, quotas: Quotas) -> None:
         data, in_bucket = settings.data, settings.blobs.startswith("s3://")
         blobs: Blobs = S3Blobs(settings.blobs) if in_bucket else FolderBlobs(Path(settings.blobs))
         self.layers = Layers(data / "layers", blobs)
         debian = DebianRoot(data / "debian", self.layers, STORAGE_UID, settings.debian_root)
-        self.catalogue = Catalogue(data / "catalogue", data / "templates", debian)
-        self.snapshots = Snapshots(blobs)
+        self.catalogue = Catalogue(data / "catalogue", data / "templates", debian, quotas)
+        self.snapshots = Snapshots(blobs, quotas)
         self.layers.add_holder(self.snapshots.layers)
         self._warm = dict(settings.warm)
 
@@ -162,7 +163,9 @@ class Store:
             await asyncio.sleep(_TIDY_S)
 
 
-def _sandboxes(settings: Settings, machine: Machine, gateway: Gateway, store: Store) -> Sandboxes:
+def _sandboxes(
+    settings: Settings, machine: Machine, gateway: Gateway, store: Store, quotas: Quotas
+) -> Sandboxes:
     sandboxes = Sandboxes(
         settings.data,
         machine.backends,
@@ -170,6 +173,7 @@ def _sandboxes(settings: Settings, machine: Machine, gateway: Gateway, store: St
         Captures(store.layers, machine.roots.disks, machine.roots.obstacle),
         store.find,
         machine.is_root,
+        quotas,
         settings.park_after_s,
         dict(settings.warm),
     )
@@ -190,18 +194,21 @@ async def serve(settings: Settings, machine: Machine) -> None:
     tenants = Tenants(settings.api_key, settings.keys)
     endpoints = Endpoints.open(settings)
 
+    quotas = Quotas(settings.data, settings.quotas, settings.min_free_mb)
+
     def reload() -> None:
         tenants.reload()
+        quotas.reload()
         endpoints.reload()
 
     # A person who closes the terminal means the host to stop; from anyone else it means a look at the files.
     loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdout.isatty() else reload)
     gateway = Gateway(settings.upstreams, settings.private, redirects=machine.redirects)
-    store = Store(settings)
-    sandboxes = _sandboxes(settings, machine, gateway, store)
+    store = Store(settings, quotas)
+    sandboxes = _sandboxes(settings, machine, gateway, store, quotas)
     cutting = asyncio.create_task(daemon_log.keep_short(settings.data / "sandboxes"))
     await sandboxes.recover()
-    builds = Builds(settings.data, store.catalogue, sandboxes, store.layers, machine.roots.disks)
+    builds = Builds(settings.data, store.catalogue, sandboxes, store.layers, machine.roots.disks, quotas)
     await builds.recover()
     tidying = asyncio.create_task(store.tidy())
     usage = Usage(lambda: ((sandbox.record, sandbox.folder) for sandbox in sandboxes.all()))
@@ -240,7 +247,8 @@ async def serve(settings: Settings, machine: Machine) -> None:
 
 async def stop_all(settings: Settings, machine: Machine) -> int:
     """End every sandbox of the data folder; answers how many there were."""
-    sandboxes = _sandboxes(settings, machine, Gateway(), Store(settings))
+    quotas = Quotas(settings.data)
+    sandboxes = _sandboxes(settings, machine, Gateway(), Store(settings, quotas), quotas)
     await sandboxes.recover()
     count = len(sandboxes.all())
     await sandboxes.kill_all()

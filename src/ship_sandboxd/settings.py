@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .network.rules import Block, Upstream
+from .quotas import MIN_FREE_MB
 
 PARK_AFTER_S = 600.0
 
@@ -26,7 +27,7 @@ class Settings:
     `warm` says how many sandboxes of a template are kept ready. `private` are the special addresses that sandboxes may
     reach. `blobs` is where layers and snapshots are kept. A paused sandbox keeps its memory for `park_after_s`
     seconds. `debian_root` is the file of a layer to take in place of
-    a Debian that mmdebstrap makes."""
+    a Debian that mmdebstrap makes. `quotas` is the file of what tenants may have; `min_free_mb` of the disk stay free."""
 
     listen_host: str
     listen_port: int
@@ -45,3 +46,5 @@ class Settings:
     park_after_s: float = PARK_AFTER_S
     warm: tuple[tuple[str, int], ...] = ()
     debian_root: Path | None = None
+    quotas: Path | None = None
+    min_free_mb: int = MIN_FREE_MB

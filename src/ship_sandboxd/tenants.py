@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import SetupError
 from .lifecycle.records import DEFAULT_TENANT
+from .watched_file import WatchedFile
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -34,58 +35,29 @@ class Tenants:
 
     def __init__(self, api_key: str, path: Path | None = None) -> None:
         self._own = [_Key(_digest(api_key), DEFAULT_TENANT)] if api_key else []
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._keys = self._own
+        self._file = None
         if path is not None:
             try:
-                self._seen = _state(path)
-                self._keys = [*self._own, *_read(path)]
+                self._file = WatchedFile(path, "keys", _read)
             except (OSError, ValueError) as error:
                 raise SetupError(f"--keys {path}: {error}", "keys_invalid", 2) from error
 
     def owner(self, key: str) -> str | None:
         """The tenant whose key this is. Takes as long for every key, right or wrong."""
-        self._refresh()
         given, found = _digest(key), None
-        for known in self._keys:
+        for known in [*self._own, *([] if self._file is None else self._file.value)]:
             if compare_digest(given, known.digest):
                 found = known.tenant
         return found
 
     def reload(self) -> None:
         """Read the file again; one that is broken leaves the keys as they were, and is logged."""
-        if self._path is None:
-            return
-        try:
-            self._seen = _state(self._path)
-            self._keys = [*self._own, *_read(self._path)]
-        except (OSError, ValueError) as error:
-            _log.error(
-                "the file of keys cannot be used: the keys stay as they were", extra={"reason": str(error)}
-            )
-            return
-        _log.info("keys read", extra={"tenants": len({key.tenant for key in self._keys})})
-
-    def _refresh(self) -> None:
-        if self._path is None:
-            return
-        try:
-            state = _state(self._path)
-        except OSError:
-            state = None
-        if state != self._seen:
-            self._seen = state
-            self.reload()
+        if self._file is not None:
+            self._file.reload()
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _read(path: Path) -> list[_Key]:

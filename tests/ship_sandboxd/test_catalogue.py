@@ -8,6 +8,7 @@ import pytest
 from ship_sandboxd.builds.catalogue import MAX_BUILDS, Catalogue, Entry, Size
 from ship_sandboxd.builds.debian import DebianRoot
 from ship_sandboxd.errors import BadRequest, NotFound
+from ship_sandboxd.quotas import Quotas
 from ship_sandboxd.storage.blobs import FolderBlobs
 from ship_sandboxd.storage.layers import Layers
 from ship_sandboxd.templates import Mount, Template
@@ -17,7 +18,9 @@ LAYERS = ("a" * 64, "b" * 64)
 
 def catalogue(folder: Path) -> Catalogue:
     layers = Layers(folder / "layers", FolderBlobs(folder / "blobs"))
-    return Catalogue(folder / "catalogue", folder / "templates", DebianRoot(folder / "builds", layers, 0))
+    return Catalogue(
+        folder / "catalogue", folder / "templates", DebianRoot(folder / "builds", layers, 0), Quotas(folder)
+    )
 
 
 def built(made: Catalogue, name: str, tags: tuple[str, ...] = (), tenant: str = "default") -> Entry:

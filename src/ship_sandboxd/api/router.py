@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..envd.http1 import BrokenStreamError, Exchange, ProtocolError, Request
-from ..errors import ApiError, DiskFull, NotFound, Unauthorized, Unsupported, WrongContentType, is_full
+from ..errors import (
+    ApiError,
+    DiskFull,
+    NotFound,
+    QuotaExceeded,
+    Unauthorized,
+    Unsupported,
+    WrongContentType,
+    is_full,
+)
 from ..lifecycle.records import DEFAULT_TENANT
 from ..telemetry.metrics import Metrics
 from ..tenants import Tenants
@@ -37,9 +46,10 @@ class Api:
         try:
             answer = await self._answer(exchange, url, route, variables)
         except ApiError as error:
-            answer = Answer(
-                error.status, {"code": error.status, "message": str(error), "error_code": error.code}
-            )
+            # E2B's clients ask again after a 429, unless they are told that this is of no use.
+            fields = [("Should-Retry", "false")] if isinstance(error, QuotaExceeded) else []
+            said = {"code": error.status, "message": str(error), "error_code": error.code}
+            answer = Answer(error.status, said, fields)
             facts = {"method": request.method, "path": path, "code": error.code, "reason": str(error)}
             failed = error.status >= 500 and not isinstance(error, Unsupported)
             _log.log(logging.WARNING if failed else logging.DEBUG, "request refused", extra=facts)

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ApiError, BadRequest
 from ..lifecycle.sandbox import Sandbox
 from ..lifecycle.sandboxes import Sandboxes
-from ..lifecycle.snapshots import DEFAULT_TAG, Snapshot, Snapshots, parse_name
+from ..lifecycle.snapshots import DEFAULT_TAG, Snapshot, Snapshots
 from .call import Answer, Call, Route, parse_number, parse_timeout
 
 MAX_FORKS = 100
@@ -39,9 +39,8 @@ class SnapshotRoutes:
         name = call.body.get("name") or ""
         if not isinstance(name, str):
             raise BadRequest("name must be a text")
-        if name:
-            parse_name(name, call.tenant)
         sandbox = self._sandboxes.get(call.sandbox_id, call.tenant)
+        await self._snapshots.check_room(call.tenant, name)
         template, size_bytes = await self._sandboxes.capture(sandbox.id)
         return Answer(
             201, _told(await self._snapshots.add(call.tenant, name, sandbox.id, template, size_bytes))

@@ -13,15 +13,16 @@ from pathlib import Path
 from ..errors import ApiError, Conflict, NotFound
 from ..isolation.disks import Disks
 from ..lifecycle.sandboxes import Sandboxes
+from ..quotas import Quotas
 from ..storage.layers import Layers
 from .build_log import BuildLog
 from .builder import TENANT, Builder, Work
 from .catalogue import BUILDING, WAITING, Build, Catalogue, Entry
+from .places import Places
 from .recipes import Recipe
 from .step_cache import StepCache
 from .uploads import Uploads
 
-MAX_AT_ONCE = 3
 _log = logging.getLogger("ship_sandboxd.builds.builds")
 
 
@@ -35,19 +36,20 @@ class Builds:
         sandboxes: Sandboxes,
         layers: Layers,
         disks: Disks,
+        quotas: Quotas,
     ) -> None:
         folder = data / "builds"
         self._logs_folder = folder / "logs"
         for each in (folder, self._logs_folder):
             each.mkdir(mode=0o700, exist_ok=True)
         self.catalogue = catalogue
-        self.uploads = Uploads(folder / "files")
+        self.uploads = Uploads(folder / "files", quotas)
         self._sandboxes = sandboxes
         cache = StepCache(folder / "cache")
         self._builder = Builder(catalogue, sandboxes, layers, disks, self.uploads, cache)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._logs: dict[str, BuildLog] = {}
-        self._places = asyncio.Semaphore(MAX_AT_ONCE)
+        self._places = Places()
         layers.add_holder(lambda: catalogue.layers() | cache.layers())
 
     def start(self, entry: Entry, build: Build, recipe: Recipe) -> None:
@@ -107,7 +109,7 @@ class Builds:
         facts = {"build": build.id, "template": entry.id}
         began = time.monotonic()
         try:
-            async with self._places:
+            async with self._places.one(entry.tenant):
                 template = await self._builder.make(work)
             work.log.add("info", f"Template is ready after {time.monotonic() - began:.1f} s", work.step)
             self.catalogue.finish(entry, build, template)

@@ -19,6 +19,7 @@ from typing import Any
 from .. import templates
 from ..errors import BadRequest, NotFound
 from ..lifecycle.records import template_of
+from ..quotas import Quotas
 from ..templates import BASE, DEBIAN, Template
 from .debian import DebianRoot
 
@@ -100,8 +101,9 @@ class Entry:
 class Catalogue:
     """All of them. `operators` holds the folders of the operator's templates."""
 
-    def __init__(self, folder: Path, operators: Path, debian: DebianRoot) -> None:
+    def __init__(self, folder: Path, operators: Path, debian: DebianRoot, quotas: Quotas) -> None:
         self._debian = debian
+        self._quotas = quotas
         self._folder = folder
         self._operators = operators
         self._entries: dict[str, Entry] = {}
@@ -181,7 +183,9 @@ class Catalogue:
         return (self._operators / name / "template.json").is_file()
 
     def request(self, tenant: str, name: str, tags: Iterable[str], size: Size) -> tuple[Entry, Build]:
-        """A new build of the template of this name, which is made when there is none yet. Raises BadRequest."""
+        """A new build of the template of this name, which is made when there is none yet. Raises BadRequest,
+        QuotaExceeded, DiskFull."""
+        self._quotas.check_room()
         name, colon, tag = name.partition(":")
         if not _NAME.fullmatch(name):
             raise BadRequest(
@@ -196,6 +200,7 @@ class Catalogue:
         now = time.time()
         entry = self._lookup(name, tenant)
         if entry is None:
+            self._quotas.of(tenant).check("templates", len(self.entries(tenant)))
             new_id = "".join(secrets.choice(_ALPHABET) for _ in range(20))
             entry = Entry(new_id, tenant, name, created_at=now, updated_at=now)
             self._entries[entry.id] = entry

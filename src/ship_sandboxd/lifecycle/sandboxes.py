@@ -22,6 +22,7 @@ from ..errors import ApiError, Conflict, LaunchFailed, NotFound
 from ..isolation.backend import Backend, Backends
 from ..moments import Moment
 from ..network import policy
+from ..quotas import Quotas
 from ..settings import PARK_AFTER_S
 from ..templates import Template
 from . import notices, records, startup
@@ -84,6 +85,7 @@ class Sandboxes:
         captures: Captures,
         find: Find,
         per_uid: bool,
+        quotas: Quotas,
         park_after_s: float = PARK_AFTER_S,
         warm: Iterable[str] = (),
     ) -> None:
@@ -95,6 +97,7 @@ class Sandboxes:
         self._templates = data / "templates"
         self._captures = captures
         self._find = find
+        self._quotas = quotas
         self._pauses = Pauses(launches, self._attend, self._sync)
         self._warm = frozenset(warm)
         self.pool = Pool(self._make_warm, self._end)
@@ -141,19 +144,33 @@ class Sandboxes:
 
     async def create(self, wanted: NewSandbox, template: Template | None = None) -> Sandbox:
         """Start a sandbox and wait until it answers; of `template`, where that is not one that `wanted` could name.
-        Raises NotFound for the template, LaunchFailed."""
+        Raises NotFound for the template, LaunchFailed, QuotaExceeded, DiskFull."""
+        self._quotas.check_room()
         sandbox = None
         if template is None:
             template = await self._find(wanted.template, wanted.tenant)
             sandbox = await self._hand_out(wanted, template)
         warm = sandbox is not None
         if sandbox is None:
+            self._check_quota(wanted.tenant, template)
             sandbox = self._register(template)
             _give(sandbox.record, wanted)
             await self._launch(sandbox, RUNNING)
         sandbox.tell("sandbox created", template=template.name, warm=warm)
         self._attend(sandbox)
         return sandbox
+
+    def _check_quota(self, tenant: str, template: Template) -> None:
+        """Whether a tenant may have one more of this template. Raises QuotaExceeded."""
+        quota = self._quotas.of(tenant)
+        own = [
+            sandbox.record
+            for sandbox in self._sandboxes.values()
+            if sandbox.record.tenant == tenant and sandbox.record.state != WARM and sandbox.ending is None
+        ]
+        quota.check("sandboxes", len(own))
+        quota.check("memory_mb", sum(record.memory_mb for record in own), template.memory_mb)
+        quota.check("disk_mb", sum(record.disk_mb for record in own), template.disk_mb)
 
     async def _launch(self, sandbox: Sandbox, state: str) -> None:
         record = sandbox.record
@@ -176,7 +193,8 @@ class Sandboxes:
         return sandbox
 
     async def _hand_out(self, wanted: NewSandbox, template: Template) -> Sandbox | None:
-        """A warm sandbox that is now the caller's; None when there is none."""
+        """A warm sandbox that is now the caller's; None when there is none. Raises QuotaExceeded."""
+        self._check_quota(wanted.tenant, template)
         while (sandbox := self.pool.take(template)) is not None:
             try:
                 _give(sandbox.record, wanted)

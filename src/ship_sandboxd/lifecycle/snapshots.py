@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import BadRequest, Conflict, NotFound
+from ..quotas import Quotas
 from ..storage.blobs import BlobMissing, Blobs
 from ..templates import Template
 from .captures import machine_system
@@ -54,8 +55,9 @@ class Snapshot:
 class Snapshots:
     """Those in a store. They never change, so each is read once."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, quotas: Quotas) -> None:
         self._blobs = blobs
+        self._quotas = quotas
         self._known: dict[str, Snapshot] = {}
         self._unreadable: set[str] = set()
         self._writing = asyncio.Lock()
@@ -63,7 +65,8 @@ class Snapshots:
     async def add(
         self, tenant: str, reference: str, sandbox_id: str, template: Template, size_bytes: int
     ) -> Snapshot:
-        """Keep a snapshot under `name`, `name:tag`, or an empty reference. Raises BadRequest, OSError."""
+        """Keep a snapshot under `name`, `name:tag`, or an empty reference. Raises BadRequest, QuotaExceeded,
+        OSError."""
         name, tag = parse_name(reference, tenant) if reference else ("", DEFAULT_TAG)
         new_id = "".join(secrets.choice(_ALPHABET) for _ in range(20))
         snapshot = Snapshot(
@@ -78,6 +81,7 @@ class Snapshots:
             system=machine_system() if template.on_machine else "",
         )
         async with self._writing:
+            await self.check_room(tenant, reference)
             await self._blobs.write(_key(new_id), json.dumps(asdict(snapshot)).encode())
             self._known[new_id] = snapshot
             if name:
@@ -85,6 +89,13 @@ class Snapshots:
                     if (earlier.name, earlier.tag) == (name, tag) and earlier.id != new_id:
                         await self._forget(earlier)
         return snapshot
+
+    async def check_room(self, tenant: str, reference: str) -> None:
+        """Whether a tenant may add a snapshot of this name. Raises BadRequest, QuotaExceeded, DiskFull."""
+        self._quotas.check_room()
+        replaced = parse_name(reference, tenant) if reference else None
+        others = [one for one in await self.all(tenant) if (one.name, one.tag) != replaced]
+        self._quotas.of(tenant).check("snapshots", len(others))
 
     async def find(self, reference: str, tenant: str) -> Snapshot:
         """The snapshot of an id, `id:tag`, name, or `name:tag`, each with or without `tenant/`. Raises NotFound, and
