@@ -1,11 +1,14 @@
 """A sandbox outlives its host process, and nothing of it outlives the sandbox."""
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from conftest import Host, eventually
 from e2b import CommandExitException, Sandbox
 
+from ship_sandboxd.isolation import bubblewrap
 from ship_sandboxd.isolation.bubblewrap import short_path
 from ship_sandboxd.pids import ProcessIdentity
 
@@ -177,3 +181,23 @@ def test_a_daemon_that_never_answers_does_not_hold_up_the_start_of_the_host(own_
         told = (path.parent / "log.jsonl").read_text()
         assert "no way out for this sandbox" not in told, "it was waited for"
         assert sandbox.kill()
+
+
+async def test_daemons_that_never_answer_hold_no_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bubblewrap, "_HANDOVER_TIMEOUT_S", 0.5)
+    backend = object.__new__(bubblewrap.Bubblewrap)
+    with contextlib.ExitStack() as opened:
+        folders = [tmp_path / str(number) for number in range(100)]
+        for folder in folders:
+            folder.mkdir()
+            silent = opened.enter_context(socket.socket(socket.AF_UNIX))
+            silent.bind(str(folder / "envd.sock"))
+            silent.listen()
+        before = threading.active_count()
+        asking = [asyncio.create_task(backend.listeners(folder, "token")) for folder in folders]
+        await asyncio.sleep(0)
+        assert threading.active_count() == before
+        failures = await asyncio.gather(*asking, return_exceptions=True)
+        assert {type(failure) for failure in failures} == {TimeoutError}

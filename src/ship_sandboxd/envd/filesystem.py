@@ -14,8 +14,8 @@ import os
 import pwd
 import shutil
 import stat
+import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 
 from .account import Account
 from .rpc import Call, Message, RpcError
@@ -145,7 +145,7 @@ def _group_name(gid: int) -> str:
 
 def _timestamp(ns: int) -> str:
     seconds, rest = divmod(ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
 
 
 def _make_dir(path: str) -> Message:

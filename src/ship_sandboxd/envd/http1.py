@@ -108,6 +108,8 @@ class Headers:
 
 @dataclass
 class Request:
+    """The head of a request."""
+
     method: str
     target: str
     version: str
@@ -133,6 +135,8 @@ class Request:
 
 @dataclass
 class Response:
+    """The head of a response."""
+
     status: int
     reason: str
     headers: Headers

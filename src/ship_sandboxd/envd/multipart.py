@@ -23,6 +23,8 @@ def parameter(field: str, name: str) -> str:
 
 @dataclass
 class Part:
+    """One field or file of a form."""
+
     name: str
     filename: str
     data: AsyncIterator[bytes]

@@ -28,9 +28,10 @@ _READY_TIMEOUT_S = 20.0
 _MONITOR_TIMEOUT_S = 2.0
 _HANDOVER_TIMEOUT_S = 5.0
 # TLS ends at the host: asyncio does without `ssl` where it cannot be imported, which saves a fifth of the daemon's start.
+# What is loaded stays, so collecting garbage meanwhile is for nothing.
 _DAEMON = (
-    "import sys; sys.modules['ssl'] = None; "
-    "sys.path.insert(0, '/run/envd/lib'); from envd.daemon import main; main()"
+    "import gc, sys; gc.disable(); sys.modules['ssl'] = None; sys.path.insert(0, '/run/envd/lib'); "
+    "from envd import later; later.put_off(); from envd.daemon import main; gc.freeze(); gc.enable(); main()"
 )
 _PYTHON = (layout.SANDBOX_PYTHON, "-I", "-S", "-B", "-c")
 _NEEDED_OPTIONS = ("--disable-userns", "--as-pid-1", "--info-fd", "--seccomp")
@@ -135,7 +136,8 @@ class Bubblewrap:
             return await asyncio.open_unix_connection(path, limit=CHUNK_BYTES)
 
     async def listeners(self, folder: Path, token: str) -> Listeners:
-        return await asyncio.to_thread(_fetch_listeners, folder, token)
+        async with asyncio.timeout(_HANDOVER_TIMEOUT_S):
+            return await _fetch_listeners(folder, token)
 
     def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
         self._roots.disks.abandon(folder, monitor)
@@ -284,14 +286,16 @@ def _system_links() -> list[str]:
     return words
 
 
-def _fetch_listeners(folder: Path, token: str) -> Listeners:
-    """Ask a running sandbox's daemon for the listeners that lead out of it. What answers is not trusted."""
+async def _fetch_listeners(folder: Path, token: str) -> Listeners:
+    """Ask a running sandbox's daemon for the listeners that lead out of it. What answers is not trusted, and may never
+    answer: no thread waits for it."""
+    loop = asyncio.get_running_loop()
+    request = f"GET {LISTENER_PATH} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {token}\r\n\r\n".encode()
     with short_path(folder, "envd.sock") as path, socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_HANDOVER_TIMEOUT_S)
-        connection.connect(path)
-        connection.sendall(
-            f"GET {LISTENER_PATH} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {token}\r\n\r\n".encode()
-        )
+        connection.setblocking(False)
+        await loop.sock_connect(connection, path)
+        await loop.sock_sendall(connection, request)
+        await readable(connection.fileno())
         _, descriptors, _, _ = socket.recv_fds(connection, 4096, len(OPENED))
     return Listeners.of(descriptors)
 
