@@ -86,6 +86,7 @@ class SessionSettings(Table, frozen=True):
     task_time_s: int = 0
     task_tokens: int = 0
     task_cost_usd: float = 0.0
+    pack_after_s: int = 7 * 24 * 3_600
 
 
 class Settings(Table, frozen=True):

@@ -5,7 +5,6 @@ as ``Piece`` after ``Piece``, then ``End``. What lacks its end, or has another c
 """
 
 import asyncio
-import re
 import struct
 import zlib
 from collections import Counter
@@ -19,6 +18,7 @@ import msgspec
 from ship.errors import InvalidInput, NotFound
 from ship.ports.blobs import BlobStore
 from ship.ports.store import Page, Store
+from ship.sessions.packing import NAMED_BLOB, named_in_pack
 from ship.store.tables import TABLES
 
 FORMAT = "ship-export-1"
@@ -26,7 +26,6 @@ LARGEST_BLOB_BYTES = 1 << 50
 READ_BYTES = 1 << 20
 LARGEST_VALUE_BYTES = 1 << 30
 _FRAME = struct.Struct(">II")
-_BLOB = re.compile(rb'"[a-z0-9_]*sha256":"([0-9a-f]{64})"')
 
 Progress = Callable[[str, int], None]
 """Is told after each page: of what, and how many so far."""
@@ -112,12 +111,15 @@ async def _write(out: "_Writer", store: Store, blobs: BlobStore, progress: Progr
     await out.put(Header(FORMAT))
     async for table, rows in store.dump():
         await out.put(Rows(table, list(rows)))
+        if table == "packed":
+            for _, _, digest, pages in rows:
+                named.update(map(bytes.fromhex, (str(digest), *named_in_pack(pages))))
         for row in rows:
             named.update(
                 bytes.fromhex(found.decode())
                 for body in row
                 if isinstance(body, bytes)
-                for found in _BLOB.findall(body)
+                for found in NAMED_BLOB.findall(body)
             )
         _count(counts, table, len(rows), progress)
     for digest in sorted(named):

@@ -78,7 +78,8 @@ async def _serve(
         sandbox_host = await _sandbox_host(settings, folder, f"{_reachable(host)}:{port}", stack, report)
         tokens = Tokens(store, now_ms)
         sandbox_tokens = SandboxTokens(folder.secret("signing.key").encode())
-        sessions = Sessions(store, LocalBus(), now_ms, _policy(settings))
+        blobs = FolderBlobs(folder.blobs)
+        sessions = Sessions(store, LocalBus(), now_ms, _policy(settings), blobs)
         runner = RunnerSettings(
             settings.sandboxes.template, settings.sandboxes.control_url, sandbox_tokens.issue
         )
@@ -86,7 +87,7 @@ async def _serve(
             sessions=sessions,
             tokens=tokens,
             sandbox_tokens=sandbox_tokens,
-            blobs=FolderBlobs(folder.blobs),
+            blobs=blobs,
             host=sandbox_host,
             limits=settings.limits,
             providers=providers,
@@ -142,6 +143,7 @@ def _policy(settings: Settings) -> Policy:
         child_depth=ours.child_depth,
         children=ours.children,
         children_at_once=ours.children_at_once,
+        pack_after_s=ours.pack_after_s,
         limits=Limits(time_s=ours.task_time_s, tokens=ours.task_tokens, cost_usd=ours.task_cost_usd),
     )
 

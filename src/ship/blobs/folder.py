@@ -47,17 +47,24 @@ class FolderBlobs:
                 await asyncio.to_thread(Path(file.name).unlink, missing_ok=True)
         return StoredBlob(digest.hexdigest(), size_bytes)
 
+    async def read(self, sha256: str, offset: int, size: int) -> bytes:
+        """As the port says."""
+        with self._open(sha256) as file:
+            return await asyncio.to_thread(os.pread, file.fileno(), size, offset)
+
     async def get(self, sha256: str) -> AsyncIterator[bytes]:
         """As the port says."""
+        with self._open(sha256) as file:
+            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+                yield piece
+
+    def _open(self, sha256: str) -> IO[bytes]:
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise NotFound("no such blob", code="blob_not_found")
         try:
-            file = self._path(sha256).open("rb")
+            return self._path(sha256).open("rb")
         except FileNotFoundError as error:
             raise NotFound("no such blob", code="blob_not_found") from error
-        with file:
-            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
-                yield piece
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256

@@ -23,6 +23,15 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def read(self, sha256: str, offset: int, size: int) -> bytes:
+        """A piece of it: ``size`` bytes from ``offset``, which has to be within the blob; fewer where it ends.
+
+        Raises:
+            NotFound: ``blob_not_found``.
+            Unavailable: ``blobs_unavailable``.
+        """
+        ...
+
     def get(self, sha256: str) -> AsyncIterator[bytes]:
         """The bytes in pieces of at most 1 MiB.
 

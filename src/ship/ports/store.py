@@ -131,6 +131,14 @@ class StoredToken(NamedTuple):
     expires_at_ms: int | None
 
 
+class Packed(NamedTuple):
+    """Where a log is that has left for a blob. ``pages`` says where in it each page lies; the store does not look into it."""
+
+    head: int
+    sha256: str
+    pages: bytes
+
+
 class Page(NamedTuple):
     """Some rows of one table, as ``ship.store.tables`` names their columns."""
 
@@ -176,6 +184,19 @@ class LogStore(Protocol):
 
     async def snapshot(self, session_id: str, shape: int) -> Snapshot | None:
         """The kept state, unless it has another form."""
+        ...
+
+    async def pack(self, session_id: str, packed: Packed, snapshot: Snapshot) -> None:
+        """Put the blob in the place of the session's events and messages, at once; done before, nothing happens. ``head`` and
+        ``heads`` go on counting it. Only for a session that gets no more events.
+
+        Raises:
+            HeadMoved: the log does not end where the blob does.
+        """
+        ...
+
+    async def packed(self, session_id: str) -> Packed | None:
+        """Where the session's log is, when it has left: ``events`` and ``messages`` have none of it then."""
         ...
 
     async def summaries(

@@ -9,6 +9,7 @@ from ship.errors import NotFound
 from ship.events import decode
 from ship.ports.store import LogStore
 from ship.sessions.fold import fold
+from ship.sessions.logs import Logs
 from ship.sessions.state import SessionState
 
 CACHED_STATES = 1_000
@@ -27,8 +28,9 @@ class CachedStore(LogStore, Protocol):
 class StateCache:
     """Only what is on disk. In a shared store other nodes append, too: ``newest`` looks, ``known`` believes what was heard."""
 
-    def __init__(self, store: CachedStore) -> None:
+    def __init__(self, store: CachedStore, logs: Logs) -> None:
         self._store = store
+        self._logs = logs
         self._states: OrderedDict[str, SessionState] = OrderedDict()
         self._heard: dict[str, int] = {}
 
@@ -81,7 +83,7 @@ class StateCache:
         """What is known, and what came after."""
         heard = self._heard.get(session_id, 0)
         state = self._states.get(session_id) or await self._snapshot(session_id)
-        while rows := await self._store.events(session_id, state.head_seq if state else 0, _PAGE):
+        while rows := await self._logs.events(session_id, state.head_seq if state else 0, _PAGE):
             state = fold((decode(body) for _, body in rows), state)
         if state is None:
             raise NotFound("no such session", code="session_not_found")

@@ -219,6 +219,10 @@ class KillSandbox(Effect, frozen=True, tag="kill_sandbox"):
     """End every sandbox of this session up to this generation."""
 
 
+class PackLog(Effect, frozen=True, tag="pack_log"):
+    """Pack the log of a session that is over into a blob."""
+
+
 class PauseSandbox(Effect, frozen=True, tag="pause_sandbox"):
     """Freeze it, unless the session was resumed meanwhile."""
 
@@ -256,6 +260,7 @@ AnyEffect = (
     ProvisionSandbox
     | CheckSandbox
     | KillSandbox
+    | PackLog
     | PauseSandbox
     | ResumeSandbox
     | BeginChild

@@ -47,6 +47,8 @@ class Effects:
                 await self._check(session_id, effect)
             case commands.KillSandbox():
                 await self._kill(session_id, effect.generation)
+            case commands.PackLog():
+                await self._sessions.pack(session_id)
             case commands.PauseSandbox():
                 await self._freeze(session_id, effect)
             case commands.ResumeSandbox():

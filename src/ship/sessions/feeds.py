@@ -19,6 +19,7 @@ from ship.ports.bus import DELTA, HEAD, Listener, Notice
 from ship.ports.store import LogStore
 from ship.sessions import metrics
 from ship.sessions.growth import PART, Growth
+from ship.sessions.logs import Logs
 
 HEARTBEAT_S = 10.0
 SLOW_S = 30.0
@@ -313,7 +314,7 @@ class Feed:
         return page
 
     async def _read(self, after: int, limit: int, up_to: int, types: frozenset[str]) -> list[Notice]:
-        rows = await self._feeds.store.events(self.session_id, after, limit, tuple(types), up_to)
+        rows = await self._feeds.logs.events(self.session_id, after, limit, tuple(types), up_to)
         self._feeds.measure(rows)
         return [Notice(seq, EVENT, body) for seq, body in rows]
 
@@ -321,9 +322,12 @@ class Feed:
 class Feeds:
     """All feeds of this node. Lives with its first follower, and ends by itself a heartbeat after the last."""
 
-    def __init__(self, store: LogStore, growth: Growth, head: Callable[[str], Awaitable[int]]) -> None:
+    def __init__(
+        self, store: LogStore, logs: Logs, growth: Growth, head: Callable[[str], Awaitable[int]]
+    ) -> None:
         """``head`` says where a session's log ends, or raises NotFound."""
         self.store = store
+        self.logs = logs
         self.growth = growth
         self.head = head
         self.page = PAGE

@@ -21,13 +21,15 @@ from ship.model import (
     TaskStatus,
 )
 from ship.sessions import commands, recovery, reports, tasks
-from ship.sessions.commands import BeginChild, CheckSandbox, Command, EndChildren, KillSandbox
+from ship.sessions.commands import BeginChild, CheckSandbox, Command, EndChildren, KillSandbox, PackLog
 from ship.sessions.draft import Decision, Draft
 from ship.sessions.policy import ORDINARY, Policy
 from ship.sessions.state import Request, SessionState
 
 DEADLINES = ("provision_deadline", "cancel_deadline", "pause_deadline", "time_limit", "stuck")
 """Alarms that must not fire right after a start: what they wait for may have happened while nobody listened."""
+PACK_LOG = "pack_log"
+"""The alarm of a session that is over."""
 ALARMS = (*DEADLINES, "sandbox_check", "idle_pause")
 ARTIFACTS = 2_000
 
@@ -47,11 +49,17 @@ def decide(
             raise Conflict("this session exists already", code="session_exists")
     elif state is None:
         raise NotFound("no such session", code="session_not_found")
-    elif state.status is SessionStatus.ARCHIVED and not isinstance(command, commands.ArchiveSession):
+    elif state.status is SessionStatus.ARCHIVED and not _is_heard_after_the_end(command):
         raise Conflict("this session is archived", code="session_archived", hint="Start a new session.")
     draft = Draft(state, actor, now_ms, policy)
     _apply(command, draft)
     return draft.decision()
+
+
+def _is_heard_after_the_end(command: Command) -> bool:
+    return isinstance(command, commands.ArchiveSession) or (
+        isinstance(command, commands.FireAlarm) and command.name == PACK_LOG
+    )
 
 
 @singledispatch
@@ -279,6 +287,8 @@ def _(command: commands.ArchiveSession, draft: Draft) -> None:
         draft.effects.append(EndChildren(generation=generation, child_ids=at_work))
     for name in ALARMS:
         draft.alarm(name, None)
+    if draft.policy.pack_after_s:
+        draft.alarm(PACK_LOG, draft.policy.pack_after_s * 1000)
 
 
 @_apply.register
@@ -353,7 +363,9 @@ def _(command: commands.RecordEffectFailure, draft: Draft) -> None:
 def _(command: commands.FireAlarm, draft: Draft) -> None:
     state = draft.state
     sandbox = state.sandbox
-    if command.name == "provision_deadline" and sandbox.status == "creating":
+    if state.status is SessionStatus.ARCHIVED:
+        draft.effects.append(PackLog(generation=sandbox.generation))
+    elif command.name == "provision_deadline" and sandbox.status == "creating":
         step = next((known.step for known in reversed(sandbox.steps) if known.status == "running"), "create")
         recovery.fail(
             draft,

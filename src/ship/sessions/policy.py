@@ -18,6 +18,8 @@ class Policy(Value, frozen=True):
     """How many children one session may start in its life."""
     children_at_once: int = 4
     """How many of them may be at work at the same time."""
+    pack_after_s: int = 7 * 24 * 3_600
+    """So long after its end a session's log leaves the hot tables for a blob."""
     limits: Limits = Limits()
     """For each task of a session that names none."""
 

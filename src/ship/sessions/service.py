@@ -12,7 +12,8 @@ import msgspec
 from ship.errors import Conflict, NotFound, ShipError
 from ship.events import decode, encode, facts
 from ship.events.frames import Delta
-from ship.model import Actor
+from ship.model import Actor, SessionStatus
+from ship.ports.blobs import BlobStore
 from ship.ports.bus import Bus, Listener, Notice
 from ship.ports.store import (
     Append,
@@ -28,20 +29,22 @@ from ship.ports.store import (
     Snapshot,
     Summary,
 )
-from ship.sessions import commands, metrics, views
+from ship.sessions import commands, metrics, packing, views
 from ship.sessions.cache import STATE_SHAPE, StateCache
 from ship.sessions.feeds import Feeds, check_after
 from ship.sessions.fold import fold
 from ship.sessions.growth import END_OF_GROWTH, Growth
 from ship.sessions.heads import SUMMARIES, Heads
 from ship.sessions.ids import new_id
-from ship.sessions.machine import Decision, decide
+from ship.sessions.logs import Logs
+from ship.sessions.machine import PACK_LOG, Decision, decide
 from ship.sessions.policy import ORDINARY, Policy
 from ship.sessions.state import SessionState
 
 SNAPSHOT_EVERY = 200
 ATTEMPTS = 20
 PAGE = 500
+PACK_AGAIN_MS = 3_600_000
 HEARD_EVERY_MS = 60_000
 """How often growing text moves the alarm of a silent task."""
 
@@ -82,15 +85,23 @@ class Sessions:
     """All sessions of this store."""
 
     def __init__(
-        self, store: SessionStore, bus: Bus, now_ms: Callable[[], int], policy: Policy = ORDINARY
+        self,
+        store: SessionStore,
+        bus: Bus,
+        now_ms: Callable[[], int],
+        policy: Policy = ORDINARY,
+        blobs: BlobStore | None = None,
     ) -> None:
+        """Without ``blobs`` no log is packed."""
         self._store = store
+        self._blobs = blobs
+        self._logs = Logs(store, blobs)
         self.bus = bus
         self.now_ms = now_ms
-        self._states = StateCache(store)
+        self._states = StateCache(store, self._logs)
         self._heads = Heads(store, bus, self._states.heard)
         self._growth = Growth(bus, shared=store.shared)
-        self.feeds = Feeds(store, self._growth, self.head)
+        self.feeds = Feeds(store, self._logs, self._growth, self.head)
         bus.overhear(self._overhear)
         self.policy = policy
         self._chains: dict[str, _Chain] = {}
@@ -225,13 +236,13 @@ class Sessions:
     async def events(
         self, session_id: str, after: int, limit: int, types: Sequence[str] = (), up_to: int | None = None
     ) -> list[tuple[int, bytes]]:
-        """(seq, encoded record) past ``after``, oldest first."""
-        return await self._store.events(session_id, after, limit, types, up_to)
+        """(seq, encoded record) past ``after``, oldest first; also of a session whose log was packed."""
+        return await self._logs.events(session_id, after, limit, types, up_to)
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[bytes]:
         """The last encoded messages before that seq, newest last."""
         await self.head(session_id)
-        rows = await self._store.messages(session_id, before, limit)
+        rows = await self._logs.messages(session_id, before, limit)
         return [body for _, body in rows]
 
     async def summaries(
@@ -262,6 +273,17 @@ class Sessions:
         """See after the session's sandbox before its next turn: its runner fell silent."""
         await self._store.set_alarm(session_id, NewAlarm("sandbox_check", self.now_ms() + after_ms))
         self._on_work()
+
+    async def pack(self, session_id: str) -> None:
+        """Pack the log of a session that is over into a blob, now or, when that does not work, later."""
+        state = await self.state(session_id)
+        if self._blobs is None or state.status is not SessionStatus.ARCHIVED:
+            return
+        try:
+            await packing.pack(self._store, self._blobs, session_id, _snapshot(state))
+        except ShipError as error:
+            _log.warning("the log of %s is packed later: %s", session_id, error)
+            await self._store.set_alarm(session_id, NewAlarm(PACK_LOG, self.now_ms() + PACK_AGAIN_MS))
 
     def follow(self, session_id: str, after: int, types: Sequence[str] = ()) -> AsyncGenerator[Notice, None]:
         """The session's stream past ``after``: (seq, kind, JSON). First the log, then live, without a gap or a duplicate.
@@ -334,7 +356,7 @@ class Sessions:
                 if (view := views.message(record))
             ],
             summary=summary if records else None,
-            snapshot=Snapshot(state.head_seq, STATE_SHAPE, msgspec.json.encode(state)) if crossed else None,
+            snapshot=_snapshot(state) if crossed else None,
             effects=[
                 (_effect_id(session_id, state.head_seq, effect), msgspec.json.encode(effect))
                 for effect in decision.effects
@@ -377,6 +399,10 @@ class Sessions:
             if notice.seq:
                 self._states.heard(topic, notice.seq)
                 self._heads.told(topic, notice.seq)
+
+
+def _snapshot(state: SessionState) -> Snapshot:
+    return Snapshot(state.head_seq, STATE_SHAPE, msgspec.json.encode(state))
 
 
 def _effect_id(session_id: str, head_seq: int, effect: commands.AnyEffect) -> str:

@@ -7,6 +7,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "events": ("session_id", "seq", "type", "body"),
     "messages": ("session_id", "seq", "body"),
     "snapshots": ("session_id", "seq", "shape", "body"),
+    "packed": ("session_id", "head", "sha256", "pages"),
     "outbox": ("effect_id", "session_id", "body", "attempts", "due_at_ms"),
     "alarms": ("session_id", "name", "due_at_ms"),
     "idempotency": ("scope", "key", "fingerprint", "answer", "at_ms"),

@@ -19,11 +19,14 @@ async def check_blob_store(blobs: BlobStore) -> None:
     assert b"".join(read) == whole
     assert max(map(len, read)) <= 1 << 20
     assert await blobs.put(_each([whole]), 4_000_000) == stored
+    assert await blobs.read(stored.sha256, 2, 5) == b"cxxxx"
+    assert await blobs.read(stored.sha256, len(whole) - 2, 2) == b"xx"
     empty = await blobs.put(_each([]), 10)
     assert [piece async for piece in blobs.get(empty.sha256)] == []
     assert await _error(blobs.put(_each([b"12345", b"678901"]), 10)) == (TooLarge, "blob_too_large")
     for unknown in ("0" * 64, "../../etc/passwd", ""):
         assert await _error(anext(aiter(blobs.get(unknown)))) == (NotFound, "blob_not_found")
+        assert await _error(blobs.read(unknown, 0, 1)) == (NotFound, "blob_not_found")
 
 
 async def check_sandbox_host(host: SandboxHost, template: str) -> None:

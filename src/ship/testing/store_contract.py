@@ -16,6 +16,7 @@ from ship.ports.store import (
     KeyTaken,
     NewAlarm,
     NewEvent,
+    Packed,
     Page,
     Said,
     Snapshot,
@@ -285,6 +286,33 @@ async def the_last_snapshot_of_a_shape_is_kept(stores: Stores) -> None:
     assert await store.snapshot("missing", 1) is None
 
 
+async def a_packed_log_leaves_and_is_still_counted(stores: Stores) -> None:
+    """``pack`` and ``packed``."""
+    store, snapshot = stores.one, Snapshot(3, 1, b"state")
+    await store.append(_append("packed", 0, "a", "b", "c")._replace(said=[Said(1, b"said", "said")]))
+    await store.append(_append("unpacked", 0, "a"))
+    assert await store.packed("packed") is None
+    assert await _error(store.pack("packed", Packed(2, "0" * 64, b"pages"), snapshot)) is HeadMoved
+    assert await _error(store.pack("missing", Packed(2, "0" * 64, b"pages"), snapshot)) is HeadMoved
+    assert await _seqs(store, "packed") == [1, 2, 3]
+    packed = Packed(3, "1" * 64, b"pages")
+    await asyncio.gather(*(one.pack("packed", packed, snapshot) for one in (stores.one, stores.other) * 3))
+    await store.pack("packed", Packed(3, "2" * 64, b"others"), snapshot)
+    assert await stores.other.packed("packed") == packed
+    assert await store.events("packed", 0, 9) == []
+    assert await store.messages("packed", None, 9) == []
+    assert await store.heads(["packed", "unpacked"]) == {"packed": 3, "unpacked": 1}
+    assert await store.head("packed") == 3
+    assert await store.snapshot("packed", 1) == snapshot
+    assert await _seqs(store, "unpacked") == [1]
+    answer = FirstAnswer("packed", "key", "f", b"1")
+    assert await _error(store.append(_append("packed", 0, "a"))) is HeadMoved
+    await store.append(Append("packed", 3, 1, first_answer=answer))
+    assert [page async for page in store.dump() if page.table == "packed"] == [
+        ("packed", [("packed", *packed)])
+    ]
+
+
 async def summaries_page_by_age(stores: Stores) -> None:
     """``summaries``: newest first, by status, by cursor; among equals by id, byte by byte."""
     store = stores.one
@@ -526,6 +554,7 @@ STORE_CHECKS: tuple[Check, ...] = (
     nodes_that_append_to_the_same_sessions_do_not_block_each_other,
     messages_page_backwards,
     the_last_snapshot_of_a_shape_is_kept,
+    a_packed_log_leaves_and_is_still_counted,
     summaries_page_by_age,
     answers_are_forgotten_by_age,
     effects_are_leased,

@@ -28,6 +28,8 @@ from ship.ports.store import (
     StoredToken,
     Summary,
 )
+from ship.sessions import packing
+from ship.sessions.logs import Logs
 
 BLOB = b"\x00\xffdiff" * 700_000
 
@@ -67,6 +69,9 @@ async def a_life(store: Store, blobs: FolderBlobs) -> None:
     await store.append(
         Append("ses_0", 41, 1, [NewEvent("artifact.stored", b'{"sha256":"' + b"0" * 64 + b'"}')])
     )
+    body = b'{"type":"artifact.stored","sha256":"%s"}' % (b"1" * 64)
+    await store.append(Append("ses_old", 0, 1, [NewEvent("artifact.stored", body)] * 3))
+    await packing.pack(store, blobs, "ses_old", Snapshot(3, 1, b"state"))
     await store.add_token(StoredToken("digest", "api", "laptop", 1, None))
 
 
@@ -88,11 +93,12 @@ async def test_there_and_back_again(postgres_url: str, tmp_path: Path) -> None:
         before = await contents(first)
         counts = await export.export(first, blobs[0], tmp_path / "there", nothing)
     assert counts["events"] == 30 * 41 + 1
-    assert (counts["blobs"], counts["missing blobs"]) == (1, 1)
+    assert (counts["blobs"], counts["missing blobs"]) == (2, 2), "also those that a packed log names"
     async with opened(postgres_url, tmp_path / "1") as second:
         assert await export.import_(tmp_path / "there", second, blobs[1], nothing) == counts
         assert await contents(second) == before
         assert await second.heads(["ses_0", "ses_1"]) == {"ses_0": 42, "ses_1": 41}
+        assert len(await Logs(second, blobs[1]).events("ses_old", 0, 9)) == await second.head("ses_old") == 3
         await second.append(Append("ses_1", 41, 1, [NewEvent("x", b"goes on")]))
         await export.export(second, blobs[1], tmp_path / "back", nothing)
         after = await contents(second)

@@ -7,7 +7,10 @@ from ship.ports.store import Page
 from ship.store.postgres.pool import Connection
 from ship.store.tables import PAGE, TABLES
 
-_HEADS = "INSERT INTO heads (session_id, seq) SELECT session_id, max(seq) FROM events GROUP BY session_id"
+_HEADS = (
+    "INSERT INTO heads (session_id, seq) SELECT session_id, max(seq) FROM events GROUP BY session_id "
+    "UNION ALL SELECT session_id, head FROM packed"
+)
 
 
 async def dump(connection: Connection) -> AsyncGenerator[Page, None]:

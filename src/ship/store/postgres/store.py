@@ -3,8 +3,18 @@
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 
-from ship.ports.store import Append, DueAlarm, DueEffect, FirstAnswer, NewAlarm, Page, Snapshot, StoredToken
-from ship.store.postgres import carrying, log, migrations, outbox, tokens
+from ship.ports.store import (
+    Append,
+    DueAlarm,
+    DueEffect,
+    FirstAnswer,
+    NewAlarm,
+    Packed,
+    Page,
+    Snapshot,
+    StoredToken,
+)
+from ship.store.postgres import carrying, log, migrations, outbox, packing, tokens
 from ship.store.postgres.group_commit import GroupCommit
 from ship.store.postgres.pool import Connection, Pool
 
@@ -72,6 +82,14 @@ class PostgresStore:
     async def snapshot(self, session_id: str, shape: int) -> Snapshot | None:
         """As the port says."""
         return await self._pool.run(lambda c: log.snapshot(c, session_id, shape))
+
+    async def pack(self, session_id: str, packed: Packed, snapshot: Snapshot) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: packing.pack(c, session_id, packed, snapshot))
+
+    async def packed(self, session_id: str) -> Packed | None:
+        """As the port says."""
+        return await self._pool.run(lambda c: packing.find(c, session_id))
 
     async def summaries(
         self, status: str | None, before: tuple[int, str] | None, limit: int

@@ -9,14 +9,14 @@ from ship.ports.store import HeadMoved, NewEvent, Said, Snapshot, Summary
 
 def head(connection: sqlite3.Connection, session_id: str) -> int:
     """The last seq, 0 when there is no such session."""
-    row = connection.execute("SELECT max(seq) FROM events WHERE session_id = ?", (session_id,)).fetchone()
-    return int(row[0] or 0)
+    return heads(connection, [session_id]).get(session_id, 0)
 
 
 def heads(connection: sqlite3.Connection, session_ids: Sequence[str]) -> dict[str, int]:
     """The last seq of each of these that exists."""
     rows = connection.execute(
-        "SELECT value, (SELECT max(seq) FROM events WHERE session_id = value) FROM json_each(?)",
+        "SELECT value, coalesce((SELECT max(seq) FROM events WHERE session_id = value), "
+        "(SELECT head FROM packed WHERE session_id = value)) FROM json_each(?)",
         (json.dumps(list(session_ids)),),
     )
     return {session_id: seq for session_id, seq in rows if seq}

@@ -12,11 +12,12 @@ from ship.ports.store import (
     FirstAnswer,
     HeadMoved,
     NewAlarm,
+    Packed,
     Page,
     Snapshot,
     StoredToken,
 )
-from ship.store.sqlite import answers, carrying, log, outbox, tokens
+from ship.store.sqlite import answers, carrying, log, outbox, packing, tokens
 from ship.store.sqlite.database import Database
 
 
@@ -66,6 +67,14 @@ class SqliteStore:
     async def snapshot(self, session_id: str, shape: int) -> Snapshot | None:
         """As the port says."""
         return await self._db.read(lambda c: log.snapshot(c, session_id, shape))
+
+    async def pack(self, session_id: str, packed: Packed, snapshot: Snapshot) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: packing.pack(c, session_id, packed, snapshot))
+
+    async def packed(self, session_id: str) -> Packed | None:
+        """As the port says."""
+        return await self._db.read(lambda c: packing.find(c, session_id))
 
     async def summaries(
         self, status: str | None, before: tuple[int, str] | None, limit: int
