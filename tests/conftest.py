@@ -27,6 +27,7 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     sys.dont_write_bytecode = False
 
 
+@pytest.hookimpl(optionalhook=True)  # there are those who run the tests without it
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`."""
     return len(os.sched_getaffinity(0)) + WORKERS_BEYOND_CORES
