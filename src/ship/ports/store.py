@@ -4,7 +4,7 @@ Sessions, effects, alarms and answers travel as bytes and plain values: the stor
 Times are milliseconds since the Unix epoch.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
 from ship.errors import Conflict
@@ -149,8 +149,8 @@ class Page(NamedTuple):
 class LogStore(Protocol):
     """The logs of all sessions, and what is projected from them."""
 
-    async def append(self, append: Append) -> None:
-        """Returns when it is durable: an acknowledged append survives kill -9 and a power cut.
+    def append(self, append: Append) -> Awaitable[None]:
+        """Done when it is durable: an acknowledged append survives kill -9 and a power cut.
 
         Appends that arrive together share a transaction; one that is refused leaves its neighbours alone. Appends of one session
         are taken in the order of the calls. When the end of a transaction is not known (the connection broke), the

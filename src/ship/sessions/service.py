@@ -1,6 +1,7 @@
 """The session service: load, decide, commit, publish. Any node may serve any session."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -147,7 +148,8 @@ class Sessions:
             ShipError: the command was refused or could not be committed; nothing of it is kept.
         """
         for attempt in range(ATTEMPTS):
-            if key and (first := await self._first_answer(key)):
+            # The store refuses a key that is taken: a first answer is looked for only after a refusal.
+            if key and attempt and (first := await self._first_answer(key)):
                 return first
             begins = isinstance(command, commands.CreateSession) and attempt == 0
             state = None if begins else await self._newest(session_id)
@@ -156,47 +158,50 @@ class Sessions:
             except ShipError:
                 if await self._is_behind(session_id, state):
                     continue
+                if key and (first := await self._first_answer(key)):
+                    return first
                 raise
             if not (decision.records or decision.effects or decision.alarms or key):
                 if await self._is_behind(session_id, state):
                     continue
                 return Outcome(session_id, answer(decision), decision.state)
-            chain = self._chains.setdefault(session_id, _Chain())
-            chain.state = decision.state
             told = answer(decision)
-            landing = asyncio.ensure_future(self._land(session_id, state, decision, chain, key, told))
-            # Who asked may leave; what is on its way to the disk is still published when it is there.
-            landing.add_done_callback(lambda done: done.cancelled() or done.exception())
-            if await asyncio.shield(landing):
+            with contextlib.suppress(HeadMoved, KeyTaken):
+                # Who asked may leave; what is on its way to the disk is still published when it is there.
+                await asyncio.shield(self._land(session_id, state, decision, key, told))
                 return Outcome(session_id, told, decision.state)
         raise Conflict("this session is too busy", code="session_busy", hint="Try again.")
 
-    async def _land(
+    def _land(
         self,
         session_id: str,
         before: SessionState | None,
         decision: Decision,
-        chain: _Chain,
         key: IdempotencyKey | None,
         answer: dict[str, Any],
-    ) -> bool:
-        """Commit and publish; False when somebody else was first."""
+    ) -> "asyncio.Future[None]":
+        """Commit, then publish; the future is done after both."""
+        chain = self._chains.setdefault(session_id, _Chain())
+        chain.state = decision.state
         append = self._append(session_id, before, decision, key, answer)._replace(chain=chain)
         began = time.perf_counter()
-        try:
-            await self._store.append(append)
-        except (HeadMoved, KeyTaken):
+
+        def landed(done: "asyncio.Future[None]") -> None:
+            error = asyncio.CancelledError() if done.cancelled() else done.exception()
+            if error is None:
+                metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
+                self._settle(session_id, chain, decision.state)
+                self._publish(session_id, decision, append)
+                return
             self._break(session_id, chain)
-            self._states.heard(session_id, append.expected_head + 1)
-            return False
-        except BaseException:
-            self._break(session_id, chain)
-            self._states.forget(session_id)
-            raise
-        metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
-        self._settle(session_id, chain, decision.state)
-        self._publish(session_id, decision, append)
-        return True
+            if isinstance(error, HeadMoved | KeyTaken):
+                self._states.heard(session_id, append.expected_head + 1)
+            else:
+                self._states.forget(session_id)
+
+        landing = asyncio.ensure_future(self._store.append(append))
+        landing.add_done_callback(landed)
+        return landing
 
     async def state(self, session_id: str) -> SessionState:
         """The folded state of what is on disk.

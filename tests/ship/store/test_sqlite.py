@@ -133,8 +133,8 @@ async def test_a_read_only_file_is_said_and_passes(store: SqliteStore) -> None:
             await call()
         assert refused.value.code == "store_read_only"
     assert await store.head("s") == 0
-    # PRAGMA query_only cannot be set inside the transaction that it refuses, so the writer's thread does it by itself
-    await writer._on(writer._writer, lambda: writer._connection().execute("PRAGMA query_only = OFF") and None)
+    # PRAGMA query_only cannot be set inside the transaction that it refuses
+    writer._write_connection.execute("PRAGMA query_only = OFF")
     await store.probe()
     await store.append(event("s"))
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from ship.ports.store import FirstAnswer, KeyTaken
+from ship.ports.store import FirstAnswer
 
 
 def find(connection: sqlite3.Connection, scope: str, key: str) -> FirstAnswer | None:
@@ -13,19 +13,13 @@ def find(connection: sqlite3.Connection, scope: str, key: str) -> FirstAnswer | 
     return FirstAnswer(*row) if row else None
 
 
-def keep(connection: sqlite3.Connection, first: FirstAnswer, at_ms: int) -> None:
-    """Keep the answer.
-
-    Raises:
-        KeyTaken: the key has one.
-    """
-    try:
-        connection.execute(
-            "INSERT INTO idempotency (scope, key, fingerprint, answer, at_ms) VALUES (?, ?, ?, ?, ?)",
-            (*first, at_ms),
-        )
-    except sqlite3.IntegrityError as error:
-        raise KeyTaken(f"the key {first.key!r} has an answer") from error
+def keep(connection: sqlite3.Connection, first: FirstAnswer, at_ms: int) -> bool:
+    """Keep the answer; False when the key has one."""
+    added = connection.execute(
+        "INSERT OR IGNORE INTO idempotency (scope, key, fingerprint, answer, at_ms) VALUES (?, ?, ?, ?, ?)",
+        (*first, at_ms),
+    )
+    return added.rowcount > 0
 
 
 def forget_before(connection: sqlite3.Connection, at_ms: int) -> None:

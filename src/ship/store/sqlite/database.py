@@ -5,11 +5,14 @@ fsync. A job's future is done only after that commit, so what was acknowledged s
 """
 
 import asyncio
+import contextlib
 import fcntl
+import itertools
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +21,31 @@ from ship.errors import ConfigurationError, ShipError, Unavailable
 from ship.store.sqlite import migrations
 
 T = TypeVar("T")
+W = TypeVar("W")
 Job = Callable[[sqlite3.Connection], T]
+Together = Callable[[sqlite3.Connection, Sequence[W]], Sequence[Any]]
+
+
+class Entry(NamedTuple):
+    """Something to write."""
+
+    together: Together[Any]
+    item: Any
+    undone: Callable[[], None]
+    future: "asyncio.Future[Any]"
+
+
+Batch = Sequence[Entry]
+Outcomes = list[Any]
+"""Of each of a batch: what it returned, or the exception that it failed with."""
+
+BUSY_TIMEOUT_MS = 10_000
+SLOW_COMMIT_S = 0.002
+"""When a commit takes longer than this, as a moving average, the event loop does not wait for it, but to see how it is."""
+LOOK_EVERY = 64
+CHECKPOINT_EVERY = 256
+LONGEST_LOG_FRAMES = 16_384
+"""When the write-ahead log has so many frames (of 4 KiB), commits wait for its end instead of making it longer."""
 
 READERS = 2
 
@@ -38,8 +65,13 @@ class Database:
         self._readers = ThreadPoolExecutor(READERS, "store-reader")
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._pending: list[tuple[_Asked, asyncio.Future[Any]]] = []
+        self._write_connection: sqlite3.Connection
+        self._pending: list[Entry] = []
         self._committing = False
+        self._commits = 0
+        self._commit_s = 0.0
+        self._checkpointing: asyncio.Future[int] | None = None
+        self._frames = 0
         self._lock_file = -1
 
     async def open(self) -> None:
@@ -60,19 +92,27 @@ class Database:
         if self._lock_file >= 0:
             os.close(self._lock_file)
 
-    async def write(self, job: Job[T], undone: Callable[[], None] = lambda: None) -> T:
-        """Run the job in the next group commit; returns when it is on disk. ``undone`` is called when the job is not kept, in the
-        writer's thread, before any later job runs.
+    async def write(self, job: Job[T]) -> T:
+        """Run the job in the next group commit; returns when it is on disk.
 
         Raises:
             Unavailable: ``store_unavailable`` or ``disk_full`` when the commit failed; nothing of the job is kept.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.append((_Asked(job, undone), future))
+        done: T = await self.write_together(_each, job)
+        return done
+
+    def write_together(
+        self, together: Together[W], item: W, undone: Callable[[], None] = lambda: None
+    ) -> "asyncio.Future[Any]":
+        """As ``write``, for what is written faster with others of its kind: ``together`` gets all that came one after the other, and
+        returns what each came to; an exception among it is for that one alone, which has left nothing behind. ``undone`` is called
+        when the transaction is not kept, before anything later is written."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending.append(Entry(together, item, undone, future))
         if not self._committing:
             self._committing = True
             asyncio.get_running_loop().call_soon(self._start_commit)
-        return await future
+        return future
 
     async def read(self, job: Job[T]) -> T:
         """Run the job on a snapshot of what is committed."""
@@ -82,17 +122,21 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
 
     def _connection(self) -> sqlite3.Connection:
+        """This thread's own."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(
-                self._path, isolation_level=None, timeout=10, cached_statements=256, check_same_thread=False
-            )  # each thread has its own; they are closed together when the threads are gone
-            self._connections.append(connection)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.row_factory = sqlite3.Row
-            self._local.connection = connection
+            connection = self._local.connection = self._connect()
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, isolation_level=None, timeout=10, cached_statements=256, check_same_thread=False
+        )  # they are closed together when the threads are gone
+        self._connections.append(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.row_factory = sqlite3.Row
         return connection
 
     def _open(self) -> None:
@@ -101,6 +145,9 @@ class Database:
             self._lock()
         migrations.migrate(self._connection())
         self._path.chmod(0o600)
+        self._write_connection = self._connect()
+        self._write_connection.execute("PRAGMA busy_timeout = 0")
+        self._write_connection.execute("PRAGMA wal_autocheckpoint = 0")
 
     def _lock(self) -> None:
         self._lock_file = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -114,16 +161,59 @@ class Database:
             ) from error
 
     def _start_commit(self) -> None:
+        """Commit what has come, here on the event loop: threads that take turns at the interpreter cost more than the statements do.
+        The fsync moves to a thread when the disk is slow, and all of it while another process writes."""
+        self._commits += 1
+        if self._frames > LONGEST_LOG_FRAMES:
+            self._checkpoint(self._writer, "TRUNCATE").add_done_callback(lambda done: self._start_commit())
+            return
+        if self._commits % CHECKPOINT_EVERY == 0 and self._checkpointing is None:
+            self._checkpoint(self._readers, "PASSIVE")
         batch, self._pending = self._pending, []
-        running = asyncio.get_running_loop().run_in_executor(
-            self._writer, self._commit, [asked for asked, _ in batch]
-        )
+        try:
+            self._write_connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                self._in_thread(batch, lambda: self._patiently(batch))
+            else:
+                self._settle(batch, self._undo(error, batch))
+            return
+        try:
+            outcomes = _statements(self._write_connection, batch)
+        except sqlite3.Error as error:
+            self._settle(batch, self._undo(error, batch))
+            return
+        if self._commit_s > SLOW_COMMIT_S and self._commits % LOOK_EVERY:
+            self._in_thread(batch, lambda: self._commit(batch, outcomes))
+            return
+        was_slow, began = self._commit_s > SLOW_COMMIT_S, time.perf_counter()
+        outcomes = self._commit(batch, outcomes)
+        took_s = time.perf_counter() - began
+        self._commit_s = took_s if was_slow else self._commit_s + (took_s - self._commit_s) / 4
+        self._settle(batch, outcomes)
+
+    def _checkpoint(self, pool: ThreadPoolExecutor, mode: str) -> "asyncio.Future[int]":
+        """Bring the write-ahead log home, beside the commits (passive) or while they wait."""
+
+        def checkpointed() -> int:
+            with contextlib.suppress(sqlite3.Error):
+                _, frames, home = self._connection().execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+                return int(frames) if mode == "PASSIVE" and home < frames else 0
+            return 0
+
+        def done(future: "asyncio.Future[int]") -> None:
+            self._checkpointing, self._frames = None, future.result()
+
+        self._checkpointing = asyncio.get_running_loop().run_in_executor(pool, checkpointed)
+        self._checkpointing.add_done_callback(done)
+        return self._checkpointing
+
+    def _in_thread(self, batch: "Batch", write: Callable[[], "Outcomes"]) -> None:
+        running = asyncio.get_running_loop().run_in_executor(self._writer, write)
         running.add_done_callback(lambda done: self._settle(batch, done.result()))
 
-    def _settle(
-        self, batch: "list[tuple[_Asked, asyncio.Future[Any]]]", outcomes: "list[Any | BaseException]"
-    ) -> None:
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
+    def _settle(self, batch: "Batch", outcomes: "Outcomes") -> None:
+        for (_, _, _, future), outcome in zip(batch, outcomes, strict=True):
             if future.cancelled():
                 continue
             if isinstance(outcome, BaseException):
@@ -131,39 +221,56 @@ class Database:
             else:
                 future.set_result(outcome)
         if self._pending:
-            self._start_commit()
+            asyncio.get_running_loop().call_soon(self._start_commit)
         else:
             self._committing = False
 
-    def _commit(self, batch: "list[_Asked]") -> "list[Any | BaseException]":
-        connection = self._connection()
+    def _patiently(self, batch: "Batch") -> "Outcomes":
+        """All of it, waiting for the other process."""
+        connection = self._write_connection
         try:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.execute("BEGIN IMMEDIATE")
-            outcomes = [_in_savepoint(connection, asked) for asked in batch]
-            connection.execute("COMMIT")
+            return self._commit(batch, _statements(connection, batch))
         except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            for asked in batch:
-                asked.undone()
-            return [unavailable(error)] * len(batch)
+            return self._undo(error, batch)
+        finally:
+            connection.execute("PRAGMA busy_timeout = 0")
+
+    def _commit(self, batch: "Batch", outcomes: "Outcomes") -> "Outcomes":
+        try:
+            self._write_connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            return self._undo(error, batch)
         return outcomes
 
+    def _undo(self, error: sqlite3.Error, batch: "Batch") -> "Outcomes":
+        if self._write_connection.in_transaction:
+            self._write_connection.execute("ROLLBACK")
+        for entry in batch:
+            entry.undone()
+        return [unavailable(error)] * len(batch)
 
-class _Asked(NamedTuple):
-    job: Job[Any]
-    undone: Callable[[], None]
+
+def _statements(connection: sqlite3.Connection, batch: Batch) -> Outcomes:
+    outcomes: Outcomes = []
+    for together, entries in itertools.groupby(batch, key=lambda entry: entry.together):
+        outcomes += together(connection, [entry.item for entry in entries])
+    return outcomes
 
 
-def _in_savepoint(connection: sqlite3.Connection, asked: _Asked) -> "Any | BaseException":
+def _each(connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> Outcomes:
+    return [_in_savepoint(connection, job) for job in jobs]
+
+
+def _in_savepoint(connection: sqlite3.Connection, job: Job[Any]) -> "Any | BaseException":
     connection.execute("SAVEPOINT job")
     try:
-        outcome = asked.job(connection)
+        outcome = job(connection)
     except sqlite3.OperationalError:
         raise
     except Exception as error:  # a job that fails must not fail its neighbours; its caller gets the error
         connection.execute("ROLLBACK TO job")
-        asked.undone()
         outcome = error
     connection.execute("RELEASE job")
     return outcome

@@ -2,9 +2,9 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ship.ports.store import HeadMoved, NewEvent, Said, Snapshot, Summary
+from ship.ports.store import Append, Snapshot, Summary
 
 
 def head(connection: sqlite3.Connection, session_id: str) -> int:
@@ -22,20 +22,15 @@ def heads(connection: sqlite3.Connection, session_ids: Sequence[str]) -> dict[st
     return {session_id: seq for session_id, seq in rows if seq}
 
 
-def append(
-    connection: sqlite3.Connection, session_id: str, expected_head: int, events: Sequence[NewEvent]
-) -> None:
-    """Append the events after ``expected_head``.
-
-    Raises:
-        HeadMoved: the log does not end there.
-    """
-    found = head(connection, session_id)
-    if found != expected_head:
-        raise HeadMoved(f"the log of {session_id} ends at {found}, not at {expected_head}")
+def append(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
+    """Append the events of each after its ``expected_head``."""
     connection.executemany(
         "INSERT INTO events (session_id, seq, type, body) VALUES (?, ?, ?, ?)",
-        [(session_id, seq, *event) for seq, event in enumerate(events, start=expected_head + 1)],
+        [
+            (append.session_id, seq, event.type, event.body)
+            for append in appends
+            for seq, event in enumerate(append.events, start=append.expected_head + 1)
+        ],
     )
 
 
@@ -60,11 +55,11 @@ def page(
     return [(row["seq"], row["body"]) for row in rows]
 
 
-def add_messages(connection: sqlite3.Connection, session_id: str, said: Sequence[Said]) -> None:
+def add_messages(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
     """Index what was said, by the seq of its event."""
     connection.executemany(
         "INSERT INTO messages (session_id, seq, body) VALUES (?, ?, ?)",
-        [(session_id, message.seq, message.body) for message in said],
+        [(append.session_id, said.seq, said.body) for append in appends for said in append.said],
     )
 
 
@@ -79,11 +74,11 @@ def messages(
     return [(row["seq"], row["body"]) for row in reversed(rows)]
 
 
-def save_snapshot(connection: sqlite3.Connection, session_id: str, snapshot: Snapshot) -> None:
-    """Keep a folded state."""
-    connection.execute(
+def save_snapshots(connection: sqlite3.Connection, snapshots: Mapping[str, Snapshot]) -> None:
+    """Keep a folded state of each of these sessions."""
+    connection.executemany(
         "INSERT OR REPLACE INTO snapshots (session_id, seq, shape, body) VALUES (?, ?, ?, ?)",
-        (session_id, *snapshot),
+        [(session_id, *snapshot) for session_id, snapshot in snapshots.items()],
     )
 
 
@@ -95,12 +90,12 @@ def snapshot(connection: sqlite3.Connection, session_id: str, shape: int) -> Sna
     return Snapshot(*row) if row else None
 
 
-def save_summary(connection: sqlite3.Connection, session_id: str, summary: Summary) -> None:
-    """Write the session's line in the list."""
-    connection.execute(
+def save_summaries(connection: sqlite3.Connection, summaries: Mapping[str, Summary]) -> None:
+    """Write the lines of these sessions in the list."""
+    connection.executemany(
         "INSERT INTO sessions (id, status, created_at_ms, body) VALUES (?, ?, ?, ?) "
         "ON CONFLICT (id) DO UPDATE SET status = excluded.status, body = excluded.body",
-        (session_id, *summary),
+        [(session_id, *summary) for session_id, summary in summaries.items()],
     )
 
 

@@ -20,7 +20,7 @@ def pack(connection: sqlite3.Connection, session_id: str, packed: Packed, snapsh
     connection.execute(
         "INSERT INTO packed (session_id, head, sha256, pages) VALUES (?, ?, ?, ?)", (session_id, *packed)
     )
-    log.save_snapshot(connection, session_id, snapshot)
+    log.save_snapshots(connection, {session_id: snapshot})
     connection.execute("DELETE FROM events WHERE session_id = ?", (session_id,))
     connection.execute("DELETE FROM messages WHERE session_id = ?", (session_id,))
 

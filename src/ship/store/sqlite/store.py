@@ -1,8 +1,7 @@
 """The port's store in one SQLite file: each call is one plain function on a connection of the database."""
 
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from pathlib import Path
 
 from ship.ports.store import (
@@ -10,7 +9,6 @@ from ship.ports.store import (
     DueAlarm,
     DueEffect,
     FirstAnswer,
-    HeadMoved,
     NewAlarm,
     Packed,
     Page,
@@ -18,6 +16,7 @@ from ship.ports.store import (
     StoredToken,
 )
 from ship.store.sqlite import answers, carrying, log, outbox, packing, tokens
+from ship.store.sqlite.appends import append_all
 from ship.store.sqlite.database import Database
 
 
@@ -42,9 +41,9 @@ class SqliteStore:
         """As the port says."""
         await self._db.write(_probe)
 
-    async def append(self, append: Append) -> None:
+    def append(self, append: Append) -> Awaitable[None]:
         """As the port says."""
-        await self._db.write(partial(_append, append), append.break_chain)
+        return self._db.write_together(append_all, append, append.break_chain)
 
     async def head(self, session_id: str) -> int:
         """As the port says."""
@@ -153,25 +152,6 @@ class SqliteStore:
     async def fill(self, pages: AsyncIterable[Page]) -> None:
         """As the port says."""
         await carrying.fill(self._path, pages)
-
-
-def _append(append: Append, connection: sqlite3.Connection) -> None:
-    session_id = append.session_id
-    if append.chain and append.chain.broken:
-        raise HeadMoved(f"what this append to {session_id} was decided on was not kept")
-    log.append(connection, session_id, append.expected_head, append.events)
-    if append.first_answer:
-        answers.keep(connection, append.first_answer, append.at_ms)
-    if append.said:
-        log.add_messages(connection, session_id, append.said)
-    if append.summary:
-        log.save_summary(connection, session_id, append.summary)
-    if append.snapshot:
-        log.save_snapshot(connection, session_id, append.snapshot)
-    if append.effects:
-        outbox.add(connection, session_id, append.at_ms, append.effects)
-    for alarm in append.alarms:
-        outbox.set_alarm(connection, session_id, alarm)
 
 
 def _probe(connection: sqlite3.Connection) -> None:
