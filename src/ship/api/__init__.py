@@ -9,6 +9,7 @@ from ship.api import (
     operations,
     problems,
     runner,
+    search,
     sessions,
     streams,
     uploads,
@@ -34,6 +35,17 @@ def create_api() -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(BoundedBodies)
-    for module in (streams, sessions, lifecycle, workspace, artifacts, uploads, account, operations, runner):
+    for module in (
+        streams,
+        sessions,
+        search,
+        lifecycle,
+        workspace,
+        artifacts,
+        uploads,
+        account,
+        operations,
+        runner,
+    ):
         app.include_router(module.router)
     return app

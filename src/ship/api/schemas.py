@@ -381,6 +381,29 @@ class SessionPage(Schema):
     next_cursor: str | None
 
 
+class SnippetMark(Schema):
+    """A piece of a snippet, and whether it was looked for."""
+
+    text: str
+    match: bool
+
+
+class FoundOut(Schema):
+    """A session where a search found something: the best of ``matches`` texts, the message at ``seq`` or the title at 0."""
+
+    session: SessionSummaryOut
+    seq: int
+    matches: int
+    snippet: list[SnippetMark]
+
+
+class FoundPage(Schema):
+    """A page of what a search found, the best first."""
+
+    items: list[FoundOut]
+    next_cursor: str | None
+
+
 class TaskAccepted(Schema):
     """The task that was queued, or the running one that was steered."""
 

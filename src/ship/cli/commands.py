@@ -125,6 +125,31 @@ def list_sessions(
 
 
 @app.command(rich_help_panel=WORK)
+def search(
+    query: Annotated[
+        str,
+        typer.Argument(metavar="QUERY", help='Words, "phrases", beginnings*, -not.', show_default=False),
+    ],
+    status: Annotated[
+        str, typer.Option("--status", help="Only sessions that stand so.", show_default=False)
+    ] = "",
+    repository: Annotated[
+        str, typer.Option("--repository", help="Only sessions of this repository.", show_default=False)
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="At most so many.")] = 20,
+    url: Url = None,
+    token: Token = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Find sessions by what was said in them, also those that are over."""
+    from ship.cli import connection, finding
+
+    address = connection.find(url, token, data)
+    finding.search(address, query, status=status, repository=repository, limit=limit, as_json=json)
+
+
+@app.command(rich_help_panel=WORK)
 def show(
     session: SessionId, url: Url = None, token: Token = None, data: Data = None, json: Json = False
 ) -> None:

@@ -149,6 +149,23 @@ class Client:
                 return
             cursor = page.next_cursor
 
+    async def search(
+        self,
+        query: str,
+        *,
+        status: SessionStatus | None = None,
+        repository: str = "",
+        cursor: str = "",
+        limit: int = 20,
+    ) -> views.FoundPage:
+        """One page of the sessions where something like that was said, the best first: words, "phrases", beginnings*, -not.
+
+        Raises:
+            InvalidInput: ``search_empty``, ``search_too_long``.
+        """
+        asked = _given(q=query, status=status, repository=repository, cursor=cursor, limit=limit)
+        return await self._get("/search", views.FoundPage, asked)
+
     async def watch_sessions(self) -> AsyncIterator[views.SessionSummary]:
         """The summary of each session that changes, from now on, until the connection ends."""
         timeout = httpx.Timeout(10.0, read=3 * HEARTBEAT_S)

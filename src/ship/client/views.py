@@ -219,6 +219,29 @@ class SessionSummary(View, frozen=True, kw_only=True):
     deletions: int = 0
 
 
+class SnippetMark(View, frozen=True, kw_only=True):
+    """A piece of a snippet, and whether it was looked for."""
+
+    text: str
+    match: bool
+
+
+class Found(View, frozen=True, kw_only=True):
+    """A session where a search found something: the best of ``matches`` texts, the message at ``seq`` or the title at 0."""
+
+    session: SessionSummary
+    seq: int
+    matches: int
+    snippet: tuple[SnippetMark, ...]
+
+
+class FoundPage(View, frozen=True, kw_only=True):
+    """What a search found, the best first."""
+
+    items: tuple[Found, ...]
+    next_cursor: str | None = None
+
+
 class SessionPage(View, frozen=True, kw_only=True):
     """Sessions, newest first."""
 

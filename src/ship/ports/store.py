@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
 from ship.errors import Conflict
+from ship.words import Term
 
 
 class HeadMoved(Conflict):
@@ -38,11 +39,13 @@ class Said(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A session's line in the list."""
+    """A session's line in the list, and what it is found by: its ``title`` as it began, its ``repository``."""
 
     status: str
     created_at_ms: int
     body: bytes
+    title: str = ""
+    repository: str = ""
 
 
 class Snapshot(NamedTuple):
@@ -137,6 +140,24 @@ class Packed(NamedTuple):
     head: int
     sha256: str
     pages: bytes
+
+
+class Search(NamedTuple):
+    """What is looked for: one text with all these terms, in a session of that status and repository where they are given."""
+
+    terms: Sequence[Term]
+    status: str | None = None
+    repository: str | None = None
+
+
+class Found(NamedTuple):
+    """A session, and the best of its ``matches`` texts: the message at ``seq``, or its title at 0. ``body`` is its line in the list."""
+
+    session_id: str
+    seq: int
+    text: str
+    matches: int
+    body: bytes
 
 
 class Page(NamedTuple):
@@ -282,6 +303,19 @@ class TokenStore(Protocol):
         ...
 
 
+class Searchable(Protocol):
+    """Titles and what was said, by their words. Also of sessions whose logs were packed."""
+
+    async def index(self, limit: int) -> int:
+        """Let up to ``limit`` texts be found that were appended since; returns how many. Nodes may do so at the same time, and
+        a text is done once, whoever dies."""
+        ...
+
+    async def search(self, wanted: Search, offset: int, limit: int) -> list[Found]:
+        """The sessions that have a text like that, the best first, past ``offset`` of them; a title counts double."""
+        ...
+
+
 class Portable(Protocol):
     """All that is in it, to be carried to another store of whatever kind."""
 
@@ -298,7 +332,7 @@ class Portable(Protocol):
         ...
 
 
-class Store(LogStore, Outbox, TokenStore, Portable, Protocol):
+class Store(LogStore, Outbox, TokenStore, Searchable, Portable, Protocol):
     """All of it, in one place. Every method raises ``Unavailable`` (``store_unavailable``) when the store does not answer, and
     those that write ``store_read_only`` or ``disk_full`` when it takes no writes."""
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from ship import words
 from ship.errors import Conflict, NotFound, ShipError
 from ship.events import decode, encode, facts
 from ship.events.frames import Delta
@@ -27,10 +28,12 @@ from ship.ports.store import (
     NewEvent,
     Outbox,
     Said,
+    Search,
+    Searchable,
     Snapshot,
     Summary,
 )
-from ship.sessions import commands, metrics, packing, views
+from ship.sessions import commands, metrics, packing, searching, views
 from ship.sessions.cache import STATE_SHAPE, StateCache
 from ship.sessions.feeds import Feeds, check_after
 from ship.sessions.fold import fold
@@ -69,7 +72,7 @@ class Outcome(NamedTuple):
     repeated: bool = False
 
 
-class SessionStore(LogStore, Outbox, Protocol):
+class SessionStore(LogStore, Outbox, Searchable, Protocol):
     """What the service needs of a store."""
 
     shared: bool
@@ -256,6 +259,18 @@ class Sessions:
         """(created_at_ms, id, encoded summary), newest first."""
         return await self._store.summaries(status, before, limit)
 
+    async def search(
+        self, query: str, status: str | None, repository: str | None, offset: int, limit: int
+    ) -> list[dict[str, Any]]:
+        """The sessions where something like the query was said, the best first: views. Also of those that are over.
+
+        Raises:
+            InvalidInput: as ``words.parse``.
+        """
+        terms = words.parse(query)
+        found = await self._store.search(Search(terms, status, repository), offset, limit)
+        return [searching.view(one, terms) for one in found]
+
     async def grow(self, session_id: str, delta: Delta) -> None:
         """Fan out text of the running task that is still growing; what does not fit is dropped."""
         running = (await self._states.known(session_id)).running
@@ -347,7 +362,11 @@ class Sessions:
         now_ms = state.updated_at_ms if records else self.now_ms()
         head = before.head_seq if before else 0
         summary = Summary(
-            state.status, state.created_at_ms, msgspec.json.encode(views.summary(session_id, state))
+            state.status,
+            state.created_at_ms,
+            msgspec.json.encode(views.summary(session_id, state)),
+            state.title,
+            state.repository.source,
         )
         crossed = head // SNAPSHOT_EVERY != state.head_seq // SNAPSHOT_EVERY
         return Append(

@@ -12,10 +12,11 @@ import msgspec
 from ship.errors import ConfigurationError, Conflict, ShipError, Unavailable
 from ship.events import facts
 from ship.model import SYSTEM, Failure
-from ship.ports.store import DueAlarm, DueEffect, LogStore, Outbox
+from ship.ports.store import DueAlarm, DueEffect, LogStore, Outbox, Searchable
 from ship.sessions import commands, metrics
 from ship.sessions.effects import Effects
 from ship.sessions.ids import new_id
+from ship.sessions.indexing import keep_indexed
 from ship.sessions.machine import DEADLINES
 from ship.sessions.service import Sessions
 
@@ -39,7 +40,7 @@ _log = logging.getLogger("ship.worker")
 _decoder = msgspec.json.Decoder(commands.AnyEffect)
 
 
-class WorkerStore(LogStore, Outbox, Protocol):
+class WorkerStore(LogStore, Outbox, Searchable, Protocol):
     """What the worker needs of a store."""
 
     shared: bool
@@ -61,6 +62,7 @@ class Worker:
         """Work until cancelled. Where the store is this process's alone, what an earlier one had claimed is due at once."""
         if not self._store.shared:
             await self._begin()
+        indexing = asyncio.create_task(keep_indexed(self._store))
         try:
             while True:
                 self._wake.clear()
@@ -71,7 +73,7 @@ class Worker:
                     _log.error("the store does not work; trying again: %s", error)
                     await asyncio.sleep(STORE_RETRY_S)
         finally:
-            for task in self._running:
+            for task in (indexing, *self._running):
                 task.cancel()
 
     async def _begin(self) -> None:

@@ -19,11 +19,13 @@ from ship.ports.store import (
     Packed,
     Page,
     Said,
+    Search,
     Snapshot,
     Store,
     StoredToken,
     Summary,
 )
+from ship.words import parse
 
 LATER_MS = 10**12
 
@@ -499,6 +501,77 @@ async def a_token_is_revoked_once(stores: Stores) -> None:
     assert await stores.one.find_token("r2", 0) is None
 
 
+async def what_was_said_is_found_by_its_words(stores: Stores) -> None:
+    """``index`` and ``search``: words, phrases, beginnings, exclusions, in any script; the best first."""
+    store = stores.one
+    await _tell(store, "words-1", "Mend the login page", "The LOGIN button is grey", "deploy the café menu")
+    await _tell(
+        store, "words-2", "Something else", "login_button.css has a grey login, login, login", "ログイン画面"
+    )
+    await _tell(store, "words-3", "a NUL \0 and ' \" \\ : & | ! ( ) *", "x" * 90)
+    assert await _search(store, "grey") == [], "nothing is found before it was indexed"
+    await _index(stores)
+    assert sorted(await _search(stores.other, "grey")) == ["words-1", "words-2"]
+    assert await _search(store, "login") == ["words-1", "words-2"], (
+        "the title counts double, then how often it is said"
+    )
+    assert await _search(store, "login page") == ["words-1"]
+    assert await _search(store, "page mend") == ["words-1"]
+    assert await _search(store, '"page mend"') == []
+    assert await _search(store, '"mend the login"') == ["words-1"]
+    assert await _search(store, "login_button.css") == ["words-2"]
+    assert await _search(store, "CAFE") == ["words-1"]
+    assert await _search(store, "butto") == []
+    assert sorted(await _search(store, "butto*")) == ["words-1", "words-2"]
+    assert sorted(await _search(store, '"login butt"*')) == ["words-1", "words-2"]
+    assert await _search(store, '"grey login lo"*') == ["words-2"]
+    assert await _search(store, "grey -css") == ["words-1"]
+    assert await _search(store, 'grey -"the login"') == ["words-2"]
+    assert await _search(store, "画面") == ["words-2"]
+    assert await _search(store, "nul and") == ["words-3"]
+    assert await _search(store, "x" * 90) == ["words-3"]
+    assert await _search(store, "nothing of the kind") == []
+    (found,) = await store.search(Search(parse("deploy")), 0, 9)
+    assert found == ("words-1", 3, "deploy the café menu", 1, b"words-1")
+    (found,) = await store.search(Search(parse("mend")), 0, 9)
+    assert (found.seq, found.matches) == (0, 1)
+    assert (await store.search(Search(parse("login")), 0, 9))[0].matches == 2
+
+
+async def a_search_is_narrowed_and_paged(stores: Stores) -> None:
+    """By status and repository; ``offset`` and ``limit`` count sessions."""
+    store = stores.one
+    for number in range(7):
+        summary = Summary("ready" if number < 3 else "failed", 1, b"%d" % number, "narrow", f"/r{number % 2}")
+        await store.append(_append(f"narrow-{number}", 0, "a")._replace(summary=summary))
+    await _index(stores)
+    every = await _search(store, "narrow")
+    assert sorted(every) == [f"narrow-{number}" for number in range(7)]
+    pages = [await store.search(Search(parse("narrow")), offset, 3) for offset in (0, 3, 6, 9)]
+    assert [[found.session_id for found in page] for page in pages] == [every[:3], every[3:6], every[6:], []]
+    narrowed = await store.search(Search(parse("narrow"), "ready"), 0, 9)
+    assert sorted(found.session_id for found in narrowed) == ["narrow-0", "narrow-1", "narrow-2"]
+    narrowed = await store.search(Search(parse("narrow"), "ready", "/r1"), 0, 9)
+    assert [found.session_id for found in narrowed] == ["narrow-1"]
+    assert await store.search(Search(parse("narrow"), None, "/r"), 0, 9) == []
+
+
+async def each_text_is_indexed_once(stores: Stores) -> None:
+    """Nodes share the work; packed logs are found, and so is what is said later."""
+    store = stores.one
+    for number in range(60):
+        await _tell(store, f"indexed-{number}", "", "shared", "work")
+    counts = await asyncio.gather(*(one.index(9) for one in (stores.one, stores.other) * 10))
+    assert sum(counts) + await _index(stores) == 180
+    found = await store.search(Search(parse("shared")), 0, 99)
+    assert (len(found), {one.matches for one in found}) == (60, {1})
+    await store.pack("indexed-1", Packed(3, "0" * 64, b""), Snapshot(3, 1, b""))
+    await store.append(_append("indexed-2", 3, "a")._replace(said=[Said(4, b"m", "shared later")]))
+    await _index(stores)
+    assert len(await store.search(Search(parse("shared")), 0, 99)) == 60
+    assert await _search(store, "shared later") == ["indexed-2"]
+
+
 async def what_is_dumped_is_whole(stores: Stores) -> None:
     """``dump``: every row, once; ``fill`` refuses a store that is not empty."""
     store = stores.one
@@ -510,7 +583,7 @@ async def what_is_dumped_is_whole(stores: Stores) -> None:
             5,
             events=[NewEvent("a", b"%d" % number) for number in range(500)],
             said=[Said(2, b"said", "said")],
-            summary=Summary("ready", 1, b"summary"),
+            summary=Summary("ready", 1, b"summary", "title", "/r"),
             snapshot=Snapshot(2, 1, b"snapshot"),
             effects=[("carried:effect", b"effect")],
             alarms=alarms,
@@ -522,7 +595,8 @@ async def what_is_dumped_is_whole(stores: Stores) -> None:
     async for table, page in stores.other.dump():
         rows.setdefault(table, []).extend(row for row in page if "carried" in row or "carried:effect" in row)
     assert rows["events"] == [("carried", seq, "a", b"%d" % (seq - 1)) for seq in range(1, 501)]
-    assert rows["sessions"] == [("carried", "ready", 1, b"summary")]
+    assert rows["sessions"] == [("carried", "ready", 1, b"summary", "/r")]
+    assert sorted(map(str, rows["all_texts"])) == ["('carried', 0, 'title')", "('carried', 2, 'said')"]
     assert rows["snapshots"] == [("carried", 2, 1, b"snapshot")]
     assert rows["outbox"] == [("carried:effect", "carried", b"effect", 0, 5)]
     assert rows["alarms"] == [("carried", "carried", 7)]
@@ -566,6 +640,9 @@ STORE_CHECKS: tuple[Check, ...] = (
     no_two_claims_get_the_same_alarm,
     tokens_live_until_their_time_is_over,
     a_token_is_revoked_once,
+    what_was_said_is_found_by_its_words,
+    a_search_is_narrowed_and_paged,
+    each_text_is_indexed_once,
     what_is_dumped_is_whole,
     it_can_be_written,
 )
@@ -574,6 +651,25 @@ STORE_CHECKS: tuple[Check, ...] = (
 def _append(session_id: str, expected_head: int, *types: str) -> Append:
     """Events whose bodies are their types."""
     return Append(session_id, expected_head, 1, [NewEvent(name, name.encode()) for name in types])
+
+
+async def _tell(store: Store, session_id: str, title: str, *texts: str) -> None:
+    """A session of that title in which these texts are said, from seq 2 on."""
+    said = [Said(seq, text.encode(), text) for seq, text in enumerate(texts, start=2)]
+    summary = Summary("ready", 1, session_id.encode(), title, "/r")
+    events = _append(session_id, 0, *"a" * (len(texts) + 1))
+    await store.append(events._replace(said=said, summary=summary))
+
+
+async def _index(stores: Stores) -> int:
+    counts = []
+    while count := await stores.other.index(50):
+        counts.append(count)
+    return sum(counts)
+
+
+async def _search(store: Store, query: str) -> list[str]:
+    return [found.session_id for found in await store.search(Search(parse(query)), 0, 99)]
 
 
 async def _no_pages() -> AsyncGenerator[Page, None]:

@@ -23,6 +23,7 @@ from ship.ports.store import (
     NewAlarm,
     NewEvent,
     Said,
+    Search,
     Snapshot,
     Store,
     StoredToken,
@@ -30,6 +31,7 @@ from ship.ports.store import (
 )
 from ship.sessions import packing
 from ship.sessions.logs import Logs
+from ship.words import parse
 
 BLOB = b"\x00\xffdiff" * 700_000
 
@@ -59,7 +61,7 @@ async def a_life(store: Store, blobs: FolderBlobs) -> None:
                 number,
                 events=[NewEvent("artifact.stored", body), *[NewEvent("x", b"\xff" * 100)] * 40],
                 said=[Said(1, b"said", "said")],
-                summary=Summary("ready", number, b"summary"),
+                summary=Summary("ready", number, b"summary", f"title {number}", "/r"),
                 snapshot=Snapshot(41, 1, b"state"),
                 effects=[(f"{session_id}:1", b"effect")],
                 alarms=[NewAlarm("wake", 99)],
@@ -77,6 +79,8 @@ async def a_life(store: Store, blobs: FolderBlobs) -> None:
 
 async def contents(store: Store) -> dict[str, list[Any]]:
     rows: dict[str, list[Any]] = {}
+    while await store.index(100):
+        pass
     async for table, page in store.dump():
         rows.setdefault(table, []).extend(map(tuple, page))
     return {table: sorted(found) for table, found in rows.items()}
@@ -97,6 +101,8 @@ async def test_there_and_back_again(postgres_url: str, tmp_path: Path) -> None:
     async with opened(postgres_url, tmp_path / "1") as second:
         assert await export.import_(tmp_path / "there", second, blobs[1], nothing) == counts
         assert await contents(second) == before
+        found = await second.search(Search(parse("title 17")), 0, 9)
+        assert [one.session_id for one in found] == ["ses_17"]
         assert await second.heads(["ses_0", "ses_1"]) == {"ses_0": 42, "ses_1": 41}
         assert len(await Logs(second, blobs[1]).events("ses_old", 0, 9)) == await second.head("ses_old") == 3
         await second.append(Append("ses_1", 41, 1, [NewEvent("x", b"goes on")]))

@@ -195,7 +195,7 @@ async def main():
     store = SqliteStore(folder / "ship.db")
     await store.open()
     if point == "in the transaction":
-        log.save_snapshot = die
+        log.save_snapshots = die
     await packing.pack(store, Blobs(folder / "blobs"), "s", Snapshot(1200, 1, b"state"))
     die()
 

@@ -44,6 +44,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Search
+         * @description The sessions whose title or messages have these words: all of them, "phrases in quotes", beginnings*, -not.
+         */
+        get: operations["search_api_v1_search_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/sessions": {
         parameters: {
             query?: never;
@@ -1322,6 +1342,29 @@ export interface components {
             title?: string;
         };
         /**
+         * FoundOut
+         * @description A session where a search found something: the best of ``matches`` texts, the message at ``seq`` or the title at 0.
+         */
+        FoundOut: {
+            /** Matches */
+            matches: number;
+            /** Seq */
+            seq: number;
+            session: components["schemas"]["SessionSummaryOut"];
+            /** Snippet */
+            snippet: components["schemas"]["SnippetMark"][];
+        };
+        /**
+         * FoundPage
+         * @description A page of what a search found, the best first.
+         */
+        FoundPage: {
+            /** Items */
+            items: components["schemas"]["FoundOut"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /**
          * LimitKind
          * @description Which limit of a task was reached.
          * @enum {string}
@@ -2316,6 +2359,16 @@ export interface components {
             updated_at_ms: number;
         };
         /**
+         * SnippetMark
+         * @description A piece of a snippet, and whether it was looked for.
+         */
+        SnippetMark: {
+            /** Match */
+            match: boolean;
+            /** Text */
+            text: string;
+        };
+        /**
          * StepOut
          * @description One step on the way to a ready sandbox.
          */
@@ -2955,6 +3008,41 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ModelPage"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    search_api_v1_search_get: {
+        parameters: {
+            query: {
+                cursor?: string | null;
+                limit?: number;
+                q: string;
+                repository?: string | null;
+                status?: components["schemas"]["SessionStatus"] | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FoundPage"];
                 };
             };
             /** @description What went wrong. */

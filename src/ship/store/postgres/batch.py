@@ -1,11 +1,12 @@
 """One batch of appends on an open transaction: who fits is found out by looking, then all of it is written by one statement."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from ship.ports.store import Append, HeadMoved, KeyTaken
 from ship.store.postgres.pool import Connection
+from ship.words import storable
 
 Key = tuple[str, str]
 Refusal = HeadMoved | KeyTaken
@@ -101,8 +102,8 @@ WITH numbered AS (
     INSERT INTO messages (session_id, seq, body)
     SELECT * FROM unnest($15::text[], $16::bigint[], $17::bytea[])
 ), listed AS (
-    INSERT INTO sessions (id, status, created_at_ms, body)
-    SELECT * FROM unnest($18::text[], $19::text[], $20::bigint[], $21::bytea[])
+    INSERT INTO sessions (id, status, created_at_ms, body, repository)
+    SELECT * FROM unnest($18::text[], $19::text[], $20::bigint[], $21::bytea[], $35::text[])
     ON CONFLICT (id) DO UPDATE SET status = excluded.status, body = excluded.body
 ), folded AS (
     INSERT INTO snapshots (session_id, seq, shape, body)
@@ -115,6 +116,10 @@ WITH numbered AS (
 ), cleared AS (
     DELETE FROM alarms USING unnest($30::text[], $31::text[]) AS gone (session_id, name)
     WHERE alarms.session_id = gone.session_id AND alarms.name = gone.name
+), queued AS (
+    INSERT INTO unindexed (session_id, seq, text)
+    SELECT * FROM unnest($36::text[], $37::bigint[], $38::text[])
+    ON CONFLICT (session_id, seq) DO UPDATE SET text = excluded.text
 )
 INSERT INTO alarms (session_id, name, due_at_ms)
 SELECT * FROM unnest($32::text[], $33::text[], $34::bigint[])
@@ -146,7 +151,7 @@ def _columns(appends: Sequence[Append]) -> list[object]:
             sorted((*append.first_answer, append.at_ms) for append in appends if append.first_answer),
         ),
         *_turned(3, ((append.session_id, said.seq, said.body) for append in appends for said in append.said)),
-        *_turned(4, ((session_id, *summary) for session_id, summary in sorted(summaries.items()))),
+        *_turned(4, ((session_id, *summary[:3]) for session_id, summary in sorted(summaries.items()))),
         *_turned(4, ((session_id, *snapshot) for session_id, snapshot in sorted(snapshots.items()))),
         *_turned(
             4,
@@ -165,7 +170,18 @@ def _columns(appends: Sequence[Append]) -> list[object]:
                 if due_at_ms is not None
             ),
         ),
+        [summary.repository for _, summary in sorted(summaries.items())],
+        *_turned(3, _texts(appends)),
     ]
+
+
+def _texts(appends: Sequence[Append]) -> Iterator[tuple[str, int, str]]:
+    """What search is to find; a title is at seq 0."""
+    for append in appends:
+        if append.summary and append.expected_head == 0:
+            yield append.session_id, 0, storable(append.summary.title)
+        for said in append.said:
+            yield append.session_id, said.seq, storable(said.text)
 
 
 def _name(alarm: tuple[Key, int | None]) -> Key:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from ship.errors import Conflict
 from ship.ports.store import Page
 from ship.store.postgres.pool import Connection
-from ship.store.tables import PAGE, TABLES
+from ship.store.tables import PAGE, QUEUES, TABLES
 
 _HEADS = (
     "INSERT INTO heads (session_id, seq) SELECT session_id, max(seq) FROM events GROUP BY session_id "
@@ -28,12 +28,16 @@ async def fill(connection: Connection, pages: AsyncIterable[Page]) -> None:
     """All of these rows in one transaction; other nodes wait until it is over."""
     async with connection.transaction():
         await _take_time(connection)
-        await connection.execute(f"LOCK TABLE {', '.join([*TABLES, 'heads'])} IN EXCLUSIVE MODE")
+        await connection.execute(
+            f"LOCK TABLE {', '.join([*TABLES.keys() - QUEUES.keys(), *QUEUES.values(), 'heads'])} IN EXCLUSIVE MODE"
+        )
         for table in TABLES:
             if await connection.fetchrow(f"SELECT 1 FROM {table} LIMIT 1"):  # noqa: S608 - names from TABLES
                 raise Conflict("the store is not empty", code="store_not_empty", hint="Name an empty one.")
         async for table, rows in pages:
-            await connection.copy_records_to_table(table, records=rows, columns=TABLES[table])
+            await connection.copy_records_to_table(
+                QUEUES.get(table, table), records=rows, columns=TABLES[table]
+            )
         await connection.execute(_HEADS)
 
 

@@ -8,13 +8,15 @@ from ship.ports.store import (
     DueAlarm,
     DueEffect,
     FirstAnswer,
+    Found,
     NewAlarm,
     Packed,
     Page,
+    Search,
     Snapshot,
     StoredToken,
 )
-from ship.store.postgres import carrying, log, migrations, outbox, packing, tokens
+from ship.store.postgres import carrying, log, migrations, outbox, packing, search, tokens
 from ship.store.postgres.group_commit import GroupCommit
 from ship.store.postgres.pool import Connection, Pool
 
@@ -160,6 +162,14 @@ class PostgresStore:
     async def tokens(self, kind: str) -> list[StoredToken]:
         """As the port says."""
         return await self._pool.run(lambda c: tokens.of_kind(c, kind))
+
+    async def index(self, limit: int) -> int:
+        """As the port says."""
+        return await self._pool.run(lambda c: search.index(c, limit))
+
+    async def search(self, wanted: Search, offset: int, limit: int) -> list[Found]:
+        """As the port says."""
+        return await self._pool.run(lambda c: search.search(c, wanted, offset, limit))
 
     async def dump(self) -> AsyncGenerator[Page, None]:
         """As the port says."""

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from ship.ports.store import Append, HeadMoved, KeyTaken
-from ship.store.sqlite import answers, log, outbox
+from ship.store.sqlite import answers, log, outbox, search
 
 Outcome = HeadMoved | KeyTaken | None
 
@@ -23,6 +23,7 @@ def append_all(connection: sqlite3.Connection, appends: Sequence[Append]) -> lis
     kept = [append for append, outcome in zip(appends, outcomes, strict=True) if outcome is None]
     log.append(connection, kept)
     log.add_messages(connection, kept)
+    search.queue(connection, kept)
     # Of several lines and states of one session only the last would be left.
     log.save_summaries(connection, {a.session_id: a.summary for a in kept if a.summary})
     log.save_snapshots(connection, {a.session_id: a.snapshot for a in kept if a.snapshot})

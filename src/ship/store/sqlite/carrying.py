@@ -8,7 +8,7 @@ from pathlib import Path
 from ship.errors import Conflict
 from ship.ports.store import Page
 from ship.store.sqlite.database import unavailable
-from ship.store.tables import PAGE, TABLES
+from ship.store.tables import PAGE, QUEUES, TABLES
 
 
 async def dump(path: Path) -> AsyncGenerator[Page, None]:
@@ -35,7 +35,7 @@ async def fill(path: Path, pages: AsyncIterable[Page]) -> None:
                 raise Conflict("the store is not empty", code="store_not_empty", hint="Name an empty one.")
         async for table, rows in pages:
             columns = TABLES[table]
-            insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names from TABLES
+            insert = f"INSERT INTO {QUEUES.get(table, table)} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names from TABLES
             await asyncio.to_thread(_insert, connection, insert, rows)
         await asyncio.to_thread(_execute, connection, "COMMIT")
     except sqlite3.Error as error:

@@ -93,9 +93,12 @@ def snapshot(connection: sqlite3.Connection, session_id: str, shape: int) -> Sna
 def save_summaries(connection: sqlite3.Connection, summaries: Mapping[str, Summary]) -> None:
     """Write the lines of these sessions in the list."""
     connection.executemany(
-        "INSERT INTO sessions (id, status, created_at_ms, body) VALUES (?, ?, ?, ?) "
+        "INSERT INTO sessions (id, status, created_at_ms, body, repository) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (id) DO UPDATE SET status = excluded.status, body = excluded.body",
-        [(session_id, *summary) for session_id, summary in summaries.items()],
+        [
+            (session_id, summary.status, summary.created_at_ms, summary.body, summary.repository)
+            for session_id, summary in summaries.items()
+        ],
     )
 
 

@@ -9,13 +9,15 @@ from ship.ports.store import (
     DueAlarm,
     DueEffect,
     FirstAnswer,
+    Found,
     NewAlarm,
     Packed,
     Page,
+    Search,
     Snapshot,
     StoredToken,
 )
-from ship.store.sqlite import answers, carrying, log, outbox, packing, tokens
+from ship.store.sqlite import answers, carrying, log, outbox, packing, search, tokens
 from ship.store.sqlite.appends import append_all
 from ship.store.sqlite.database import Database
 
@@ -144,6 +146,15 @@ class SqliteStore:
     async def tokens(self, kind: str) -> list[StoredToken]:
         """As the port says."""
         return await self._db.read(lambda c: tokens.listed(c, kind))
+
+    async def index(self, limit: int) -> int:
+        """As the port says."""
+        waiting = await self._db.read(lambda c: search.waiting(c, limit))
+        return await self._db.write(lambda c: search.index(c, waiting)) if waiting else 0
+
+    async def search(self, wanted: Search, offset: int, limit: int) -> list[Found]:
+        """As the port says."""
+        return await self._db.read(lambda c: search.search(c, wanted, offset, limit))
 
     def dump(self) -> AsyncGenerator[Page, None]:
         """As the port says."""

@@ -1,0 +1,54 @@
+"""``ship search``."""
+
+import asyncio
+
+from rich.text import Text
+
+from ship.cli import terminal
+from ship.cli.connection import Address
+from ship.cli.terminal import clean, one_line
+from ship.client.views import Found
+from ship.errors import InvalidInput
+from ship.model import SessionStatus
+
+
+def search(address: Address, query: str, *, status: str, repository: str, limit: int, as_json: bool) -> None:
+    """``ship search``"""
+
+    known = [one.value for one in SessionStatus]
+    if status and status not in known:
+        raise InvalidInput(
+            f"no session stands {status!r}", code="status_unknown", hint=f"One of {', '.join(known)}."
+        )
+
+    async def ask() -> tuple[Found, ...]:
+        async with address.client() as client:
+            return (
+                await client.search(
+                    query,
+                    status=SessionStatus(status) if status else None,
+                    repository=repository,
+                    limit=limit,
+                )
+            ).items
+
+    found = asyncio.run(ask())
+    if as_json:
+        terminal.print_json(list(found))
+        return
+    console = terminal.output()
+    for one in found:
+        head = Text.assemble(
+            (one.session.id, "bold"), " ", (one.session.status, "dim"), "  ", one_line(one.session.title, 100)
+        )
+        console.print(head, soft_wrap=True)
+        said = Text("    ")
+        for mark in one.snippet:
+            said.append(clean(mark.text), "bold yellow" if mark.match else "dim")
+        if one.matches > 1:
+            said.append(f"  (and {one.matches - 1} more)", "dim")
+        console.print(said, soft_wrap=True)
+    if not found:
+        console.print(
+            "Nothing was found. All words have to be in one message or title; word* finds its beginnings."
+        )
