@@ -3,6 +3,7 @@
 A secret is shown once and kept only as a digest, which is also what is looked up: no secret is ever compared byte by byte.
 """
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -25,6 +26,7 @@ class Tokens:
         self._store = store
         self._now_ms = now_ms
         self._believed: dict[str, tuple[int, Actor]] = {}
+        self._asking: dict[str, asyncio.Task[Actor]] = {}
 
     async def create(self, name: str) -> str:
         """A new API token of that name; returns the secret, which nothing can show again."""
@@ -57,10 +59,18 @@ class Tokens:
             Unauthenticated: nobody does.
         """
         digest = _digest(secret)
-        now_ms = self._now_ms()
         until_ms, actor = self._believed.get(digest, (0, None))
-        if actor is not None and now_ms < until_ms:
+        if actor is not None and self._now_ms() < until_ms:
             return actor
+        asking = self._asking.get(digest)
+        if asking is None:  # who comes meanwhile waits for the same answer
+            asking = self._asking[digest] = asyncio.create_task(self._look_up(digest))
+            asking.add_done_callback(lambda done: self._asking.pop(digest, None))
+            asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(asking)
+
+    async def _look_up(self, digest: str) -> Actor:
+        now_ms = self._now_ms()
         found = await self._store.find_token(digest, now_ms)
         if found is None or found.kind == "login":
             raise Unauthenticated(
@@ -70,10 +80,8 @@ class Tokens:
         actor = Actor(kind=ActorKind.USER, name=found.name)
         if len(self._believed) >= BELIEVED:
             self._believed.clear()
-        self._believed[digest] = (
-            min(now_ms + BELIEVED_MS, found.expires_at_ms or now_ms + BELIEVED_MS),
-            actor,
-        )
+        until_ms = now_ms + BELIEVED_MS
+        self._believed[digest] = (min(until_ms, found.expires_at_ms or until_ms), actor)
         return actor
 
     async def listed(self) -> list[StoredToken]:

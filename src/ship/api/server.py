@@ -11,6 +11,8 @@ from starlette.types import ASGIApp
 from ship.api.door import door
 
 BACKLOG = 2048
+ACCEPTED_A_TURN = 64
+"""How many connections one turn of the event loop takes from those that wait; asyncio takes it for the backlog, too."""
 WEBSOCKET_MESSAGE_BYTES = 8 * 1024**2
 
 
@@ -22,6 +24,12 @@ class Server(uvicorn.Server):
         """Captures none."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on these sockets, where as many may wait as before."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(BACKLOG)
+
 
 def server(app: ASGIApp, *, grace_s: int = 1) -> Server:
     """A server for the application; it ends when ``should_exit`` is set, connections within ``grace_s``. The API's own application
@@ -31,6 +39,7 @@ def server(app: ASGIApp, *, grace_s: int = 1) -> Server:
             app,
             http=door(app) if isinstance(app, FastAPI) else "httptools",
             ws="websockets-sansio",
+            backlog=ACCEPTED_A_TURN,
             lifespan="off",
             log_config=None,
             access_log=False,

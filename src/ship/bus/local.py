@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from ship.ports.bus import Notice
 
@@ -13,6 +12,8 @@ BUFFER_BYTES = 4 * 1024**2
 
 class BoundedListener:
     """A ``Listener`` whose buffer is dropped when it is too slow."""
+
+    __slots__ = ("_notices", "_size_bytes", "_wake", "lagged")
 
     def __init__(self) -> None:
         self._notices: list[Notice] = []
@@ -53,6 +54,27 @@ class BoundedListener:
         self._wake = wake
 
 
+class _Listening:
+    """A listener among those of its topic. A generator would do, but thousands of them stay open."""
+
+    __slots__ = ("_listener", "_topic", "_topics")
+
+    def __init__(self, topics: dict[str, set[BoundedListener]], topic: str) -> None:
+        self._topics = topics
+        self._topic = topic
+        self._listener = BoundedListener()
+
+    async def __aenter__(self) -> BoundedListener:
+        self._topics.setdefault(self._topic, set()).add(self._listener)
+        return self._listener
+
+    async def __aexit__(self, *exception: object) -> None:
+        listeners = self._topics[self._topic]
+        listeners.discard(self._listener)
+        if not listeners:
+            del self._topics[self._topic]
+
+
 class LocalBus:
     """A ``Bus`` within one process."""
 
@@ -68,18 +90,9 @@ class LocalBus:
         for listener in self._topics.get(topic, ()):
             listener.put(notices)
 
-    @asynccontextmanager
-    async def listen(self, topic: str) -> AsyncIterator[BoundedListener]:
+    def listen(self, topic: str) -> "_Listening":
         """As the port says."""
-        listener = BoundedListener()
-        self._topics.setdefault(topic, set()).add(listener)
-        try:
-            yield listener
-        finally:
-            listeners = self._topics[topic]
-            listeners.discard(listener)
-            if not listeners:
-                del self._topics[topic]
+        return _Listening(self._topics, topic)
 
     def topics(self) -> list[str]:
         """As the port says."""

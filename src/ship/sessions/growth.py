@@ -4,8 +4,8 @@ A node that begins to listen in mid-stream asks, and the node with the link answ
 what comes after, and the bus keeps the order, nothing is missing in between.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 import msgspec
 
@@ -54,15 +54,9 @@ class Growth:
             self._here.add(session_id)
             self._bus.publish(session_id, [Notice(0, DELTA, msgspec.json.encode(delta))])
 
-    @asynccontextmanager
-    async def listen(self, session_id: str) -> AsyncIterator[Listener]:
+    def listen(self, session_id: str) -> AbstractAsyncContextManager[Listener]:
         """A listener of the session. What is known of growing text is true as long as somebody listens."""
-        self._forget_unheard(session_id)
-        try:
-            async with self._bus.listen(session_id) as listener:
-                yield listener
-        finally:
-            self._forget_unheard(session_id)
+        return _Listening(self, session_id, self._bus.listen(session_id))
 
     def ask(self, session_id: str) -> list[bytes]:
         """What is growing now, each part as one encoded delta. Where nothing is known here, what others know comes to the listeners
@@ -93,10 +87,34 @@ class Growth:
         elif fact.TYPE in END_OF_GROWTH:
             self._forget(session_id)
 
-    def _forget_unheard(self, session_id: str) -> None:
+    def forget_unheard(self, session_id: str) -> None:
+        """Nobody has listened, so it may be wrong."""
         if self._shared and session_id not in self._bus.topics():
             self._forget(session_id)
 
     def _forget(self, session_id: str) -> None:
         self._partials.clear(session_id)
         self._here.discard(session_id)
+
+
+class _Listening:
+    """A listener, and what is forgotten where there is none."""
+
+    __slots__ = ("_growth", "_listening", "_session_id")
+
+    def __init__(
+        self, growth: Growth, session_id: str, listening: AbstractAsyncContextManager[Listener]
+    ) -> None:
+        self._growth = growth
+        self._session_id = session_id
+        self._listening = listening
+
+    async def __aenter__(self) -> Listener:
+        self._growth.forget_unheard(self._session_id)
+        return await self._listening.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._listening.__aexit__(kind, error, trace)
+        self._growth.forget_unheard(self._session_id)

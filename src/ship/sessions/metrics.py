@@ -1,8 +1,12 @@
 """What Prometheus is told of sessions; ``docs/operations.md`` lists them."""
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 EVENTS = Counter("ship_events", "Events appended to the logs.", ["type"])
+events = cache(EVENTS.labels)
+"""The counter of one type."""
 COMMIT_SECONDS = Histogram(
     "ship_commit_seconds",
     "From a decision to its being on disk.",

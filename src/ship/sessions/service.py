@@ -43,6 +43,7 @@ from ship.sessions.ids import new_id
 from ship.sessions.logs import Logs
 from ship.sessions.machine import PACK_LOG, Decision, decide
 from ship.sessions.policy import ORDINARY, Policy
+from ship.sessions.said import LastSaid
 from ship.sessions.state import SessionState
 
 SNAPSHOT_EVERY = 200
@@ -105,6 +106,7 @@ class Sessions:
         self._states = StateCache(store, self._logs)
         self._heads = Heads(store, bus, self._states.heard)
         self._growth = Growth(bus, shared=store.shared)
+        self._said = LastSaid()
         self.feeds = Feeds(store, self._logs, self._growth, self.head)
         bus.overhear(self._overhear)
         self.policy = policy
@@ -194,6 +196,7 @@ class Sessions:
             if error is None:
                 metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
                 self._settle(session_id, chain, decision.state)
+                self._said.appended(append)
                 self._publish(session_id, decision, append)
                 return
             self._break(session_id, chain)
@@ -249,8 +252,15 @@ class Sessions:
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[bytes]:
         """The last encoded messages before that seq, newest last."""
-        await self.head(session_id)
-        rows = await self._logs.messages(session_id, before, limit)
+        head = await self.head(session_id)
+        if before is not None and before <= head:
+            return [body for _, body in await self._logs.messages(session_id, before, limit)]
+        if (known := self._said.page(session_id, head, limit)) is not None:
+            return known
+        rows = await self._logs.messages(session_id, None, limit)
+        # What is on disk may be ahead of what this node has been told of its own appends.
+        if await self.head(session_id) == head and (not rows or rows[-1][0] <= head):
+            self._said.learn(session_id, head, rows, limit)
         return [body for _, body in rows]
 
     async def summaries(
@@ -394,7 +404,7 @@ class Sessions:
 
     def _publish(self, session_id: str, decision: Decision, append: Append) -> None:
         for record in decision.records:
-            metrics.EVENTS.labels(record.fact.TYPE).inc()
+            metrics.events(record.fact.TYPE).inc()
             if isinstance(record.fact, facts.ModelCalled):
                 _count(record.fact)
             self._growth.committed(session_id, record.fact)

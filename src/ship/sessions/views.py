@@ -25,17 +25,17 @@ def session(session_id: str, state: SessionState) -> View:
 
 
 def summary(session_id: str, state: SessionState) -> View:
-    """A session's line in the list."""
+    """A session's line in the list, for the encoder."""
     running = state.running
     files = state.checkpoint.files if state.checkpoint else ()
     return {
         "id": session_id,
         "title": state.title,
         "status": state.status,
-        "failure": msgspec.to_builtins(state.failure),
-        "repository": msgspec.to_builtins(state.repository),
+        "failure": state.failure,
+        "repository": state.repository,
         "model": state.model,
-        "parent": msgspec.to_builtins(state.parent),
+        "parent": state.parent,
         "created_by": state.created_by,
         "created_at_ms": state.created_at_ms,
         "updated_at_ms": state.updated_at_ms,

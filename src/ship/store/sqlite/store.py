@@ -49,7 +49,7 @@ class SqliteStore:
 
     async def head(self, session_id: str) -> int:
         """As the port says."""
-        return await self._db.read(lambda c: log.head(c, session_id))
+        return self._db.glance(lambda c: log.head(c, session_id))
 
     async def heads(self, session_ids: Sequence[str]) -> dict[str, int]:
         """As the port says."""
@@ -59,6 +59,8 @@ class SqliteStore:
         self, session_id: str, after: int, limit: int, types: Sequence[str] = (), up_to: int | None = None
     ) -> list[tuple[int, bytes]]:
         """As the port says."""
+        if limit == 1:
+            return self._db.glance(lambda c: log.page(c, session_id, after, limit, types, up_to))
         return await self._db.read(lambda c: log.page(c, session_id, after, limit, types, up_to))
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[tuple[int, bytes]]:
@@ -85,7 +87,7 @@ class SqliteStore:
 
     async def first_answer(self, scope: str, key: str) -> FirstAnswer | None:
         """As the port says."""
-        return await self._db.read(lambda c: answers.find(c, scope, key))
+        return self._db.glance(lambda c: answers.find(c, scope, key))
 
     async def forget_answers(self, before_ms: int) -> None:
         """As the port says."""
@@ -133,7 +135,7 @@ class SqliteStore:
 
     async def find_token(self, digest: str, now_ms: int) -> StoredToken | None:
         """As the port says."""
-        return await self._db.read(lambda c: tokens.find(c, digest, now_ms))
+        return self._db.glance(lambda c: tokens.find(c, digest, now_ms))
 
     async def remove_token(self, digest: str) -> bool:
         """As the port says."""
