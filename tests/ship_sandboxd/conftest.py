@@ -68,7 +68,7 @@ class Host:
     def stop(self, *, kill: bool = False) -> None:
         assert self.process is not None
         self.process.kill() if kill else self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
 

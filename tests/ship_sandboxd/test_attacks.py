@@ -64,7 +64,7 @@ def all_is_well(host: Host, neighbour: Sandbox) -> Iterator[None]:
     assert httpx.get(f"{host.url}/health").json()["status"] == "ok"
     assert neighbour.files.read("/home/user/mine") == "private"
     assert [process.cmd for process in neighbour.commands.list()]
-    assert neighbour.commands.run("echo alive", timeout=5).stdout == "alive\n"
+    assert neighbour.commands.run("echo alive", timeout=30).stdout == "alive\n"
 
 
 @pytest.mark.parametrize("name", [name for name in attacks() if name not in BOMBS])
@@ -84,7 +84,7 @@ def test_a_bomb_goes_off_inside(host: Host, small: Sandbox, name: str) -> None:
     except CommandExitException as ended:
         said = f"held: {ended.error} {ended.exit_code}"
     assert "ESCAPED" not in said, said
-    eventually(lambda: small.commands.run("echo alive", timeout=5).stdout == "alive\n")
+    eventually(lambda: small.commands.run("echo alive", timeout=30).stdout == "alive\n")
 
 
 def test_a_full_disk_leaves_the_sandbox_usable(host: Host, small: Sandbox, neighbour: Sandbox) -> None:

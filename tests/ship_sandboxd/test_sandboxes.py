@@ -56,7 +56,7 @@ def test_a_command_learns_that_its_sandbox_was_killed(host: Host) -> None:
 
 
 def test_a_sandbox_ends_when_its_time_is_over(host: Host) -> None:
-    sandbox = host.create(timeout=1)
+    sandbox = host.create(timeout=3)
     assert sandbox.is_running()
     eventually(lambda: not sandbox.is_running())
     eventually(lambda: not (host.data / "sandboxes" / sandbox.sandbox_id).exists())
