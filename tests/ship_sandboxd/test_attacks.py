@@ -32,7 +32,7 @@ def neighbour(host: Host) -> Iterator[Sandbox]:
     """A sandbox that must not notice anything."""
     made = host.create(timeout=600)
     made.files.write("/home/user/mine", "private")
-    made.commands.run("sleep 1000", background=True)
+    made.commands.run("sleep 1000", background=True, timeout=0)
     yield made
     made.kill()
 
@@ -69,7 +69,7 @@ def all_is_well(host: Host, neighbour: Sandbox) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", [name for name in attacks() if name not in BOMBS])
 def test_an_attack_from_within_is_held(attacker: Sandbox, name: str) -> None:
-    said = attacker.commands.run(f"python3 /home/user/inside.py {name}", timeout=30).stdout
+    said = attacker.commands.run(f"python3 /home/user/inside.py {name}", timeout=60).stdout
     assert "ESCAPED" not in said, said
     assert said.splitlines()[-1].startswith("held: "), said
     assert attacker.is_running()

@@ -122,7 +122,7 @@ def test_input_signals_and_the_background(shared: Sandbox) -> None:
     with pytest.raises(CommandExitException) as raised:
         sleeping.wait()
     assert (raised.value.stdout, raised.value.exit_code) == ("caught\n", 3)
-    endless = shared.commands.run("sleep 1000", background=True)
+    endless = shared.commands.run("sleep 1000", background=True, timeout=0)
     assert endless.kill()
     eventually(lambda: endless.pid not in [process.pid for process in shared.commands.list()])
 
@@ -137,7 +137,9 @@ def test_the_way_out_is_the_proxy_and_keeps_to_the_rules(host: Host, shared: San
 
 
 def test_a_port_is_reached_through_the_host(host: Host, shared: Sandbox) -> None:
-    shared.commands.run("cd /workspace && echo served > page && python3 -m http.server 4000", background=True)
+    shared.commands.run(
+        "cd /workspace && echo served > page && python3 -m http.server 4000", background=True, timeout=0
+    )
     headers = {"E2b-Sandbox-Id": shared.sandbox_id, "E2b-Sandbox-Port": "4000"}
     answer = eventually(
         lambda: (got := httpx.get(f"{host.url}/page", headers=headers)).status_code == 200 and got, 20
@@ -168,7 +170,7 @@ def test_what_is_outside_is_hidden_and_nothing_gives_privileges(host: Host, shar
 def test_a_fork_bomb_and_a_memory_bomb_leave_the_neighbours_well(host: Host, shared: Sandbox) -> None:
     forks, memory = host.create(template="small"), host.create(template="small")
     bomb = "for i in $(seq 200); do sleep 30 & done; wait"
-    forks.commands.run(bomb, background=True)
+    forks.commands.run(bomb, background=True, timeout=0)
     with pytest.raises(SandboxException):
         memory.commands.run("python3 -c 'x = bytearray(900 * 1024 * 1024)'")
     assert shared.commands.run("echo well").stdout == "well\n"

@@ -322,7 +322,9 @@ async def test_a_websocket_passes_both_ways_out_and_in(inside: tuple[Host, Sandb
             "from websockets.sync.server import serve; "
             "serve(lambda c: [c.send(m[::-1]) for m in c], '127.0.0.1', 5000).serve_forever()"
         )
-        handle = await asyncio.to_thread(sandbox.commands.run, f'python3 -c "{inner}"', background=True)
+        handle = await asyncio.to_thread(
+            sandbox.commands.run, f'python3 -c "{inner}"', background=True, timeout=0
+        )
         await asyncio.to_thread(
             eventually, lambda: ":1388" in sandbox.commands.run("cat /proc/net/tcp").stdout
         )

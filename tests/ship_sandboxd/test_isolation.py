@@ -39,7 +39,7 @@ def test_two_sandboxes_do_not_see_each_other(host: Host, shared: Sandbox) -> Non
         "python3 -c 'import socket,time; s=socket.socket(socket.AF_UNIX); s.bind(\"\\0abstract\"); time.sleep(999)'",
         background=True,
     )
-    server = other.commands.run("python3 -m http.server 4000", background=True)
+    server = other.commands.run("python3 -m http.server 4000", background=True, timeout=0)
     eventually(lambda: ":0FA0" in other.commands.run("cat /proc/net/tcp").stdout)
     assert shared.commands.run("ls -A /workspace/mine /tmp/mine 2>/dev/null | wc -l").stdout == "0\n"
     assert f" {server.pid} " not in shared.commands.run("ps -eo pid,args | grep [h]ttp.server || true").stdout

@@ -353,7 +353,7 @@ def test_traffic_on_its_own_loopback_is_not_remembered(named: Named) -> None:
 
 
 def test_its_own_loopback_stays_its_own(inside: Sandbox) -> None:
-    server = inside.commands.run("python3 -m http.server 4100 --bind 127.0.0.1", background=True)
+    server = inside.commands.run("python3 -m http.server 4100 --bind 127.0.0.1", background=True, timeout=0)
     eventually(lambda: ":1004" in inside.commands.run("cat /proc/net/tcp").stdout)
     assert (
         "200" in inside.commands.run("curl -s -o /dev/null -w '%{http_code}' http://localhost:4100/").stdout
