@@ -18,6 +18,7 @@ import bench_sessions
 from bench_figures import Figure, machine, table
 from rich.console import Console
 
+KEPT = Path(__file__).parents[1] / "docs" / "performance.json"
 SECTIONS = [
     "sessions",
     *(f"load.{name}" for name in bench_load.SECTIONS),
@@ -38,17 +39,22 @@ def main() -> None:
     parser.add_argument("--size-mb", type=int, default=1024, help="of the file that goes in and out")
     parser.add_argument("--backend", default="", help="the sandbox host's, by its option")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--keep", action="store_true", help=f"let them stand in {KEPT.name} for the next run")
     arguments = parser.parse_args()
     chosen = [name for name in SECTIONS if _is_chosen(name, arguments.sections)]
     if not chosen:
         parser.error(f"no such section; there are {', '.join(SECTIONS)}")
     console = Console(width=None if sys.stdout.isatty() else 120)
     report: dict[str, dict[str, object]] = {}
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"figures": {}}
     for name in chosen:
         figures = _measurement(name, arguments)()
-        console.print(table(name, figures))
+        console.print(table(name, figures, kept["figures"].get(name, {})))
         report[name] = {figure.name: figure.plain() for figure in figures}
     console.print(machine(), style="dim")
+    if arguments.keep:
+        whole = {"machine": machine(), "figures": {**kept["figures"], **report}}
+        KEPT.write_text(json.dumps(whole, indent=2) + "\n")
     text = json.dumps({"machine": machine(), "figures": report}, indent=None if not arguments.json else 2)
     if arguments.json:
         arguments.json.write_text(text + "\n")

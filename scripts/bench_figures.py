@@ -3,7 +3,7 @@
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,23 +73,39 @@ def summary(values: Sequence[float], *, is_rate: bool = False) -> dict[str, floa
     }
 
 
-def table(section: str, figures: Sequence[Figure]) -> Table:
-    """The figures for people."""
-    floors, goals = any(figure.floor for figure in figures), any(figure.goal for figure in figures)
+def table(section: str, figures: Sequence[Figure], kept: Mapping[str, Any]) -> Table:
+    """The figures for people, beside the medians of the run that is ``kept``."""
+    floors, goals = (
+        any(figure.floor for figure in figures),
+        any(figure.goal is not None for figure in figures),
+    )
+    baselines, clients = any(f.baseline is not None for f in figures), any(f.client for f in figures)
     shown = Table(title=section, title_justify="left", title_style="bold")
     for heading in ("figure", "n", "best", "median", "p95", "p99", "unit"):
         shown.add_column(heading, justify="left" if heading in ("figure", "unit") else "right")
     if floors:
         shown.add_column("plain", justify="right")
+    if baselines:
+        shown.add_column("baseline", justify="right")
     if goals:
         shown.add_column("goal", justify="right")
+    if kept:
+        shown.add_column("kept", justify="right")
+    if clients:
+        shown.add_column("client", justify="right")
     for figure in figures:
         of = figure.summary()
         row = [figure.name, str(of["n"]), *(_number(of[key]) for key in KEYS), figure.unit]
         if floors:
             row.append(_number(statistics.median(figure.floor)) if figure.floor else "")
+        if baselines:
+            row.append("" if figure.baseline is None else _number(figure.baseline))
         if goals:
             row.append(_goal(figure))
+        if kept:
+            row.append(_number(kept[figure.name]["p50"]) if figure.name in kept else "")
+        if clients:
+            row.append(f"{figure.client:.0%}" if figure.client else "")
         shown.add_row(*row)
     return shown
 

@@ -5,6 +5,7 @@ request is authenticated and validated, every append carries an idempotency key,
 answered.
 """
 
+import asyncio
 import collections
 import contextlib
 import itertools
@@ -22,8 +23,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import bench_sessions
 from bench_clients import Listeners, Load, Target, ask, at_rate, closed_loop, pin
 from bench_figures import Figure, summary
+
+from ship.app.tokens import SERVER_FILE
 
 SPAWN = multiprocessing.get_context("spawn")
 CORES = sorted(os.sched_getaffinity(0))
@@ -445,6 +449,18 @@ def replay(rounds: int) -> list[Figure]:
     ]
 
 
+def memory(rounds: int) -> list[Figure]:
+    """``ship up`` as it is, with its sandbox host beside it, when nothing happens."""
+    return [Figure("an idle `ship up`", "MB", (asyncio.run(_idle_memory()),), goal=120)]
+
+
+async def _idle_memory() -> float:
+    with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
+        async with bench_sessions.server(Path(name)):
+            await asyncio.sleep(SECONDS)
+            return resident_mb(json.loads((Path(name) / "data" / SERVER_FILE).read_text())["pid"])
+
+
 def rate_figure(name: str, loads: Sequence[Load], baseline: float | None, goal: float | None) -> Figure:
     """The rates of some loads."""
     share = max(load.cpu_share for load in loads)
@@ -460,4 +476,5 @@ SECTIONS: dict[str, Callable[[int], list[Figure]]] = {
     "messages": messages,
     "reconnect": reconnect,
     "replay": replay,
+    "memory": memory,
 }
