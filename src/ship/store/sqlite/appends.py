@@ -27,11 +27,8 @@ def append_all(connection: sqlite3.Connection, appends: Sequence[Append]) -> lis
     # Of several lines and states of one session only the last would be left.
     log.save_summaries(connection, {a.session_id: a.summary for a in kept if a.summary})
     log.save_snapshots(connection, {a.session_id: a.snapshot for a in kept if a.snapshot})
-    for append in kept:
-        if append.effects:
-            outbox.add(connection, append.session_id, append.at_ms, append.effects)
-        for alarm in append.alarms:
-            outbox.set_alarm(connection, append.session_id, alarm)
+    outbox.add(connection, kept)
+    outbox.set_alarms(connection, {(a.session_id, m.name): m.due_at_ms for a in kept for m in a.alarms})
     return outcomes
 
 

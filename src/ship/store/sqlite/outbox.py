@@ -4,18 +4,20 @@ A claim pushes the due time out by a lease; who finishes deletes the row, who di
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ship.ports.store import DueAlarm, DueEffect, NewAlarm
+from ship.ports.store import Append, DueAlarm, DueEffect, NewAlarm
 
 
-def add(
-    connection: sqlite3.Connection, session_id: str, now_ms: int, effects: Sequence[tuple[str, bytes]]
-) -> None:
-    """Put (effect_id, body) pairs in; one that is there stays as it is."""
+def add(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
+    """Put the effects of each in, due at once; one that is there stays as it is."""
     connection.executemany(
         "INSERT OR IGNORE INTO outbox (effect_id, session_id, body, due_at_ms) VALUES (?, ?, ?, ?)",
-        [(effect_id, session_id, body, now_ms) for effect_id, body in effects],
+        [
+            (effect_id, append.session_id, body, append.at_ms)
+            for append in appends
+            for effect_id, body in append.effects
+        ],
     )
 
 
@@ -63,14 +65,20 @@ def next_due_ms(connection: sqlite3.Connection) -> int | None:
 
 
 def set_alarm(connection: sqlite3.Connection, session_id: str, alarm: NewAlarm) -> None:
-    """Set, move or (with None) clear one alarm."""
-    if alarm.due_at_ms is None:
-        connection.execute("DELETE FROM alarms WHERE session_id = ? AND name = ?", (session_id, alarm.name))
-    else:
-        connection.execute(
-            "INSERT OR REPLACE INTO alarms (session_id, name, due_at_ms) VALUES (?, ?, ?)",
-            (session_id, *alarm),
-        )
+    """Set, move or clear one alarm."""
+    set_alarms(connection, {(session_id, alarm.name): alarm.due_at_ms})
+
+
+def set_alarms(connection: sqlite3.Connection, alarms: Mapping[tuple[str, str], int | None]) -> None:
+    """Set, move or (None) clear alarms, by session and name."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO alarms (session_id, name, due_at_ms) VALUES (?, ?, ?)",
+        [(*key, due_at_ms) for key, due_at_ms in alarms.items() if due_at_ms is not None],
+    )
+    connection.executemany(
+        "DELETE FROM alarms WHERE session_id = ? AND name = ?",
+        [key for key, due_at_ms in alarms.items() if due_at_ms is None],
+    )
 
 
 def claim_alarms(connection: sqlite3.Connection, now_ms: int, lease_ms: int, limit: int) -> list[DueAlarm]:
