@@ -111,8 +111,9 @@ def table(section: str, figures: Sequence[Figure], kept: Mapping[str, Any]) -> T
 
 
 def machine() -> str:
-    """What it was measured on."""
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    """What it was measured on, and what else it did."""
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {system}, load average {os.getloadavg()[1]:.1f}"
 
 
 def _goal(figure: Figure) -> str:

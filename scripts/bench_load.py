@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -289,7 +290,24 @@ def append(rounds: int) -> list[Figure]:
             p99 = tuple(summary(load.latencies_ms)["p99"] for load in loads)
             goal = 0.3 * baseline_p99
             figures.append(Figure(f"{name}, p99", "ms", p99, goal=goal, baseline=baseline_p99))
-    return figures
+    return [*figures, Figure("the disk: a commit of SQLite alone", "ms", plain_commits(300))]
+
+
+def plain_commits(count: int) -> tuple[float, ...]:
+    """How long a commit of one row takes where the servers of this measurement have their data: the floor of an append."""
+    took = []
+    with (
+        tempfile.TemporaryDirectory(prefix="ship-bench-") as name,
+        contextlib.closing(sqlite3.connect(Path(name) / "plain.db", isolation_level=None)) as plain,
+    ):
+        plain.executescript(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE rows (body BLOB)"
+        )
+        for _ in range(count):
+            began = time.perf_counter()
+            plain.execute("INSERT INTO rows VALUES (zeroblob(200))")
+            took.append((time.perf_counter() - began) * 1000)
+    return tuple(took)
 
 
 def fan_out(rounds: int) -> list[Figure]:
