@@ -182,7 +182,7 @@ class Ship:
                 continue
             if arguments[0].endswith(b"opencode"):
                 found["agent"] = int(folder.name)
-            elif b"/opt/ship/lib/python" in arguments:
+            elif b"/opt/ship/lib/python" in arguments and b"mcp" not in arguments:
                 # The keeper's parent is the sandbox's own daemon, the runner's is the keeper.
                 above = Path(f"/proc/{parent}/cmdline").read_bytes()
                 found["runner" if b"/opt/ship/lib/python" in above else "keeper"] = int(folder.name)
