@@ -170,9 +170,11 @@ class Parent(Value, frozen=True):
 
 
 class CheckpointReason(StrEnum):
-    """Why a checkpoint was made: a task ended, a person or a pause asked for it, or a fork began with it."""
+    """Why a checkpoint was made: a task ended, it was time for one in a long task, a person or a pause asked for it, or a fork
+    began with it."""
 
     TASK = "task"
+    TIME = "time"
     ASKED = "asked"
     PAUSE = "pause"
     FORK = "fork"

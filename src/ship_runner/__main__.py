@@ -1,4 +1,4 @@
-"""``ship-runner``: keep a runner alive; ``ship-runner diff``: print the diff of the workspace as it stands."""
+"""``ship-runner``: keep a runner alive; ``diff``: print the diff of the workspace as it stands; ``mcp``: serve tools to the agent."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from ship_runner.keeper import keep
 from ship_runner.settings import SettingMissing, Settings, state_folder
 
-USAGE = "usage: ship-runner [diff]"
+USAGE = "usage: ship-runner [diff | mcp]"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
             return _keep()
         case ["diff"]:
             return _diff()
+        case ["mcp"]:
+            return _serve_tools()
     print(USAGE, file=sys.stderr)  # noqa: T201 (a command line's answer)
     return 2
 
@@ -65,6 +67,28 @@ def _diff() -> int:
         path = Path(scratch) / "diff"
         asyncio.run(workspace.live_diff(path, 20 << 20))
         sys.stdout.buffer.write(path.read_bytes())
+    return 0
+
+
+def _serve_tools() -> int:
+    import asyncio
+
+    from ship_runner.children import tools
+    from ship_runner.control import ControlPlane
+    from ship_runner.mcp import serve
+
+    try:
+        settings = Settings.load(os.environ)
+    except SettingMissing as error:
+        print(f"ship-runner: {error}", file=sys.stderr)  # noqa: T201 (a command line's answer)
+        return 2
+
+    async def _serve() -> None:
+        control = ControlPlane(settings.url, settings.token)
+        await serve(tools(control))
+        await control.close()
+
+    asyncio.run(_serve())
     return 0
 
 

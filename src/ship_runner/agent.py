@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ship_runner.facts import Delta, Fact
@@ -88,6 +89,22 @@ class Agent(Protocol):
 
     async def begin(self, title: str) -> str:
         """Begin a conversation; its id. Raises RunnerFailure ``agent_start_failed``."""
+
+    async def resume(self, conversation: str) -> bool:
+        """Make a remembered conversation ready for prompts; False when the agent does not know it after all.
+
+        Raises RunnerFailure ``agent_start_failed``.
+        """
+
+    async def save_memory(self, conversation: str, path: Path) -> None:
+        """Write all that the agent needs to go on with a conversation elsewhere to a file, without disturbing a run; the
+        same bytes for the same memory. Raises RunnerFailure ``memory_not_kept``."""
+
+    async def restore_memory(self, path: Path) -> str:
+        """Give a stopped agent the memory in a file; the conversation's id. Raises RunnerFailure ``memory_damaged``."""
+
+    async def forget(self) -> None:
+        """Stop, and forget every conversation."""
 
     def new_message(self) -> str:
         """An id for a message that is later than all others."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
+from urllib.parse import quote
 
 import httpx
 
@@ -37,6 +38,18 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
+class Restore:
+    """The checkpoint that a new sandbox starts from: artifacts by name, its bundles with the oldest first. ``agent_artifact`` and
+    ``summary``, the conversation so far in words, may be empty. ``lost_task``: a task was interrupted."""
+
+    checkpoint_id: str
+    bundles: tuple[str, ...]
+    agent_artifact: str
+    lost_task: bool
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Bootstrap:
     """What this runner is to do; see ``docs/protocol.md``."""
 
@@ -46,7 +59,7 @@ class Bootstrap:
     clone_url: str
     branch: str
     work_branch: str
-    restore_from: str
+    restore: Restore | None
     approval: str
     default_model: str
     providers: tuple[Provider, ...]
@@ -61,7 +74,7 @@ class Bootstrap:
             clone_url=document["repository"]["clone_url"],
             branch=document["repository"]["branch"],
             work_branch=document["work_branch"],
-            restore_from=document["restore_from"],
+            restore=_restore(document["restore"]),
             approval=document["approval"],
             default_model=document["default_model"],
             providers=tuple(
@@ -77,6 +90,18 @@ class Bootstrap:
                 for provider in document["providers"]
             ),
         )
+
+
+def _restore(document: dict[str, Any] | None) -> Restore | None:
+    if document is None:
+        return None
+    return Restore(
+        checkpoint_id=document["checkpoint_id"],
+        bundles=tuple(document["bundles"]),
+        agent_artifact=document["agent_artifact"],
+        lost_task=bool(document["lost_task"]),
+        summary=document.get("summary", ""),
+    )
 
 
 class ControlPlane:
@@ -120,6 +145,24 @@ class ControlPlane:
             with path.open("wb") as file:
                 async for chunk in answer.aiter_bytes(_CHUNK):
                     file.write(chunk)
+
+    async def start_child(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Start a session beside this one, ``{prompt, title?, model?}`` → ``{child_id}``; raises httpx.HTTPError."""
+        answer = await self._http.post("children", json=wanted)
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    async def child(self, child_id: str) -> dict[str, Any]:
+        """One of them as it stands: ``{id, title, status, summary, files_changed, additions, deletions}``; raises as before."""
+        answer = await self._http.get(f"children/{quote(child_id, safe='')}")
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    async def children(self) -> list[dict[str, Any]]:
+        """All of them; raises as before."""
+        answer = await self._http.get("children")
+        answer.raise_for_status()
+        return list(answer.json()["items"])
 
     async def close(self) -> None:
         await self._http.aclose()

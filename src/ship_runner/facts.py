@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-VERSION = 1
+_VERSIONS = {"checkpoint.created": 2}
 OUTPUT_LIMIT = 64 * 1024
 """Bytes of a tool's output that are kept, in UTF-8."""
 
@@ -19,6 +19,11 @@ class Fact:
 
     type: str
     data: dict[str, Any]
+
+    @property
+    def version(self) -> int:
+        """Of the shape of its data."""
+        return _VERSIONS.get(self.type, 1)
 
 
 def failure(code: str, reason: str, hint: str = "") -> dict[str, Any]:
@@ -147,26 +152,52 @@ def agent_restarted(code: str, reason: str) -> Fact:
     return Fact("agent.restarted", {"code": code, "reason": reason})
 
 
+def sandbox_restored(generation: int, checkpoint_id: str, *, conversation: bool, lost: Sequence[str]) -> Fact:
+    return Fact(
+        "sandbox.restored",
+        {
+            "generation": generation,
+            "checkpoint_id": checkpoint_id,
+            "conversation": conversation,
+            "lost": list(lost),
+        },
+    )
+
+
 def checkpoint_created(
     checkpoint_id: str,
     task_id: str,
+    reason: str,
+    *,
     commit: str,
     base_commit: str,
+    parent_id: str,
     files: Sequence[dict[str, Any]],
     diff_artifact: str,
     bundle_artifact: str,
+    agent_artifact: str,
 ) -> Fact:
     return Fact(
         "checkpoint.created",
         {
             "checkpoint_id": checkpoint_id,
             "task_id": task_id,
+            "reason": reason,
             "commit": commit,
             "base_commit": base_commit,
+            "parent_id": parent_id,
             "files": list(files),
             "diff_artifact": diff_artifact,
             "bundle_artifact": bundle_artifact,
+            "agent_artifact": agent_artifact,
         },
+    )
+
+
+def checkpoint_failed(checkpoint_id: str, task_id: str, reason: str, why: dict[str, Any]) -> Fact:
+    return Fact(
+        "checkpoint.failed",
+        {"checkpoint_id": checkpoint_id, "task_id": task_id, "reason": reason, "failure": why},
     )
 
 

@@ -61,16 +61,21 @@ class Git:
             for field in ("clean=", "smudge=", "process=", "required=false")
         )
 
-    async def run(self, *arguments: str, check: bool = True, timeout: float = 600) -> str:
+    async def run(
+        self, *arguments: str, check: bool = True, timeout: float = 600, stdin: bytes | None = None
+    ) -> str:
         """Standard output as text; raises GitFailed, and TimeoutError after ``timeout`` seconds."""
-        return (await self.bytes(*arguments, check=check, timeout=timeout)).decode("utf-8", "replace")
+        output = await self.bytes(*arguments, check=check, timeout=timeout, stdin=stdin)
+        return output.decode("utf-8", "replace")
 
-    async def bytes(self, *arguments: str, check: bool = True, timeout: float = 600) -> bytes:
+    async def bytes(
+        self, *arguments: str, check: bool = True, timeout: float = 600, stdin: bytes | None = None
+    ) -> bytes:
         """Standard output; as ``run``."""
-        process = await self._start(arguments)
+        process = await self._start(arguments, reads=stdin is not None)
         try:
             async with asyncio.timeout(timeout):
-                output, stderr = await process.communicate()
+                output, stderr = await process.communicate(stdin)
         except BaseException:
             await _end(process)
             raise
@@ -101,7 +106,7 @@ class Git:
             raise _failed(arguments, process.returncode, stderr)
         return whole
 
-    async def _start(self, arguments: Sequence[str]) -> asyncio.subprocess.Process:
+    async def _start(self, arguments: Sequence[str], *, reads: bool = False) -> asyncio.subprocess.Process:
         careful = [word for setting in (*_CAREFUL, *self._filters) for word in ("-c", setting)]
         return await asyncio.create_subprocess_exec(
             "git",
@@ -109,7 +114,7 @@ class Git:
             *arguments,
             cwd=self.folder,
             env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if reads else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,

@@ -1,7 +1,7 @@
 """What the control plane says to the runner: ``docs/protocol.md``, section "The runner link"."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 
@@ -25,12 +25,14 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Work on this; ``model`` is ``provider/name``, ``agent`` is ``build`` or ``plan``."""
+    """Work on this; ``model`` is ``provider/name``, ``agent`` is ``build`` or ``plan``. ``recovered``: an earlier sandbox died under
+    this task."""
 
     task_id: str
     text: str
     model: str
     agent: str
+    recovered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeCheckpoint:
+    """Make a checkpoint of the workspace as it stands; ``reason`` is ``asked`` or ``pause``."""
+
+    checkpoint_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A person's answer: ``{reply, answers, message}``."""
 
@@ -65,7 +75,7 @@ class Refused:
     reason: str
 
 
-Instruction = Prompt | Steer | Cancel | Reply
+Instruction = Prompt | Steer | Cancel | TakeCheckpoint | Reply
 Message = Welcome | Ack | Refused | Instruction
 
 _KINDS: dict[str, type[Message]] = {
@@ -74,6 +84,7 @@ _KINDS: dict[str, type[Message]] = {
     "prompt": Prompt,
     "steer": Steer,
     "cancel": Cancel,
+    "checkpoint": TakeCheckpoint,
     "answer": Reply,
     "refused": Refused,
 }
@@ -88,11 +99,15 @@ def decode(text: str | bytes) -> Message:
     try:
         document = json.loads(text)
         kind = _KINDS[document["t"]]
-        values = {field.name: document[field.name] for field in fields(kind)}
+        values = {
+            field.name: document[field.name]
+            for field in fields(kind)
+            if field.default is MISSING or field.name in document
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise MalformedInstruction(f"cannot read {text[:120]!r}: {error!r}") from error
     for field in fields(kind):
-        expected = {"n": int, "acked": int, "answer": dict}.get(field.name, str)
-        if not isinstance(values[field.name], expected):
+        expected = {"n": int, "acked": int, "answer": dict, "recovered": bool}.get(field.name, str)
+        if field.name in values and not isinstance(values[field.name], expected):
             raise MalformedInstruction(f"{field.name} of {document['t']} is not {expected.__name__}")
     return kind(**values)

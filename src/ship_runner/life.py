@@ -5,13 +5,15 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import httpx
 
-from ship_runner import facts
+from ship_runner import briefing, facts
+from ship_runner.checkpoints import Checkpoints
 from ship_runner.control import Bootstrap, ControlPlane, kept_bootstrap
 from ship_runner.failures import RunnerFailure
 from ship_runner.instructions import Refused
@@ -20,7 +22,7 @@ from ship_runner.opencode.driver import OpenCode
 from ship_runner.settings import Settings
 from ship_runner.spool import Spool
 from ship_runner.tasks import Tasks
-from ship_runner.workspace import Workspace
+from ship_runner.workspace import Prepared, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,14 @@ _PATIENCE_S = 2.0
 
 class AlreadyRunning(Exception):
     """Another runner works in this sandbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """The agent stands: its conversation, and whether it remembers it from an earlier sandbox."""
+
+    conversation: str
+    remembers: bool
 
 
 class Life:
@@ -52,15 +62,17 @@ class Life:
         spool = Spool(self._settings.state / f"spool-{self.bootstrap.generation}")
         workspace = Workspace(self._settings.workspace, self._settings.state)
         agent = OpenCode(self._settings, lambda: self.bootstrap)
+        checkpoints = Checkpoints(
+            agent, spool, workspace, self._control, diff_bytes=self._settings.diff_bytes
+        )
         tasks = Tasks(
             agent,
             spool,
-            workspace,
-            self._control,
+            checkpoints,
             grow=lambda delta: link.grow(delta),
             title=self.bootstrap.title,
             default_model=lambda: self.bootstrap.default_model,
-            diff_bytes=self._settings.diff_bytes,
+            checkpoint_every_s=self._settings.checkpoint_every_s,
         )
         link = Link(
             self._settings.url,
@@ -122,9 +134,8 @@ class Life:
 
     async def _prepare(self, spool: Spool, workspace: Workspace, agent: OpenCode) -> bool:
         """Clone and start the agent side by side; whether both stand."""
-        generation = self.bootstrap.generation
         clone = asyncio.create_task(self._step(spool, "clone", self._clone(workspace), self._clone_detail()))
-        start = asyncio.create_task(self._step(spool, "agent", self._start(agent, clone), "OpenCode"))
+        start = asyncio.create_task(self._step(spool, "agent", self._start(agent, spool, clone), "OpenCode"))
         done, unfinished = await asyncio.wait({clone, start}, return_when=asyncio.FIRST_EXCEPTION)
         for task in unfinished:
             task.cancel()
@@ -132,14 +143,29 @@ class Life:
         for task in done:
             error = task.exception()
             if isinstance(error, RunnerFailure):
-                spool.report(facts.sandbox_failed(generation, error.document()), key="sandbox.failed")
+                failed = facts.sandbox_failed(self.bootstrap.generation, error.document())
+                spool.report(failed, key="sandbox.failed")
                 await agent.stop()
                 return False
             if error is not None:
                 raise error
-        ready = facts.sandbox_ready(generation, workspace.base_commit, self.bootstrap.work_branch)
-        spool.report(ready, key="sandbox.ready", notes={"ready": True, "conversation": start.result()})
+        self._report_ready(spool, clone.result(), start.result())
         return True
+
+    def _report_ready(self, spool: Spool, prepared: Prepared, started: _Started) -> None:
+        generation = self.bootstrap.generation
+        notes: dict[str, Any] = {"ready": True, "conversation": started.conversation}
+        if restore := self.bootstrap.restore:
+            lost = ["running processes", *prepared.lost]
+            if not started.remembers:
+                lost.append("the agent's memory of the conversation")
+            restored = facts.sandbox_restored(
+                generation, restore.checkpoint_id, conversation=started.remembers, lost=lost
+            )
+            spool.report(restored, key="sandbox.restored")
+            notes["news"] = briefing.news(lost, remembers=started.remembers, summary=restore.summary)
+        ready = facts.sandbox_ready(generation, prepared.base_commit, self.bootstrap.work_branch)
+        spool.report(ready, key="sandbox.ready", notes=notes)
 
     async def _step(self, spool: Spool, step: str, work: Coroutine[Any, Any, Any], detail: str) -> Any:
         generation, started = self.bootstrap.generation, time.monotonic()
@@ -151,29 +177,74 @@ class Life:
 
     def _clone_detail(self) -> str:
         branch = self.bootstrap.branch
-        return f"branch {branch}" if branch else "default branch"
+        where = f"branch {branch}" if branch else "default branch"
+        return f"{where}, back to a checkpoint" if self.bootstrap.restore else where
 
-    async def _clone(self, workspace: Workspace) -> None:
-        bundle: Path | None = None
-        if name := self.bootstrap.restore_from:
-            bundle = self._settings.state / "restore.bundle"
+    async def _clone(self, workspace: Workspace) -> Prepared:
+        """The workspace as it is to be; the bundles of a checkpoint come while git clones."""
+        restore = self.bootstrap.restore
+        if restore is None or not restore.bundles:
+            return await workspace.prepare(self.bootstrap, self._settings.token)
+        fetching = asyncio.create_task(self._fetch_bundles(restore.bundles))
+        try:
+            return await workspace.prepare(self.bootstrap, self._settings.token, fetching)
+        finally:
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+            for path in self._settings.state.glob("restore-*"):
+                path.unlink()
+
+    async def _fetch_bundles(self, names: Sequence[str]) -> list[Path]:
+        paths = [self._settings.state / f"restore-{number}.bundle" for number in range(len(names))]
+        for name, path in zip(names, paths, strict=True):
             try:
-                await self._control.fetch_artifact(name, bundle)
+                await self._control.fetch_artifact(name, path)
             except httpx.HTTPError as error:
                 raise RunnerFailure(
                     "restore_failed",
                     f"The checkpoint {name} cannot be fetched: {error}",
                     "Retry; or start a new session.",
                 ) from error
-        await workspace.prepare(self.bootstrap, self._settings.token, bundle)
+        return paths
 
-    async def _start(self, agent: OpenCode, clone: asyncio.Task[Any]) -> str:
+    async def _start(self, agent: OpenCode, spool: Spool, clone: asyncio.Task[Any]) -> _Started:
         """Start the agent while the repository is cloned, and warm it up in there afterwards."""
-        await agent.start()
+        conversation = await self._remember(agent, spool)
+        try:
+            await agent.start()
+        except RunnerFailure as error:
+            if not conversation:
+                raise
+            log.error("the agent does not start with what it remembers: %s", error)
+            conversation = ""
+            await agent.forget()
+            await agent.start()
         await asyncio.wait({clone})
         if clone.exception() is not None:
-            return ""
-        return await agent.begin(self.bootstrap.title)
+            return _Started("", remembers=False)
+        if conversation and await agent.resume(conversation):
+            return _Started(conversation, remembers=True)
+        return _Started(await agent.begin(self.bootstrap.title), remembers=False)
+
+    async def _remember(self, agent: OpenCode, spool: Spool) -> str:
+        """Give the agent its memory back before it starts; the conversation's id, empty without one.
+
+        A memory that is missing or damaged costs the conversation, never the sandbox.
+        """
+        if "remembered" in spool.notes:
+            return str(spool.notes["remembered"])
+        conversation = ""
+        if (restore := self.bootstrap.restore) and restore.agent_artifact:
+            path = self._settings.state / "memory-restored.tar.gz"
+            try:
+                await self._control.fetch_artifact(restore.agent_artifact, path)
+                conversation = await agent.restore_memory(path)
+            except (httpx.HTTPError, RunnerFailure) as error:
+                log.error("the agent's memory does not come back: %r", error)
+            finally:
+                path.unlink(missing_ok=True)
+        spool.note(remembered=conversation)
+        return conversation
 
 
 def hold_state(state: Path) -> TextIO:

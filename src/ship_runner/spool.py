@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ship_runner.bounds import bounded
-from ship_runner.facts import VERSION, Fact, wire
+from ship_runner.facts import Fact, wire
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,14 @@ class Spool:
         fact = bounded(fact)
         n = self.last + 1
         at_ms = time.time_ns() // 1_000_000
-        frame = {"t": "event", "n": n, "at_ms": at_ms, "type": fact.type, "v": VERSION, "data": fact.data}
+        frame = {
+            "t": "event",
+            "n": n,
+            "at_ms": at_ms,
+            "type": fact.type,
+            "v": fact.version,
+            "data": fact.data,
+        }
         self._write({"frame": frame, "key": key, "notes": dict(notes or {})})
         self.changed.set()
         return True

@@ -3,43 +3,33 @@
 import asyncio
 import contextlib
 import logging
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import httpx
-
-from ship_runner import facts
+from ship_runner import briefing, facts
 from ship_runner.agent import Agent, Outcome, Restart, Run
-from ship_runner.control import ControlPlane
+from ship_runner.checkpoints import DISK_HINT, Checkpoints, Taken
 from ship_runner.facts import Delta, Fact
 from ship_runner.failures import RunnerFailure
-from ship_runner.git import GitFailed
-from ship_runner.instructions import Cancel, Instruction, Prompt, Reply, Steer
+from ship_runner.instructions import Cancel, Instruction, Prompt, Reply, Steer, TakeCheckpoint
 from ship_runner.spool import Spool
-from ship_runner.workspace import Checkpoint, Workspace
 
 log = logging.getLogger(__name__)
 
 CONTINUATIONS = 3
 """How often a task is continued after a lost connection, and how often after a restart of the agent."""
-CONTINUE = (
-    "You were interrupted; a command that was running may have been ended. Look at what is done already and continue "
-    "with the task where you left off. Do not start over."
-)
 _BACKOFF_S = (1.0, 4.0, 10.0)
 _REMEMBERED = 500
-_LEAST_DISK_BYTES = 1 << 20
-_DISK_HINT = "Free disk space in the sandbox or give it more, then send the task again."
 
 
 class Tasks:
     """Takes instructions, at least once each, and runs tasks one at a time.
 
     Notes: ``task`` (the running one: prompt, ids, counts), ``ended`` (ids of tasks), ``conversation``, ``open`` (requests that wait for
-    a person), ``steers`` (by steer id ``{task_id, text, message, said}``), ``answers`` (request ids), ``plan``.
+    a person), ``steers`` (by steer id ``{task_id, text, message, said}``), ``answers`` (request ids), ``plan``, ``checkpoints`` (ids of those
+    that were asked for and made), ``news`` (what the next prompt tells the agent).
 
     A steer is noted when it comes and said to the agent while it runs. What no run took in starts a run of its own, before
     the task may end.
@@ -49,22 +39,20 @@ class Tasks:
         self,
         agent: Agent,
         spool: Spool,
-        workspace: Workspace,
-        control: ControlPlane,
+        checkpoints: Checkpoints,
         *,
         grow: Callable[[Delta], None],
         title: str,
         default_model: Callable[[], str],
-        diff_bytes: int,
+        checkpoint_every_s: float,
     ) -> None:
         self._agent = agent
         self._spool = spool
-        self._workspace = workspace
-        self._control = control
+        self._checkpoints = checkpoints
         self._sink = TaskSink(spool, grow, self._disk_filled)
         self._title = title
         self._default_model = default_model
-        self._diff_bytes = diff_bytes
+        self._checkpoint_every_s = checkpoint_every_s
         self._queue: deque[Prompt] = deque()
         self._arrived = asyncio.Event()
         self._cancelled: set[str] = set()
@@ -72,6 +60,7 @@ class Tasks:
         self._steered = asyncio.Event()
         self._disk_full = False
         self._errands: set[asyncio.Task[None]] = set()
+        self._taking: set[str] = set()
         if task := spool.notes.get("task"):
             self._queue.append(_prompt_of(task))
             self._arrived.set()
@@ -87,6 +76,8 @@ class Tasks:
                 self._cancel(instruction.task_id)
             case Steer():
                 self._steer(instruction)
+            case TakeCheckpoint():
+                self._errand(self._take_asked(instruction))
             case Reply():
                 self._errand(self._answer(instruction))
 
@@ -124,6 +115,40 @@ class Tasks:
             return
         self._queue = deque(prompt for prompt in self._queue if prompt.task_id != task_id)
         self._end(task_id, facts.task_cancelled(task_id))
+
+    async def _take_asked(self, asked: TakeCheckpoint) -> None:
+        """A checkpoint that somebody asked for, whatever the agent is doing; known by its id."""
+        known = [*self._spool.notes.get("checkpoints", ()), *self._taking]
+        if asked.checkpoint_id in known:
+            return
+        self._taking.add(asked.checkpoint_id)
+        try:
+            await self._take_beside(asked.reason, asked.checkpoint_id)
+        finally:
+            self._taking.discard(asked.checkpoint_id)
+
+    async def _take_beside(self, reason: str, checkpoint_id: str = "") -> None:
+        """Take a checkpoint beside what runs, and report it at once."""
+        task_id = self._running()
+        taken = await self._checkpoints.take(task_id, reason, checkpoint_id)
+        # A task that has ended meanwhile has had its last report.
+        task_id = task_id if task_id == self._running() else ""
+        notes = dict(taken.notes)
+        if checkpoint_id:
+            notes["checkpoints"] = [*self._spool.notes.get("checkpoints", ()), checkpoint_id][-_REMEMBERED:]
+        self._spool.report(Fact(taken.fact.type, {**taken.fact.data, "task_id": task_id}), notes=notes)
+
+    async def _take_regularly(self) -> None:
+        """Checkpoints of a task that takes long, so that a lost sandbox costs minutes. One that has begun is ended, whatever else ends."""
+        while True:
+            await asyncio.sleep(self._checkpoint_every_s)
+            taking = asyncio.ensure_future(self._take_beside("time"))
+            self._errand(taking)
+            await asyncio.wait({taking})
+
+    def _running(self) -> str:
+        """The id of the task that runs, or empty."""
+        return str(self._spool.notes.get("task", {}).get("task_id", ""))
 
     def _steer(self, steer: Steer) -> None:
         if steer.steer_id in self._spool.notes.get("steers", {}):
@@ -200,28 +225,34 @@ class Tasks:
     async def _run_task(self, prompt: Prompt) -> None:
         self._disk_full = False
         self._cancelling.clear()
-        if self._spool.notes.get("task", {}).get("task_id") != prompt.task_id:
+        if self._running() != prompt.task_id:
             message = self._agent.new_message()
+            told = self._spool.notes.get("news")
             self._spool.note(
+                news=None,
                 task={
                     "task_id": prompt.task_id,
-                    "text": prompt.text,
+                    "text": briefing.first_words(prompt.text, told, recovered=prompt.recovered),
                     "model": prompt.model,
                     "agent": prompt.agent,
                     "first_message": message,
                     "message": message,
                     "continued": {"connection": 0, "restart": 0},
-                }
+                },
             )
         while True:
-            outcome = await self._work(prompt)
+            regularly = asyncio.create_task(self._take_regularly())
+            try:
+                outcome = await self._work(prompt)
+            finally:
+                regularly.cancel()
             self._sink.withdraw()
-            outcome, checkpoint = await self._checkpoint(prompt.task_id, outcome)
+            taken = await self._checkpoint(prompt.task_id)
             # From here to the end nothing is awaited: no steer can come in between and be lost.
             if not self._take_up_steer(prompt.task_id, outcome):
                 break
-        if checkpoint is not None:
-            self._spool.report(checkpoint, key=self._checkpoint_key())
+        if taken is not None:
+            self._spool.report(taken.fact, key=self._checkpoint_key(), notes=taken.notes)
         self._end(prompt.task_id, self._end_fact(prompt.task_id, outcome))
 
     async def _work(self, prompt: Prompt) -> Outcome:
@@ -265,7 +296,7 @@ class Tasks:
             conversation=self._spool.notes["conversation"],
             first_message=task["first_message"],
             message=task["message"],
-            text=task["text"] if first else task.get("steer") or CONTINUE,
+            text=task["text"] if first else task.get("steer") or briefing.CONTINUE,
             model=task["model"] or self._default_model(),
             mode=task["agent"],
         )
@@ -314,52 +345,16 @@ class Tasks:
         """Of the run that it keeps: a steer that came between a checkpoint and the runner's death starts another run."""
         return f"checkpoint:{self._spool.notes['task']['message']}"
 
-    async def _checkpoint(self, task_id: str, outcome: Outcome) -> tuple[Outcome, Fact | None]:
-        """Keep the workspace as the run left it; the fact to report, None when it was reported or could not be kept.
-
-        What cannot be kept would be lost unseen, so that fails the task.
-        """
+    async def _checkpoint(self, task_id: str) -> Taken | None:
+        """Keep what the run has left; None when that was reported before."""
         if self._spool.reported(self._checkpoint_key()):
-            return outcome, None
-        checkpoint = None
-        try:
-            checkpoint = await self._workspace.checkpoint(self._diff_bytes)
-            if self._must_go_on(task_id, outcome):
-                return outcome, None
-            return outcome, await self._store(task_id, checkpoint)
-        except (GitFailed, TimeoutError, OSError, httpx.HTTPError) as error:
-            log.error("no checkpoint: %s", error)
-            if self._full_disk() or getattr(error, "disk_full", False):
-                return _disk_outcome(), None
-            reason = f"The work could not be kept: {error}"
-            hint = "The files are still in the sandbox; send another task."
-            return Outcome("failed", "checkpoint_failed", reason, hint), None
-        finally:
-            if checkpoint is not None:
-                checkpoint.diff.unlink(missing_ok=True)
-                checkpoint.bundle.unlink(missing_ok=True)
-
-    async def _store(self, task_id: str, checkpoint: Checkpoint) -> Fact:
-        diff, bundle = checkpoint.diff.name, checkpoint.bundle.name
-        await _persistently(
-            lambda: self._control.store_artifact(diff, checkpoint.diff, "text/x-diff"), give_up_after_s=None
-        )
-        try:
-            await _persistently(
-                lambda: self._control.store_artifact(bundle, checkpoint.bundle, "application/x-git-bundle"),
-                give_up_after_s=60,
-            )
-        except httpx.HTTPError as error:
-            log.error("the checkpoint's bundle was not stored: %s", error)
-            bundle = ""
-        return facts.checkpoint_created(
-            checkpoint.id, task_id, checkpoint.commit, checkpoint.base_commit, checkpoint.files, diff, bundle
-        )
+            return None
+        return await self._checkpoints.take(task_id, "task")
 
     def _end_fact(self, task_id: str, outcome: Outcome) -> Fact:
         if outcome.kind == "completed":
             return facts.task_completed(task_id)
-        if self._disk_full or (outcome.kind == "failed" and self._full_disk()):
+        if self._disk_full or (outcome.kind == "failed" and self._checkpoints.disk_full):
             outcome = _disk_outcome()
         elif outcome.kind == "aborted" or task_id in self._cancelled:
             return facts.task_cancelled(task_id)
@@ -368,7 +363,7 @@ class Tasks:
     def _end(self, task_id: str, fact: Fact) -> None:
         ended = [*self._spool.notes.get("ended", []), task_id][-_REMEMBERED:]
         notes: dict[str, Any] = {"ended": ended}
-        if self._spool.notes.get("task", {}).get("task_id") == task_id:
+        if self._running() == task_id:
             notes.update(task=None, open=None)
         steers = self._spool.notes.get("steers", {})
         notes["steers"] = {
@@ -384,13 +379,6 @@ class Tasks:
         if not self._disk_full:
             self._disk_full = True
             self._errand(self._agent.abort())
-
-    def _full_disk(self) -> bool:
-        return any(
-            shutil.disk_usage(folder).free < _LEAST_DISK_BYTES
-            for folder in (self._spool.path.parent, self._workspace.folder)
-            if folder.exists()
-        )
 
     def _errand(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -446,26 +434,9 @@ class TaskSink:
         self._grow(delta)
 
 
-async def _persistently(work: Callable[[], Any], *, give_up_after_s: float | None) -> None:
-    """Repeat until the control plane takes it; a refusal that will not change is raised at once."""
-    started, pause = time.monotonic(), 0.2
-    while True:
-        try:
-            await work()
-            return
-        except httpx.HTTPError as error:
-            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 503
-            late = give_up_after_s is not None and time.monotonic() - started > give_up_after_s
-            if late or (status < 500 and status not in {408, 429}):
-                raise
-            log.info("the control plane did not take it: %s", error)
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, 5.0)
-
-
 def _prompt_of(task: Mapping[str, Any]) -> Prompt:
     return Prompt(task_id=task["task_id"], text=task["text"], model=task["model"], agent=task["agent"])
 
 
 def _disk_outcome() -> Outcome:
-    return Outcome("failed", "disk_full", "The sandbox's disk is full.", _DISK_HINT)
+    return Outcome("failed", "disk_full", "The sandbox's disk is full.", DISK_HINT)

@@ -1,21 +1,21 @@
 """The repository that the agent works on: clone, restore, diff and checkpoint, without touching the user's branch."""
 
+import contextlib
 import json
 import os
-import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ship_runner import gitstate
 from ship_runner.control import Bootstrap
 from ship_runner.failures import RunnerFailure
 from ship_runner.git import Git, GitFailed, bearer_header, clone_failure
 
-CHECKPOINTS = "refs/ship/checkpoints"
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _CUT = "\n# The diff was cut here; the checkpoint holds everything.\n"
 _AUTHOR = {
@@ -30,15 +30,25 @@ _AUTHOR = {
 class Checkpoint:
     """The workspace as it stood: a commit under ``refs/ship/checkpoints``, and the files that differ from the base.
 
-    ``files`` are ``{path, status, additions, deletions}``; ``diff`` and ``bundle`` are files on disk.
+    ``parent`` is the checkpoint that the bundle builds on, empty for a whole one. ``files`` are ``{path, status, additions,
+    deletions}``; ``diff`` and ``bundle`` are files on disk.
     """
 
     id: str
+    parent: str
     commit: str
     base_commit: str
     files: list[dict[str, Any]]
     diff: Path
     bundle: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A workspace that stands: the commit that the work started from, and what a restore did not bring back."""
+
+    base_commit: str
+    lost: tuple[str, ...] = ()
 
 
 class Workspace:
@@ -48,41 +58,50 @@ class Workspace:
         self.folder = folder
         self._state = state
         self._record = state / "workspace.json"
+        self._cloned = state / "cloned-refs"
 
     @property
     def base_commit(self) -> str:
         """The commit that the work started from; empty before ``prepare``."""
-        try:
-            return str(json.loads(self._record.read_text())["base_commit"])
-        except (FileNotFoundError, ValueError, KeyError):
-            return ""
+        return self._prepared().base_commit
 
-    async def prepare(self, bootstrap: Bootstrap, token: str, bundle: Path | None) -> str:
-        """Clone, make the work branch, and bring back the checkpoint in ``bundle``; the base commit.
+    def _prepared(self) -> Prepared:
+        try:
+            record = json.loads(self._record.read_text())
+            return Prepared(record["base_commit"], tuple(record.get("lost", ())))
+        except (FileNotFoundError, ValueError, KeyError):
+            return Prepared("")
+
+    async def prepare(
+        self, bootstrap: Bootstrap, token: str, bundles: Awaitable[list[Path]] | None = None
+    ) -> Prepared:
+        """Clone, make the work branch, and bring back the checkpoint in ``bundles``, its chain with the oldest first, which may come
+        while git clones.
 
         Does nothing when an earlier runner has done it. Raises:
             RunnerFailure: ``clone_failed``, ``branch_missing``, ``disk_full``, ``restore_failed``.
         """
-        if done := self.base_commit:
+        if (done := self._prepared()).base_commit:
             return done
         try:
-            base = await self._clone(bootstrap, token)
-            git = Git(self.folder)
-            await git.run("config", "user.name", _AUTHOR["GIT_AUTHOR_NAME"])
-            await git.run("config", "user.email", _AUTHOR["GIT_AUTHOR_EMAIL"])
-            if bundle is not None:
-                base = await self._restore(git, bundle, bootstrap.work_branch) or base
+            git, base = await self._clone(bootstrap, token)
+            if bundles is not None:
+                prepared = await self._restore(git, await bundles, bootstrap.work_branch)
+            else:
+                await git.run("checkout", "--quiet", "--no-track", "-B", bootstrap.work_branch, base)
+                prepared = Prepared(base)
         except GitFailed as error:
             raise clone_failure(error, token) from error
         except OSError as error:
             said = GitFailed("clone", 0, error.strerror or "it took too long")
             raise clone_failure(said, token) from error
         partial = self._record.with_suffix(".new")
-        partial.write_text(json.dumps({"base_commit": base}))
+        partial.write_text(json.dumps(asdict(prepared)))
         partial.replace(self._record)
-        return base
+        return prepared
 
-    async def _clone(self, bootstrap: Bootstrap, token: str) -> str:
+    async def _clone(self, bootstrap: Bootstrap, token: str) -> tuple[Git, str]:
+        """The clone with nothing checked out, and the commit to start from."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         outside = Git(self.folder.parent, environment=bearer_header(bootstrap.clone_url, token))
@@ -96,10 +115,12 @@ class Workspace:
             str(self.folder),
             timeout=3600,
         )
-        git = Git(self.folder)
-        base = await self._base(git, bootstrap.branch)
-        await git.run("checkout", "--quiet", "--no-track", "-B", bootstrap.work_branch, base)
-        return base
+        git = Git(self.folder, environment=bearer_header(bootstrap.clone_url, token))
+        await git.run("config", "user.name", _AUTHOR["GIT_AUTHOR_NAME"])
+        await git.run("config", "user.email", _AUTHOR["GIT_AUTHOR_EMAIL"])
+        cloned = (f"{ref.object} {ref.type} {ref.name}\n" for ref in await gitstate.refs(git))
+        self._cloned.write_text("".join(cloned))
+        return git, await self._base(git, bootstrap.branch)
 
     async def _base(self, git: Git, branch: str) -> str:
         """The commit that a branch, a tag or a commit's name stands for; empty is the repository's own default."""
@@ -123,48 +144,66 @@ class Workspace:
         heads = await git.run("for-each-ref", "--count=1", "--format=%(objectname)", "refs/remotes/origin")
         if heads.strip():
             return heads.strip()
-        author = git.with_environment(**_AUTHOR)
+        # The same commit each time: a bundle that builds on it fits into the next clone.
+        author = git.with_environment(**_AUTHOR, GIT_AUTHOR_DATE="@0 +0000", GIT_COMMITTER_DATE="@0 +0000")
         await author.run("hash-object", "-w", "-t", "tree", "/dev/null")
         return (await author.run("commit-tree", "-m", "Start an empty repository", _EMPTY_TREE)).strip()
 
-    async def _restore(self, git: Git, bundle: Path, work_branch: str) -> str:
-        """Lay the checkpoint of a bundle over the clone; changes that were not committed then are not committed now."""
+    async def _restore(self, git: Git, bundles: list[Path], work_branch: str) -> Prepared:
+        """Files, branches, index and stashes as the checkpoint has them."""
         try:
-            await git.run("fetch", "--quiet", str(bundle), f"{CHECKPOINTS}/*:{CHECKPOINTS}/*")
-            listed = await git.run("bundle", "list-heads", str(bundle))
-            commit = listed.split()[0]
-            await git.run("checkout", "--quiet", "-B", work_branch, f"{commit}^")
-            await git.run("read-tree", "-m", "-u", "HEAD", commit)
-            await git.run("read-tree", "HEAD")
-            message = await git.run("log", "-1", "--format=%(trailers:key=Base,valueonly)", commit)
-        except (GitFailed, IndexError) as error:
+            manifest = await gitstate.bring_back(git, bundles, work_branch)
+        except (GitFailed, ValueError, TypeError) as error:
             raise RunnerFailure(
                 "restore_failed",
                 f"The checkpoint could not be brought back: {error}",
                 "Start a new session; the diff of this one is kept.",
             ) from error
-        return message.strip()
+        return Prepared(manifest.base, tuple(manifest.lost))
 
-    async def checkpoint(self, diff_limit: int) -> Checkpoint:
-        """Commit everything that git does not ignore to a ref of its own; index and branch stay as they are.
+    async def checkpoint(self, diff_limit: int, checkpoint_id: str, parent: str = "") -> Checkpoint:
+        """Keep everything that git does not ignore, and branches, index and stashes; all of them stay as they are.
 
-        Raises: GitFailed, TimeoutError, OSError.
+        The bundle builds on the checkpoint ``parent`` where the repository still has that. Raises: GitFailed, TimeoutError,
+        OSError.
         """
         base = self.base_commit
-        checkpoint_id = f"ckp_{secrets.token_hex(10)}"
         git = Git(self.folder, environment=_AUTHOR)
+        cloned = self._cloned_refs()
+        state = ""
+        if parent:
+            name = f"{gitstate.STATES}/{parent}"
+            state = (await git.run("rev-parse", "--verify", "--quiet", name, check=False)).strip()
+        staged = await self._index_tree(git)
         async with self._staged(git) as index:
-            tree = (await index.run("write-tree")).strip()
-        head = (await git.run("rev-parse", "HEAD^{commit}")).strip()
-        message = f"Checkpoint {checkpoint_id}\n\nBase: {base}"
-        commit = (await git.run("commit-tree", "-p", head, "-m", message, tree)).strip()
-        ref = f"{CHECKPOINTS}/{checkpoint_id}"
-        await git.run("update-ref", ref, commit)
+            files = (await index.run("write-tree")).strip()
+        commit = await gitstate.capture(
+            git, checkpoint_id, base=base, index=staged, files=files, cloned=cloned, parent=state
+        )
         diff = self._state / f"diff-{checkpoint_id}.patch"
         bundle = self._state / f"checkpoint-{checkpoint_id}.bundle"
-        files = await self._write_diff(git, diff, diff_limit, base, commit)
-        await git.run("bundle", "create", "--quiet", str(bundle), ref, f"^{base}")
-        return Checkpoint(checkpoint_id, commit, base, files, diff, bundle)
+        changed = await self._write_diff(git, diff, diff_limit, base, commit)
+        known = [base, *(ref.object for ref in cloned if ref.name.startswith("refs/heads/")), state]
+        await gitstate.bundle(git, checkpoint_id, bundle, cloned, [each for each in known if each])
+        return Checkpoint(checkpoint_id, parent if state else "", commit, base, changed, diff, bundle)
+
+    def _cloned_refs(self) -> frozenset[gitstate.Ref]:
+        """The branches and tags that a fresh clone has anyway."""
+        try:
+            return frozenset(gitstate.read_refs(self._cloned.read_text()))
+        except FileNotFoundError:
+            return frozenset()
+
+    async def _index_tree(self, git: Git) -> str:
+        """The index as a tree; empty when it cannot be one, as in a merge with conflicts."""
+        own = Path((await git.run("rev-parse", "--path-format=absolute", "--git-path", "index")).strip())
+        with tempfile.TemporaryDirectory(dir=self._state) as scratch:
+            path = Path(scratch) / "index"
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(own, path)
+            return (
+                await git.with_environment(GIT_INDEX_FILE=str(path)).run("write-tree", check=False)
+            ).strip()
 
     async def live_diff(self, path: Path, limit: int) -> None:
         """Write the diff of the workspace as it stands, untracked files included; leaves nothing behind in the repository."""

@@ -38,7 +38,10 @@ class FakeControlPlane:
         self.branch = ""
         self.repository = "sample.git"
         self.approval = "auto"
-        self.restore_from = ""
+        self.generation = 1
+        self.restore: dict[str, Any] | None = None
+        self.children: dict[str, dict[str, Any]] = {}
+        self.looks = 0
         self.refusal: dict[str, str] | None = None
         self.prompts: dict[str, dict[str, str]] = {}
         self._sockets: set[WebSocket] = set()
@@ -48,6 +51,8 @@ class FakeControlPlane:
                 routes=[
                     Route("/runner/v1/bootstrap", self._bootstrap),
                     Route("/runner/v1/artifacts/{name}", self._artifact, methods=["GET", "PUT"]),
+                    Route("/runner/v1/children", self._children, methods=["GET", "POST"]),
+                    Route("/runner/v1/children/{child_id}", self._child),
                     WebSocketRoute("/runner/v1/link", self._link),
                     Route("/models/v1/chat/completions", self.model.answer, methods=["POST"]),
                     Route("/git/{path:path}", self._git, methods=["GET", "POST"]),
@@ -71,8 +76,29 @@ class FakeControlPlane:
         for socket in list(self._sockets):
             await socket.send_text(json.dumps(message))
 
-    async def prompt(self, task_id: str, text: str, agent: str = "build") -> None:
-        await self.send(t="prompt", task_id=task_id, text=text, model="scripted/m", agent=agent)
+    async def prompt(self, task_id: str, text: str, agent: str = "build", *, recovered: bool = False) -> None:
+        await self.send(
+            t="prompt", task_id=task_id, text=text, model="scripted/m", agent=agent, recovered=recovered
+        )
+
+    def replace_sandbox(self, *, lost_task: bool = False) -> None:
+        """From now on the next generation is heard, and starts from the last checkpoint."""
+        chain = [self.of("checkpoint.created")[-1]]
+        known = {fact.checkpoint_id: fact for fact in self.of("checkpoint.created")}
+        while chain[0].parent_id:
+            chain.insert(0, known[chain[0].parent_id])
+        self.restore = {
+            "checkpoint_id": chain[-1].checkpoint_id,
+            "bundles": [fact.bundle_artifact for fact in chain],
+            "agent_artifact": chain[-1].agent_artifact,
+            "lost_task": lost_task,
+            "summary": "Earlier they spoke of mangoes.",
+        }
+        self.generation += 1
+        self.facts.clear()
+        self.deltas.clear()
+        self.prompts.clear()
+        self.acked = 0
 
     async def cut(self) -> None:
         """End every connection; the runner comes back by itself."""
@@ -114,11 +140,12 @@ class FakeControlPlane:
         return JSONResponse(
             {
                 "session_id": "ses_test",
-                "generation": 1,
+                "generation": self.generation,
                 "title": "Test",
                 "repository": {"clone_url": f"{self.url}/git/{self.repository}", "branch": self.branch},
                 "work_branch": "ship/test",
-                "restore_from": self.restore_from,
+                "restore": self.restore,
+                "depth": 0,
                 "approval": self.approval,
                 "default_model": "scripted/m",
                 "providers": [
@@ -138,6 +165,35 @@ class FakeControlPlane:
             self.artifacts[name] = await request.body()
             return Response(status_code=201)
         return Response(self.artifacts[name]) if name in self.artifacts else Response(status_code=404)
+
+    async def _children(self, request: Request) -> Response:
+        if request.method == "GET":
+            return JSONResponse({"items": list(self.children.values())})
+        wanted = await request.json()
+        child_id = f"ses_child_{len(self.children)}"
+        self.children[child_id] = {
+            "id": child_id,
+            "task_id": "",
+            "title": wanted.get("title", ""),
+            "status": "running",
+            "summary": "",
+            "files_changed": 0,
+            "additions": 0,
+            "deletions": 0,
+            "prompt": wanted["prompt"],
+        }
+        await self._notify()
+        return JSONResponse({"child_id": child_id}, status_code=201)
+
+    async def _child(self, request: Request) -> Response:
+        self.looks += 1
+        await self._notify()
+        child = self.children.get(request.path_params["child_id"])
+        if child is None:
+            return JSONResponse(
+                {"detail": "There is no such session.", "hint": "List them."}, status_code=404
+            )
+        return JSONResponse(child)
 
     async def _link(self, socket: WebSocket) -> None:
         await socket.accept()

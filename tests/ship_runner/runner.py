@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -49,6 +50,18 @@ class Runner:
     def agent(self) -> int:
         return int(json.loads((self.state / "agent.json").read_text())["pid"])
 
+    def processes(self) -> list[int]:
+        """All that runs in this sandbox: keeper, runner, agent, and what they started."""
+        assert self._process is not None
+        found = [self._process.pid, self.agent()]
+        parents = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        for process in found:
+            found += [child for child, parent in parents.items() if parent == process and child not in found]
+        return found
+
     async def ended(self, timeout_s: float = 20) -> int:
         assert self._process is not None
         return await asyncio.wait_for(self._process.wait(), timeout_s)
@@ -66,6 +79,13 @@ class Runner:
         output, _ = await process.communicate()
         assert process.returncode == 0
         return output.decode()
+
+    async def lose(self) -> None:
+        """The whole sandbox is gone, with all that ran in it and all that it held."""
+        await self.stop()
+        for folder in (self.workspace, self.state, self.home):
+            shutil.rmtree(folder)
+        self.home.mkdir()
 
     async def stop(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -8,7 +8,7 @@ import pytest
 from ship.events.record import decode_fact
 from ship_runner import facts
 from ship_runner.bounds import FACT_BYTES, MARK, bounded, listed, pieces
-from ship_runner.facts import VERSION, Fact, wire
+from ship_runner.facts import Fact, wire
 
 IDS = ("tsk", "msg", "prt")
 LONG = "ä\x00" * (5 << 20)
@@ -19,7 +19,7 @@ def size(fact: Fact) -> int:
 
 
 def decoded(fact: Fact) -> Any:
-    return decode_fact(fact.type, VERSION, json.dumps(fact.data).encode())
+    return decode_fact(fact.type, fact.version, json.dumps(fact.data).encode())
 
 
 def file(path: str) -> dict[str, Any]:
@@ -27,7 +27,18 @@ def file(path: str) -> dict[str, Any]:
 
 
 def checkpoint(files: list[dict[str, Any]]) -> Fact:
-    return facts.checkpoint_created("ckp", "tsk", "abc", "def", files, "diff", "bundle")
+    return facts.checkpoint_created(
+        "ckp",
+        "tsk",
+        "task",
+        commit="abc",
+        base_commit="def",
+        parent_id="",
+        files=files,
+        diff_artifact="diff",
+        bundle_artifact="bundle",
+        agent_artifact="agent",
+    )
 
 
 @pytest.mark.parametrize(

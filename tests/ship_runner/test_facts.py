@@ -6,7 +6,7 @@ import pytest
 
 from ship.events.record import decode_fact
 from ship_runner import facts
-from ship_runner.facts import OUTPUT_LIMIT, VERSION, Fact, cut
+from ship_runner.facts import OUTPUT_LIMIT, Fact, cut
 from ship_runner.instructions import (
     Ack,
     Cancel,
@@ -15,6 +15,7 @@ from ship_runner.instructions import (
     Refused,
     Reply,
     Steer,
+    TakeCheckpoint,
     Welcome,
     decode,
 )
@@ -46,15 +47,19 @@ EVERY_FACT = [
     facts.request_withdrawn("per_1"),
     facts.agent_retried("tsk", 1, "why", 5),
     facts.agent_restarted("hung", "why"),
+    facts.sandbox_restored(2, "ckp", conversation=True, lost=["running processes"]),
     facts.checkpoint_created(
-        "ckp", "tsk", "abc", "def", [{"path": "a", "status": "M", "additions": 1, "deletions": 2}], "diff", ""
+        "ckp", "tsk", "time", commit="abc", base_commit="def", parent_id="",
+        files=[{"path": "a", "status": "M", "additions": 1, "deletions": 2}],
+        diff_artifact="diff", bundle_artifact="", agent_artifact="",
     ),
+    facts.checkpoint_failed("ckp", "tsk", "asked", facts.failure("disk_full", "why", "what to do")),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("fact", EVERY_FACT, ids=lambda fact: fact.type)
 def test_ship_decodes_every_fact(fact: Fact) -> None:
-    assert fact.type == decode_fact(fact.type, VERSION, json.dumps(fact.data).encode()).TYPE
+    assert fact.type == decode_fact(fact.type, fact.version, json.dumps(fact.data).encode()).TYPE
 
 
 def test_long_output_keeps_its_head_and_its_tail() -> None:
@@ -81,6 +86,8 @@ def test_half_a_surrogate_does_not_stop_a_report() -> None:
         ('{"t": "welcome", "acked": 3}', Welcome(3)),
         ('{"t": "ack", "n": 3}', Ack(3)),
         ('{"t": "prompt", "task_id": "a", "text": "b", "model": "c/d", "agent": "plan", "new": 1}', Prompt("a", "b", "c/d", "plan")),
+        ('{"t": "prompt", "task_id": "a", "text": "b", "model": "c/d", "agent": "plan", "recovered": true}', Prompt("a", "b", "c/d", "plan", True)),
+        ('{"t": "checkpoint", "checkpoint_id": "ckp", "reason": "asked"}', TakeCheckpoint("ckp", "asked")),
         ('{"t": "steer", "task_id": "a", "steer_id": "s", "text": "b"}', Steer("a", "s", "b")),
         ('{"t": "cancel", "task_id": "a"}', Cancel("a")),
         ('{"t": "answer", "request_id": "r", "answer": {"reply": "once"}}', Reply("r", {"reply": "once"})),

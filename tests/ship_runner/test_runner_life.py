@@ -336,40 +336,6 @@ async def test_a_repository_that_cannot_be_cloned_says_why(
     assert "session-token" not in failed.failure.reason
 
 
-async def test_a_checkpoint_comes_back_in_a_new_sandbox(
-    plane: FakeControlPlane, runner: Runner, tmp_path: Path, tree: Path
-) -> None:
-    plane.model.scenarios["first"] = turns(
-        Turn(
-            calls=bash(
-                "echo c > c.txt; git add c.txt; git commit -qm mine; echo loose > loose.txt; rm old.txt; echo x >> README.md"
-            )
-        ),
-        Turn(text="Ok."),
-    )
-    await runner.ready()
-    await plane.prompt("tsk_1", "first work")
-    await plane.end_of("tsk_1")
-    checkpoint = plane.of("checkpoint.created")[0]
-    before = await runner.diff()
-    await runner.stop()
-
-    plane.restore_from = checkpoint.bundle_artifact
-    plane.facts.clear()
-    plane.prompts.clear()
-    plane.acked = 0
-    second = Runner(plane, tmp_path / "second", tree)
-    try:
-        await second.ready()
-        assert plane.of("sandbox.ready")[0].base_commit == checkpoint.base_commit
-        assert await second.diff() == before
-        assert git(second.workspace, "log", "--format=%s") == "mine\nStart\n"
-        status = set(git(second.workspace, "status", "--porcelain").splitlines())
-        assert status == {"?? loose.txt", " D old.txt", " M README.md"}
-    finally:
-        await second.stop()
-
-
 async def test_a_refused_runner_stops_its_agent_and_ends(plane: FakeControlPlane, runner: Runner) -> None:
     await runner.ready()
     agent = runner.agent()

@@ -12,15 +12,17 @@ import pytest
 from tests.ship_runner.test_workspace import bootstrap
 
 from ship.events.record import decode_fact
-from ship_runner import facts
+from ship_runner import briefing, facts
 from ship_runner.agent import Agent, Outcome, Restart, Run, Sink
+from ship_runner.briefing import CONTINUE
+from ship_runner.checkpoints import Checkpoints
 from ship_runner.control import ControlPlane
-from ship_runner.facts import VERSION, Delta
+from ship_runner.facts import Delta
 from ship_runner.failures import RunnerFailure
-from ship_runner.instructions import Cancel, Instruction, Prompt, Reply, Steer
+from ship_runner.instructions import Cancel, Instruction, Prompt, Reply, Steer, TakeCheckpoint
 from ship_runner.opencode.mapping import new_message_id
 from ship_runner.spool import Spool
-from ship_runner.tasks import CONTINUE, Tasks
+from ship_runner.tasks import Tasks
 from ship_runner.workspace import Workspace
 
 COMPLETED = Outcome("completed")
@@ -44,6 +46,7 @@ class ScriptedAgent:
         self.running = asyncio.Event()
         self.during: Callable[[Run, Sink], None] = lambda run, sink: None
         self.restart: Restart | None = None
+        self.memory: bytes | None = b"what the agent remembers"
         self.broken: RunnerFailure | None = None
         self._aborted = asyncio.Event()
 
@@ -57,6 +60,21 @@ class ScriptedAgent:
 
     async def begin(self, title: str) -> str:
         return "ses_1"
+
+    async def resume(self, conversation: str) -> bool:
+        return True
+
+    async def save_memory(self, conversation: str, path: Path) -> None:
+        if self.memory is None:
+            raise RunnerFailure("memory_not_kept", "It cannot be read.")
+        path.write_bytes(self.memory)
+
+    async def restore_memory(self, path: Path) -> str:
+        self.memory = path.read_bytes()
+        return "ses_1"
+
+    async def forget(self) -> None:
+        self.memory = b""
 
     def new_message(self) -> str:
         return new_message_id()
@@ -102,8 +120,10 @@ class Bench:
         self.folder = folder
         self.workspace = workspace
         self.stored: dict[str, bytes] = {}
+        self.puts: list[str] = []
         self.refusals = 0
         self.while_storing: list[Instruction] = []
+        self.checkpoint_every_s = 300.0
         self.control = ControlPlane("http://control", "token")
         self.control._http = httpx.AsyncClient(
             transport=httpx.MockTransport(self._store), base_url="http://control/runner/v1/"
@@ -118,12 +138,11 @@ class Bench:
         self.tasks = Tasks(
             agent,
             self.spool,
-            self.workspace,
-            self.control,
+            Checkpoints(agent, self.spool, self.workspace, self.control, diff_bytes=1 << 20),
             grow=lambda delta: None,
             title="t",
             default_model=lambda: "default/m",
-            diff_bytes=1 << 20,
+            checkpoint_every_s=self.checkpoint_every_s,
         )
         self._work = asyncio.create_task(self.tasks.run())
 
@@ -138,7 +157,7 @@ class Bench:
 
     def reported(self) -> list[Any]:
         documents = [json.loads(frame.text) for frame in self.spool.pending(0)]
-        return [decode_fact(d["type"], VERSION, json.dumps(d["data"]).encode()) for d in documents]
+        return [decode_fact(d["type"], d["v"], json.dumps(d["data"]).encode()) for d in documents]
 
     async def until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(20):
@@ -167,7 +186,9 @@ class Bench:
         if self.refusals:
             self.refusals -= 1
             return httpx.Response(503)
-        self.stored[request.url.path.rpartition("/")[2]] = request.read()
+        name = request.url.path.rpartition("/")[2]
+        self.puts.append(name)
+        self.stored[name] = request.read()
         return httpx.Response(201)
 
 
@@ -175,7 +196,7 @@ class Bench:
 async def bench(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr("ship_runner.tasks._BACKOFF_S", (0.01, 0.01, 0.01))
     workspace = Workspace(tmp_path / "repo", tmp_path)
-    await workspace.prepare(bootstrap(repositories / "sample.git"), "token", None)
+    await workspace.prepare(bootstrap(repositories / "sample.git"), "token")
     bench = Bench(tmp_path, workspace)
     yield bench
     await bench.close()
@@ -192,9 +213,14 @@ async def test_a_task_ends_with_its_checkpoint_first(bench: Bench) -> None:
     await bench.end("tsk_1")
     assert bench.types() == ["checkpoint.created", "task.completed"]
     checkpoint = bench.reported()[0]
-    assert set(bench.stored) == {checkpoint.diff_artifact, checkpoint.bundle_artifact}
+    assert set(bench.stored) == {
+        checkpoint.diff_artifact,
+        checkpoint.bundle_artifact,
+        checkpoint.agent_artifact,
+    }
+    assert bench.stored[checkpoint.agent_artifact] == b"what the agent remembers"
     assert bench.agent.runs[0].model == "default/m"
-    assert list(bench.folder.glob("*.patch")) == []
+    assert [path.name for path in bench.folder.glob("*ckp_*")] == []
 
 
 async def test_a_prompt_that_is_repeated_runs_once(bench: Bench) -> None:
@@ -408,12 +434,113 @@ async def test_the_diff_is_stored_before_the_end_however_long_it_takes(bench: Be
     assert bench.reported()[0].diff_artifact in bench.stored
 
 
-async def test_work_that_cannot_be_kept_fails_the_task(bench: Bench) -> None:
+async def test_work_that_cannot_be_kept_is_told_and_the_task_ends_as_it_did(bench: Bench) -> None:
     (bench.workspace.folder / ".git" / "HEAD").write_text("nonsense")
     bench.agent.outcomes = [COMPLETED]
     await bench.instruct(prompt("tsk_1"))
-    end = await bench.end("tsk_1")
-    assert (end.TYPE, end.failure.code) == ("task.failed", "checkpoint_failed")
+    assert (await bench.end("tsk_1")).TYPE == "task.completed"
+    failed = bench.reported()[0]
+    assert (failed.TYPE, failed.failure.code, failed.reason) == (
+        "checkpoint.failed",
+        "checkpoint_failed",
+        "task",
+    )
+
+
+async def test_a_checkpoint_builds_on_the_one_before_and_stores_nothing_twice(bench: Bench) -> None:
+    bench.agent.outcomes = [COMPLETED, COMPLETED, COMPLETED]
+    for number in (1, 2, 3):
+        bench.agent.memory = b"first" if number < 3 else b"second"
+        await bench.instruct(prompt(f"tsk_{number}"))
+        await bench.end(f"tsk_{number}")
+    first, second, third = (fact for fact in bench.reported() if fact.TYPE == "checkpoint.created")
+    assert [first.parent_id, second.parent_id, third.parent_id] == [
+        "",
+        first.checkpoint_id,
+        second.checkpoint_id,
+    ]
+    assert first.agent_artifact == second.agent_artifact != third.agent_artifact
+    assert bench.puts.count(first.agent_artifact) == 1
+
+
+async def test_a_chain_of_checkpoints_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ship_runner.checkpoints.LINKS", 2)
+    bench.agent.outcomes = [COMPLETED] * 4
+    for number in range(4):
+        await bench.instruct(prompt(f"tsk_{number}"))
+        await bench.end(f"tsk_{number}")
+    parents = [fact.parent_id for fact in bench.reported() if fact.TYPE == "checkpoint.created"]
+    assert [bool(parent) for parent in parents] == [False, True, True, False]
+
+
+async def test_a_checkpoint_can_be_asked_for_at_any_time_and_is_made_once(bench: Bench) -> None:
+    await bench.instruct(TakeCheckpoint("ckp_idle", "asked"))
+    await bench.until(lambda: bench.types() == ["checkpoint.created"])
+    bench.agent.outcomes = [None]
+    await bench.instruct(prompt("tsk_1"))
+    await bench.agent.running.wait()
+    (bench.workspace.folder / "half.txt").write_text("in the middle\n")
+    await bench.instruct(TakeCheckpoint("ckp_mid", "pause"), TakeCheckpoint("ckp_mid", "pause"))
+    await bench.until(lambda: len(bench.types()) == 2)
+    await bench.instruct(TakeCheckpoint("ckp_mid", "pause"), TakeCheckpoint("ckp_idle", "asked"))
+    assert bench.agent.working
+    await bench.instruct(Cancel("tsk_1"))
+    await bench.end("tsk_1")
+    kept = [fact for fact in bench.reported() if fact.TYPE == "checkpoint.created"]
+    assert [(fact.checkpoint_id, fact.task_id, fact.reason) for fact in kept[:2]] == [
+        ("ckp_idle", "", "asked"),
+        ("ckp_mid", "tsk_1", "pause"),
+    ]
+    assert [file.path for file in kept[1].files] == ["half.txt"]
+    assert len(kept) == 3
+
+
+async def test_a_long_task_gets_checkpoints_while_it_runs(bench: Bench) -> None:
+    await bench.close()
+    bench.checkpoint_every_s = 0.05
+    bench.open([None])
+    await bench.instruct(prompt("tsk_1"))
+    await bench.until(lambda: bench.types().count("checkpoint.created") >= 2)
+    assert bench.agent.working
+    assert {(fact.task_id, fact.reason) for fact in bench.reported()} == {("tsk_1", "time")}
+    await bench.instruct(Cancel("tsk_1"))
+    await bench.end("tsk_1")
+    assert [fact for fact in bench.reported() if fact.TYPE == "checkpoint.created"][-1].reason == "task"
+
+
+async def test_a_memory_that_cannot_be_read_does_not_cost_the_files(bench: Bench) -> None:
+    bench.agent.outcomes = [COMPLETED]
+    bench.agent.memory = None
+    await bench.instruct(prompt("tsk_1"))
+    assert (await bench.end("tsk_1")).TYPE == "task.completed"
+    checkpoint = bench.reported()[0]
+    assert checkpoint.agent_artifact == ""
+    assert checkpoint.bundle_artifact in bench.stored
+
+
+async def test_the_first_task_after_a_restore_tells_what_was_lost(bench: Bench) -> None:
+    bench.spool.note(news=briefing.news(["running processes"], remembers=False, summary="They said hello."))
+    bench.agent.outcomes = [COMPLETED, COMPLETED]
+    await bench.instruct(prompt("tsk_1", "the task"), prompt("tsk_2", "the next task"))
+    await bench.end("tsk_2")
+    first, second = (run.text for run in bench.agent.runs)
+    assert first.startswith("the task\n")
+    assert "replaced" in first and "running processes" in first and "They said hello." in first
+    assert second == "the next task"
+
+
+@pytest.mark.parametrize("restored", [True, False])
+async def test_a_task_whose_sandbox_died_goes_on_in_one_clear_message(bench: Bench, restored: bool) -> None:
+    if restored:
+        bench.spool.note(news=briefing.news(["running processes"], remembers=True, summary="unused"))
+    bench.agent.outcomes = [COMPLETED]
+    await bench.instruct(Prompt("tsk_1", "the task", "", "build", recovered=True))
+    await bench.end("tsk_1")
+    (text,) = (run.text for run in bench.agent.runs)
+    assert "replaced" in text and "go on with the task" in text
+    assert text.endswith("the task")
+    assert ("running processes" in text) == restored
+    assert "unused" not in text
 
 
 async def test_a_task_that_breaks_the_runner_does_not_stop_the_next(bench: Bench) -> None:

@@ -14,8 +14,8 @@ from ship_runner.workspace import Checkpoint, Workspace, changed_files
 LIMIT = 1 << 20
 
 
-def bootstrap(source: Path, branch: str = "") -> Bootstrap:
-    return Bootstrap("ses", 1, "t", str(source), branch, "ship/work", "", "auto", "", ())
+def bootstrap(source: Path | str, branch: str = "") -> Bootstrap:
+    return Bootstrap("ses", 1, "t", str(source), branch, "ship/work", None, "auto", "", ())
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ async def workspace(repositories: Path, tmp_path: Path) -> Workspace:
     state = tmp_path / "state"
     state.mkdir()
     workspace = Workspace(tmp_path / "workspace" / "repo", state)
-    await workspace.prepare(bootstrap(repositories / "sample.git"), "token", None)
+    await workspace.prepare(bootstrap(repositories / "sample.git"), "token")
     return workspace
 
 
@@ -43,7 +43,7 @@ async def test_the_checkpoint_holds_what_git_does_not_ignore(workspace: Workspac
     before = git(folder, "status", "--porcelain")
     head = git(folder, "rev-parse", "HEAD")
 
-    checkpoint = await workspace.checkpoint(LIMIT)
+    checkpoint = await workspace.checkpoint(LIMIT, "ckp_1")
     assert listed(checkpoint) == {
         "README.md": ("D", 0, 1),
         "binary": ("A", 0, 0),
@@ -67,7 +67,7 @@ async def test_what_the_agent_committed_is_in_the_diff(workspace: Workspace) -> 
     (workspace.folder / "mine.txt").write_text("x\n")
     git(workspace.folder, "add", ".")
     git(workspace.folder, "commit", "-q", "-m", "mine")
-    checkpoint = await workspace.checkpoint(LIMIT)
+    checkpoint = await workspace.checkpoint(LIMIT, "ckp_1")
     assert listed(checkpoint) == {"mine.txt": ("A", 1, 0)}
     assert git(workspace.folder, "rev-parse", f"{checkpoint.commit}^") == git(
         workspace.folder, "rev-parse", "HEAD"
@@ -94,7 +94,7 @@ async def test_nothing_of_the_repository_is_run(workspace: Workspace, tmp_path: 
         git(folder, "config", name, value)
     (folder / ".gitattributes").write_text("*.txt filter=evil diff=evil\n")
     (folder / "old.txt").write_text("changed\n")
-    checkpoint = await workspace.checkpoint(LIMIT)
+    checkpoint = await workspace.checkpoint(LIMIT, "ckp_1")
     await workspace.live_diff(tmp_path / "live", LIMIT)
     assert "old.txt" in listed(checkpoint)
     assert b"+changed" in checkpoint.diff.read_bytes()
@@ -114,7 +114,7 @@ async def test_a_diff_that_is_too_long_is_cut_at_a_file_and_can_still_be_applied
 ) -> None:
     (workspace.folder / "a.txt").write_text("small\n")
     (workspace.folder / "b.txt").write_text("large line\n" * 10_000)
-    checkpoint = await workspace.checkpoint(2000)
+    checkpoint = await workspace.checkpoint(2000, "ckp_1")
     assert set(listed(checkpoint)) == {"a.txt", "b.txt"}
     assert checkpoint.diff.stat().st_size < 2100
     other = tmp_path / "other"
@@ -127,7 +127,7 @@ async def test_a_diff_that_is_too_long_is_cut_at_a_file_and_can_still_be_applied
 async def test_a_broken_index_does_not_matter(workspace: Workspace) -> None:
     (workspace.folder / "new.txt").write_text("x\n")
     (workspace.folder / ".git" / "index").write_bytes(b"nonsense")
-    assert listed(await workspace.checkpoint(LIMIT)) == {"new.txt": ("A", 1, 0)}
+    assert listed(await workspace.checkpoint(LIMIT, "ckp_1")) == {"new.txt": ("A", 1, 0)}
 
 
 @pytest.mark.parametrize("branch", ["other", "v1", "commit"])
@@ -141,30 +141,30 @@ async def test_a_branch_a_tag_or_a_commit_can_be_the_base(
     state = tmp_path / "state"
     state.mkdir()
     workspace = Workspace(tmp_path / "repo", state)
-    base = await workspace.prepare(bootstrap(source, wanted if branch == "commit" else branch), "token", None)
-    assert base == wanted
+    prepared = await workspace.prepare(bootstrap(source, wanted if branch == "commit" else branch), "token")
+    assert prepared.base_commit == wanted
     assert git(workspace.folder, "rev-parse", "--abbrev-ref", "HEAD").strip() == "ship/work"
 
 
 async def test_an_empty_repository_gets_a_beginning(repositories: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "repo", tmp_path)
-    await workspace.prepare(bootstrap(repositories / "empty.git"), "token", None)
+    await workspace.prepare(bootstrap(repositories / "empty.git"), "token")
     (workspace.folder / "first.txt").write_text("x\n")
-    assert listed(await workspace.checkpoint(LIMIT)) == {"first.txt": ("A", 1, 0)}
+    assert listed(await workspace.checkpoint(LIMIT, "ckp_1")) == {"first.txt": ("A", 1, 0)}
 
 
 @pytest.mark.parametrize("branch", ["--upload-pack=touch x", "nothing", "a..b"])
 async def test_a_branch_that_is_not_there_is_named(repositories: Path, tmp_path: Path, branch: str) -> None:
     workspace = Workspace(tmp_path / "repo", tmp_path)
     with pytest.raises(RunnerFailure) as failed:
-        await workspace.prepare(bootstrap(repositories / "sample.git", branch), "token", None)
+        await workspace.prepare(bootstrap(repositories / "sample.git", branch), "token")
     assert failed.value.code == "branch_missing"
     assert branch in failed.value.reason
 
 
 async def test_a_second_runner_does_not_clone_again(workspace: Workspace, repositories: Path) -> None:
     (workspace.folder / "kept.txt").write_text("x")
-    await workspace.prepare(bootstrap(repositories / "sample.git"), "token", None)
+    await workspace.prepare(bootstrap(repositories / "sample.git"), "token")
     assert (workspace.folder / "kept.txt").exists()
 
 

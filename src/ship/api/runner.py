@@ -75,7 +75,6 @@ async def get_bootstrap(serving: Serving, caller: Runner) -> Response:
             },
             "work_branch": state.work_branch or f"ship/{caller.session_id.removeprefix('ses_')[:16]}",
             "base_commit": state.base_commit or (checkpoint.base_commit if checkpoint else ""),
-            "restore_from": checkpoint.bundle_artifact if checkpoint else "",
             "restore": _restore(state),
             "depth": state.parent.depth if state.parent else 0,
             "approval": state.approval,

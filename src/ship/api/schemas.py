@@ -580,7 +580,6 @@ class BootstrapOut(Schema):
     repository: BootstrapRepository
     work_branch: str
     base_commit: str
-    restore_from: str
     restore: BootstrapRestore | None
     depth: int
     approval: Approval

@@ -405,6 +405,16 @@ class CheckpointCreated(Fact, frozen=True, kw_only=True):
     parent_id: str = ""
 
 
+class CheckpointFailed(Fact, frozen=True, kw_only=True):
+    """The work could not be kept: no checkpoint was made. The files are still in the sandbox; the task goes on, or ends as it did."""
+
+    TYPE = "checkpoint.failed"
+    checkpoint_id: str
+    task_id: str
+    reason: CheckpointReason
+    failure: Failure
+
+
 class ArtifactStored(Fact, frozen=True, kw_only=True):
     """A named blob of the session was written; a later one of the same name replaces it."""
 

@@ -359,6 +359,12 @@ def _(fact: facts.CheckpointRequested, state: SessionState, record: Record) -> C
 
 
 @_changes.register
+def _(fact: facts.CheckpointFailed, state: SessionState, record: Record) -> Changes:
+    wanted = state.wanted_checkpoint
+    return {"wanted_checkpoint": None} if wanted and wanted.id == fact.checkpoint_id else {}
+
+
+@_changes.register
 def _(fact: facts.ArtifactStored, state: SessionState, record: Record) -> Changes:
     artifact = Artifact(
         name=fact.name, sha256=fact.sha256, size_bytes=fact.size_bytes, media_type=fact.media_type

@@ -32,6 +32,7 @@ REPORTABLE: tuple[type[Fact], ...] = (
     facts.AgentRetried,
     facts.AgentRestarted,
     facts.CheckpointCreated,
+    facts.CheckpointFailed,
     facts.SandboxRestored,
 )
 """What a runner may say; everything else from it is a breach of the protocol."""
@@ -121,6 +122,16 @@ def _(fact: facts.CheckpointCreated, draft: Draft, frame: Cursor | None) -> None
     chain = len(state.chain(fact.parent_id)) + 1 if fact.parent_id else 1
     if fact.reason is CheckpointReason.FORK or (fact.parent_id and chain == 1) or chain > CHAIN:
         lose(draft, f"its runner made a checkpoint that builds on {fact.parent_id[:80]!r}, {chain} deep")
+        return
+    draft.add(fact, actor=AGENT, frame=frame)
+    if draft.state.wanted_checkpoint is None:
+        recovery.freeze(draft)
+
+
+@report.register
+def _(fact: facts.CheckpointFailed, draft: Draft, frame: Cursor | None) -> None:
+    if fact.task_id and draft.state.task(fact.task_id) is None:
+        lose(draft, f"its runner spoke of a task {fact.task_id[:80]!r} that this session does not have")
         return
     draft.add(fact, actor=AGENT, frame=frame)
     if draft.state.wanted_checkpoint is None:

@@ -1,5 +1,6 @@
 """The configuration that OpenCode runs with; it has no secret in it, only the name of the variable that holds one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ship_runner.control import Provider
@@ -24,8 +25,19 @@ ENVIRONMENT = {
 """Variables that keep OpenCode to itself: no updates, downloads, sharing or plugins; the question tool works."""
 
 
-def configuration(providers: tuple[Provider, ...], default_model: str, approval: str) -> dict[str, Any]:
-    """OpenCode's configuration document, https://opencode.ai/docs/config."""
+TOOLS_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+"""A call that waits for another session may take days; OpenCode would give it up after a minute."""
+
+
+def configuration(
+    providers: tuple[Provider, ...],
+    default_model: str,
+    approval: str,
+    *,
+    tools: tuple[str, ...] = (),
+    tools_environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """OpenCode's configuration document, https://opencode.ai/docs/config. ``tools`` is the command of the runner's own tools."""
     document: dict[str, Any] = {
         "autoupdate": False,
         "share": "disabled",
@@ -36,6 +48,15 @@ def configuration(providers: tuple[Provider, ...], default_model: str, approval:
         "provider": {provider.name: _provider(provider) for provider in providers},
         **_permissions(approval),
     }
+    if tools:
+        document["mcp"] = {
+            "ship": {
+                "type": "local",
+                "command": list(tools),
+                "environment": dict(tools_environment or {}),
+                "timeout": TOOLS_TIMEOUT_MS,
+            }
+        }
     if default_model:
         document.update(model=default_model, small_model=default_model)
     return document

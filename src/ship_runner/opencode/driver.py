@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from ship_runner.control import Bootstrap
 from ship_runner.facts import Delta
 from ship_runner.failures import RunnerFailure
 from ship_runner.git import bearer_header
-from ship_runner.opencode import mapping
+from ship_runner.opencode import mapping, memory
 from ship_runner.opencode.configuration import ENVIRONMENT, TOKEN_VARIABLE, configuration
 from ship_runner.opencode.process import AgentProcess
 from ship_runner.opencode.turn import Turn
@@ -44,10 +45,12 @@ class OpenCode:
         self._bootstrap = bootstrap
         home = Path(os.environ.get("HOME", "/home/user"))
         self._process = AgentProcess(settings.opencode, settings.state, home)
+        self._data = memory.data_folder(os.environ, home)
         self._starting = asyncio.Lock()
         self._turn: Turn | None = None
         self._stream: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
+        self._killing: asyncio.Task[None] | None = None
         self._had_one = False
         self._cpu_s = 0.0
 
@@ -83,7 +86,13 @@ class OpenCode:
     def _terms(self) -> tuple[dict[str, Any], dict[str, str]]:
         """The configuration and the environment that OpenCode is to have."""
         bootstrap = self._bootstrap()
-        document = configuration(bootstrap.providers, bootstrap.default_model, bootstrap.approval)
+        document = configuration(
+            bootstrap.providers,
+            bootstrap.default_model,
+            bootstrap.approval,
+            tools=(*self._settings.program, "mcp"),
+            tools_environment={"SHIP_URL": self._settings.url},
+        )
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -107,6 +116,25 @@ class OpenCode:
         self._warming = asyncio.create_task(self._warm())
         return str(answer["id"])
 
+    async def resume(self, conversation: str) -> bool:
+        await self.start()
+        try:
+            answer = await self._request("GET", f"/session/{quote(conversation)}/message")
+        except httpx.HTTPError as error:
+            raise RunnerFailure("agent_start_failed", f"The agent does not answer: {error!r}") from error
+        self._warming = asyncio.create_task(self._warm())
+        return answer.status_code == 200
+
+    async def save_memory(self, conversation: str, path: Path) -> None:
+        await asyncio.to_thread(memory.save, self._data, conversation, path)
+
+    async def restore_memory(self, path: Path) -> str:
+        return await asyncio.to_thread(memory.restore, path, self._data)
+
+    async def forget(self) -> None:
+        await self.stop()
+        await asyncio.to_thread(shutil.rmtree, self._data, ignore_errors=True)
+
     async def _warm(self) -> None:
         """The first look into a folder loads providers and tools; done now, the first prompt need not wait for it."""
         for path in ("/config/providers", "/agent"):
@@ -127,11 +155,13 @@ class OpenCode:
         finally:
             turn.closed = True
             self._turn = None
+            if self._killing is not None:
+                self._killing.cancel()
 
     async def _follow(self, turn: Turn) -> Outcome:
         """Prompt, then look whenever something stirs."""
         try:
-            if turn.abort_by is None and not await self._has_message(turn.run.conversation, turn.run.message):
+            if not turn.aborting and not await self._has_message(turn.run.conversation, turn.run.message):
                 await self._prompt(turn.run, turn.run.message, turn.run.text)
             turn.reread = True
             turn.stirred.set()
@@ -153,7 +183,7 @@ class OpenCode:
                 outcome = None
             if outcome is not None:
                 return turn.verdict or (
-                    Outcome("aborted") if turn.abort_by and outcome.kind != "completed" else outcome
+                    Outcome("aborted") if turn.aborting and outcome.kind != "completed" else outcome
                 )
             if disturbed := self._disturbed(turn):
                 return await self._revive(turn, disturbed)
@@ -161,7 +191,7 @@ class OpenCode:
     async def _wait(self, turn: Turn) -> None:
         """Until something stirs, the process dies, or it is time to look anyhow."""
         waits = {asyncio.create_task(turn.stirred.wait()), asyncio.create_task(self._process.dead.wait())}
-        pause = min(LOOK_S, self._settings.hung_after_s / 2) if turn.abort_by is None else 0.2
+        pause = min(LOOK_S, self._settings.hung_after_s / 2) if not turn.aborting else 0.2
         try:
             await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -170,7 +200,7 @@ class OpenCode:
 
     async def _look(self, turn: Turn) -> Outcome | None:
         """How the run has ended, or None while it goes on."""
-        if turn.verdict is not None and turn.abort_by is None:
+        if turn.verdict is not None and not turn.aborting:
             await self.abort()
         if await self._busy(turn.run.conversation):
             if turn.reread:
@@ -182,7 +212,7 @@ class OpenCode:
             turn.stirred.set()
             return None
         outcome = mapping.idle_outcome(messages, turn.last_message, turn.error)
-        if outcome in (None, mapping.STOPPED) and turn.abort_by is not None:
+        if outcome in (None, mapping.STOPPED) and turn.aborting:
             outcome = Outcome("aborted")
         if outcome is None and time.monotonic() - turn.prompted_at > BEGIN_S:
             outcome = Outcome("interrupted", "connection", "The agent did not take up its work.")
@@ -210,8 +240,6 @@ class OpenCode:
         if frozen or used - self._cpu_s > 0.05 * LOOK_S or turn.waiting_for or turn.running_tools:
             turn.quiet_since = now
         self._cpu_s, turn.looked_at = used, now
-        if turn.abort_by is not None and now > turn.abort_by:
-            return Restart("hung", "The agent did not stop when it was asked to.")
         if now - turn.quiet_since > self._settings.hung_after_s and time.time() * 1000 > turn.retry_until_ms:
             return Restart("hung", f"The agent did nothing for {self._settings.hung_after_s:.0f} s.")
         return self._outgrown()
@@ -230,7 +258,7 @@ class OpenCode:
         turn.read(messages, over=True)
         if turn.verdict is not None:
             return turn.verdict
-        if turn.abort_by is not None:
+        if turn.aborting:
             return Outcome("aborted")
         return Outcome("interrupted", why.code, why.reason)
 
@@ -266,10 +294,19 @@ class OpenCode:
         turn = self._turn
         if turn is None:
             return
-        turn.abort_by = turn.abort_by or time.monotonic() + ABORT_S
         turn.stirred.set()
+        if not turn.aborting:
+            turn.aborting = True
+            self._killing = asyncio.create_task(self._kill_unless_ended(turn))
         with contextlib.suppress(RunnerFailure):
             await self._call("POST", f"/session/{turn.run.conversation}/abort")
+
+    async def _kill_unless_ended(self, turn: Turn) -> None:
+        """The last rung: an agent that has not stopped in time is killed with its commands, wherever its run waits just then."""
+        await asyncio.sleep(ABORT_S)
+        if self._turn is turn and turn.sink.has_room:
+            log.warning("the agent did not stop when it was asked to; it is killed")
+            self._process.kill()
 
     async def answer(self, request_id: str, answer: Mapping[str, Any]) -> None:
         await self.start()

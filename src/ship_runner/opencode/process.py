@@ -121,6 +121,11 @@ class AgentProcess:
         self._file.unlink(missing_ok=True)
         await self._close()
 
+    def kill(self) -> None:
+        """Kill it and everything that it started; ``dead`` is set soon after."""
+        if self._record is not None:
+            _kill_all(self._record)
+
     async def let_go(self) -> None:
         """Close what we hold of it and leave it running."""
         await self._close()

@@ -33,7 +33,7 @@ class Turn:
         self.closed = False
         self.reread = False
         self.verdict: Outcome | None = None
-        self.abort_by: float | None = None
+        self.aborting = False
         self.error: Json | None = None
         self.last_message = run.message
         self.prompted_at = time.monotonic()

@@ -100,6 +100,12 @@ export interface EventData {
     agent_artifact?: string;
     parent_id?: string;
   };
+  "checkpoint.failed": {
+    checkpoint_id: string;
+    task_id: string;
+    reason: CheckpointReason;
+    failure: Failure;
+  };
   "artifact.stored": { name: string; sha256: string; size_bytes: number; media_type: string };
   "model.called": {
     task_id: string;
@@ -196,6 +202,7 @@ export const EVENT_TYPES = Object.keys({
   "agent.restarted": true,
   "checkpoint.requested": true,
   "checkpoint.created": true,
+  "checkpoint.failed": true,
   "artifact.stored": true,
   "model.called": true,
   "child.started": true,

@@ -922,8 +922,6 @@ export interface components {
             providers: components["schemas"]["BootstrapProvider"][];
             repository: components["schemas"]["BootstrapRepository"];
             restore: components["schemas"]["BootstrapRestore"] | null;
-            /** Restore From */
-            restore_from: string;
             /** Session Id */
             session_id: string;
             /** Title */
@@ -1043,6 +1041,30 @@ export interface components {
             v: 2;
         };
         /**
+         * CheckpointFailed
+         * @description The work could not be kept: no checkpoint was made. The files are still in the sandbox; the task goes on, or ends as it did.
+         */
+        CheckpointFailed: {
+            checkpoint_id: string;
+            failure: components["schemas"]["Failure"];
+            reason: components["schemas"]["CheckpointReason"];
+            task_id: string;
+        };
+        CheckpointFailedRecord: {
+            actor: components["schemas"]["ActorOut"];
+            at_ms: number;
+            data: components["schemas"]["CheckpointFailed"];
+            frame: components["schemas"]["CursorOut"] | null;
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "CheckpointFailedRecord";
+            /** @constant */
+            v: 1;
+        };
+        /**
          * CheckpointOut
          * @description The newest point that can be restored.
          */
@@ -1060,10 +1082,11 @@ export interface components {
         };
         /**
          * CheckpointReason
-         * @description Why a checkpoint was made: a task ended, a person or a pause asked for it, or a fork began with it.
+         * @description Why a checkpoint was made: a task ended, it was time for one in a long task, a person or a pause asked for it, or a fork
+         *     began with it.
          * @enum {string}
          */
-        CheckpointReason: "task" | "asked" | "pause" | "fork";
+        CheckpointReason: "task" | "time" | "asked" | "pause" | "fork";
         /**
          * CheckpointRequested
          * @description A checkpoint of the workspace as it stands is wanted, also in the middle of a task.
@@ -1650,7 +1673,7 @@ export interface components {
             /** @constant */
             v: 1;
         };
-        Record: components["schemas"]["SessionCreatedRecord"] | components["schemas"]["SessionFailedRecord"] | components["schemas"]["SessionPausedRecord"] | components["schemas"]["SessionResumedRecord"] | components["schemas"]["SessionArchivedRecord"] | components["schemas"]["SandboxRequestedRecord"] | components["schemas"]["SandboxCreatedRecord"] | components["schemas"]["SandboxStepStartedRecord"] | components["schemas"]["SandboxStepFinishedRecord"] | components["schemas"]["SandboxReadyRecord"] | components["schemas"]["SandboxFailedRecord"] | components["schemas"]["SandboxLostRecord"] | components["schemas"]["SandboxPausedRecord"] | components["schemas"]["SandboxResumedRecord"] | components["schemas"]["SandboxRestoredRecord"] | components["schemas"]["TaskQueuedRecord"] | components["schemas"]["TaskEditedRecord"] | components["schemas"]["TaskMovedRecord"] | components["schemas"]["TaskStartedRecord"] | components["schemas"]["TaskSteeredRecord"] | components["schemas"]["TaskInterruptedRecord"] | components["schemas"]["TaskLimitReachedRecord"] | components["schemas"]["TaskStuckRecord"] | components["schemas"]["TaskCancelRequestedRecord"] | components["schemas"]["TaskCompletedRecord"] | components["schemas"]["TaskFailedRecord"] | components["schemas"]["TaskCancelledRecord"] | components["schemas"]["MessagePostedRecord"] | components["schemas"]["TextFinishedRecord"] | components["schemas"]["ReasoningFinishedRecord"] | components["schemas"]["ToolStartedRecord"] | components["schemas"]["ToolFinishedRecord"] | components["schemas"]["TodosUpdatedRecord"] | components["schemas"]["RequestAskedRecord"] | components["schemas"]["RequestAnsweredRecord"] | components["schemas"]["RequestWithdrawnRecord"] | components["schemas"]["AgentRetriedRecord"] | components["schemas"]["AgentRestartedRecord"] | components["schemas"]["CheckpointRequestedRecord"] | components["schemas"]["CheckpointCreatedRecord"] | components["schemas"]["ArtifactStoredRecord"] | components["schemas"]["ModelCalledRecord"] | components["schemas"]["ChildStartedRecord"] | components["schemas"]["ChildFinishedRecord"] | components["schemas"]["EffectFailedRecord"];
+        Record: components["schemas"]["SessionCreatedRecord"] | components["schemas"]["SessionFailedRecord"] | components["schemas"]["SessionPausedRecord"] | components["schemas"]["SessionResumedRecord"] | components["schemas"]["SessionArchivedRecord"] | components["schemas"]["SandboxRequestedRecord"] | components["schemas"]["SandboxCreatedRecord"] | components["schemas"]["SandboxStepStartedRecord"] | components["schemas"]["SandboxStepFinishedRecord"] | components["schemas"]["SandboxReadyRecord"] | components["schemas"]["SandboxFailedRecord"] | components["schemas"]["SandboxLostRecord"] | components["schemas"]["SandboxPausedRecord"] | components["schemas"]["SandboxResumedRecord"] | components["schemas"]["SandboxRestoredRecord"] | components["schemas"]["TaskQueuedRecord"] | components["schemas"]["TaskEditedRecord"] | components["schemas"]["TaskMovedRecord"] | components["schemas"]["TaskStartedRecord"] | components["schemas"]["TaskSteeredRecord"] | components["schemas"]["TaskInterruptedRecord"] | components["schemas"]["TaskLimitReachedRecord"] | components["schemas"]["TaskStuckRecord"] | components["schemas"]["TaskCancelRequestedRecord"] | components["schemas"]["TaskCompletedRecord"] | components["schemas"]["TaskFailedRecord"] | components["schemas"]["TaskCancelledRecord"] | components["schemas"]["MessagePostedRecord"] | components["schemas"]["TextFinishedRecord"] | components["schemas"]["ReasoningFinishedRecord"] | components["schemas"]["ToolStartedRecord"] | components["schemas"]["ToolFinishedRecord"] | components["schemas"]["TodosUpdatedRecord"] | components["schemas"]["RequestAskedRecord"] | components["schemas"]["RequestAnsweredRecord"] | components["schemas"]["RequestWithdrawnRecord"] | components["schemas"]["AgentRetriedRecord"] | components["schemas"]["AgentRestartedRecord"] | components["schemas"]["CheckpointRequestedRecord"] | components["schemas"]["CheckpointCreatedRecord"] | components["schemas"]["CheckpointFailedRecord"] | components["schemas"]["ArtifactStoredRecord"] | components["schemas"]["ModelCalledRecord"] | components["schemas"]["ChildStartedRecord"] | components["schemas"]["ChildFinishedRecord"] | components["schemas"]["EffectFailedRecord"];
         /**
          * RecordOut
          * @description One event; ``docs/protocol.md`` lists the types and their data.

@@ -1,0 +1,54 @@
+"""What the agent is told about what happened to it, in words that a model can act on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CONTINUE = (
+    "You were interrupted; a command that was running may have been ended. Look at what is done already and continue "
+    "with the task where you left off. Do not start over."
+)
+
+
+def news(lost: Sequence[str], *, remembers: bool, summary: str) -> dict[str, Any]:
+    """What the next prompt is to tell after a restore, as a note of the spool. ``summary`` is of the conversation so far, for an agent
+    that does not remember it."""
+    return {"lost": list(lost), "summary": "" if remembers else summary}
+
+
+def first_words(text: str, told: Mapping[str, Any] | None, *, recovered: bool) -> str:
+    """The text that a task starts with. ``told`` is the note ``news``, where a checkpoint was restored since the last task;
+    ``recovered`` says that the sandbox died while this very task ran."""
+    if recovered:
+        return _recovered(text, told)
+    if told is None:
+        return text
+    happened = f"{_replaced(told)} Where you need what is lost, make or start it again."
+    return f"{text}\n\n<note>\n{happened}\n</note>{_earlier(told)}"
+
+
+def _recovered(text: str, told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        happened = (
+            "Your sandbox was lost while you worked on the task below and has been replaced by a new one. Nothing was kept of the "
+            "work on this task: the repository is as it was at the beginning."
+        )
+    else:
+        happened = f"You were interrupted in the middle of the task below. {_replaced(told)}"
+    return (
+        f"{happened} Look at what is there, do again what is missing, and go on with the task. Do not start over where work is "
+        f"done already.{_earlier(told)}\n\nThe task:\n\n{text}"
+    )
+
+
+def _replaced(told: Mapping[str, Any]) -> str:
+    lost = "; ".join(told["lost"])
+    return (
+        "Your sandbox was lost and has been replaced by a new one. Files, branches and staged changes are back as they were at the "
+        f"last checkpoint; what came after it is lost, and so is this: {lost}."
+    )
+
+
+def _earlier(told: Mapping[str, Any] | None) -> str:
+    if told is None or not told["summary"]:
+        return ""
+    return f"\n\nWhat was said so far, which you do not remember:\n\n<conversation>\n{told['summary']}\n</conversation>"
