@@ -105,7 +105,7 @@ class FakeControlPlane:
         for socket in list(self._sockets):
             await socket.close(1012)
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float = 40) -> Any:
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 90) -> Any:
         """Wait until something of what arrived makes the condition true; its value."""
         async with self._changed:
             try:
@@ -116,7 +116,7 @@ class FakeControlPlane:
                 raise AssertionError(f"it did not come; what came:\n{seen}") from None
         return condition()
 
-    async def end_of(self, task_id: str, timeout_s: float = 40) -> Fact:
+    async def end_of(self, task_id: str, timeout_s: float = 90) -> Fact:
         """The fact that ends a task."""
         ends = {"task.completed", "task.failed", "task.cancelled"}
 

@@ -41,7 +41,7 @@ class Runner:
 
     async def ready(self) -> None:
         await self.start()
-        await self.plane.until(lambda: self.plane.of("sandbox.ready"), 60)
+        await self.plane.until(lambda: self.plane.of("sandbox.ready"))
 
     def child(self) -> int:
         """The process that does the work, below its keeper."""

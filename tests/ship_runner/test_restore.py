@@ -15,7 +15,7 @@ from tests.ship_runner.scripted import Turn, turns
 from tests.ship_runner.test_gitstate import described
 from tests.ship_runner.test_runner_life import bash, each_part_once
 
-pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(loop_scope="module")
