@@ -67,8 +67,11 @@ export const SESSION: Handlers<TypesOf<"session" | "message" | "checkpoint" | "a
     ...state,
     wanted_checkpoint: { id: data.checkpoint_id, reason: data.reason },
   }),
-  "checkpoint.failed": (state, data, record) =>
-    add(state, line(record, "warning", "No checkpoint could be made", data.failure.reason)),
+  "checkpoint.failed": (state, data, record) => {
+    const isWanted = state.wanted_checkpoint?.id === data.checkpoint_id;
+    const next = { ...state, wanted_checkpoint: isWanted ? null : state.wanted_checkpoint };
+    return add(next, line(record, "warning", "No checkpoint could be made", data.failure.reason));
+  },
   "checkpoint.created": (state, data, record) => {
     const { checkpoint_id: id, task_id, commit, base_commit, files, reason = "task" } = data;
     const { seq, at_ms } = record;
