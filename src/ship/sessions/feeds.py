@@ -351,6 +351,8 @@ class Feeds:
         feed.unused = False
         try:
             await feed.reach(head)
+            if feed.seen < head:
+                raise Unavailable("the log cannot be read", code=End.UNAVAILABLE.value, hint="Try again.")
         except BaseException:
             self.leave(follower)
             raise
