@@ -3,10 +3,12 @@
 ``plant`` is called in the node's process before it serves, ``arm`` in the test's.
 """
 
+import asyncio
 import functools
+import inspect
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +59,7 @@ def plant(folder: Path) -> None:
         _wrap(store, "finish_alarm", before=lambda: at("alarm_fired"))
     _wrap(Effects, "perform", after=lambda _: at("effect_reported"))
     _wrap(FolderSandboxHost, "create", after=lambda _: at("sandbox_made"))
-    write = sqlite_store._append
-
-    def in_transaction(*arguments: Any) -> None:
-        write(*arguments)
-        at("mid_append")
-
-    sqlite_store._append = in_transaction
+    _wrap(sqlite_store, "append_all", after=lambda _: at("mid_append"))
 
 
 def _at(folder: Path, point: str) -> None:
@@ -84,10 +80,24 @@ def _wrap(
 ) -> None:
     real = getattr(owner, name)
 
+    async def awaited(coming: Awaitable[Any]) -> Any:
+        outcome = await coming
+        after(outcome)
+        return outcome
+
     @functools.wraps(real)
-    async def wrapped(*arguments: Any, **named: Any) -> Any:
+    def wrapped(*arguments: Any, **named: Any) -> Any:
         before()
-        outcome = await real(*arguments, **named)
+        outcome = real(*arguments, **named)
+        if isinstance(
+            outcome, asyncio.Future
+        ):  # what waits for it already, waits on: we are told before it is
+            outcome.add_done_callback(
+                lambda done: done.cancelled() or done.exception() or after(done.result())
+            )
+            return outcome
+        if inspect.isawaitable(outcome):
+            return awaited(outcome)
         after(outcome)
         return outcome
 
