@@ -1,22 +1,21 @@
 """Made-up sessions, one for each state that the web app draws."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
+
+import msgspec
+
+from ship.events import decode
+from ship.sessions import views
+from ship.sessions.fold import fold
+from ship.sessions.state import SessionState
 
 Json = dict[str, Any]
 USAGE = {
     "model_calls": 1, "input_tokens": 4210, "output_tokens": 388, "reasoning_tokens": 40,
     "cache_read_tokens": 3100, "cache_write_tokens": 0, "cost_usd": 0.021,
-}  # fmt: skip
-ENDED = {"task.completed": "ready", "task.failed": "ready", "task.cancelled": "ready"}
-STATES = {
-    **ENDED, "sandbox.requested": "provisioning", "sandbox.ready": "ready", "task.started": "running",
-    "session.failed": "failed", "session.archived": "archived",
-}  # fmt: skip
-LAST_TASK = {
-    "task.queued": "queued", "task.started": "running", "task.completed": "completed", "task.failed": "failed",
-    "task.cancelled": "cancelled",
 }  # fmt: skip
 
 
@@ -169,29 +168,22 @@ class Scene:
             files=files, diff_artifact="t1.diff", bundle_artifact="",
         )  # fmt: skip
 
+    def state(self, seq: int | None = None) -> SessionState:
+        """What the log folds to, or what so many events of it do."""
+        state = fold(decode(json.dumps(record)) for record in self.records[:seq])
+        assert state is not None
+        return state
+
     def summary(self) -> Json:
         """The session's line in the list."""
-        kinds = [record["type"] for record in self.records]
-        status = next((STATES[kind] for kind in reversed(kinds) if kind in STATES), "created")
-        failed = [record["data"]["failure"] for record in self.records if record["type"] == "session.failed"]
-        files = next(
-            (r["data"]["files"] for r in reversed(self.records) if r["type"] == "checkpoint.created"), []
-        )
-        return {
-            "id": self.id, "title": self.title, "status": status, "failure": failed[-1] if failed else None,
-            "repository": self.repository, "model": "anthropic/claude-sonnet-5", "created_by": "mara",
-            "created_at_ms": self.records[0]["at_ms"], "updated_at_ms": self.records[-1]["at_ms"], "head_seq": len(self.records),
-            "open_requests": kinds.count("request.asked") - kinds.count("request.answered"),
-            "last_task_status": next((LAST_TASK[kind] for kind in reversed(kinds) if kind in LAST_TASK), None),
-            "running_task": "t1" if status == "running" else None, "queued_tasks": 0, "files_changed": len(files),
-            "additions": sum(file["additions"] for file in files), "deletions": sum(file["deletions"] for file in files),
-        }  # fmt: skip
+        line: Json = json.loads(msgspec.json.encode(views.summary(self.id, self.state())))
+        return line
 
 
 def scenes() -> list[Scene]:
     """Every state once."""
     return [
-        running(), asking(), questioning(), done(), task_failed(), stopped(), starting(), failed(), lost(), long(), archived(),
+        running(), life(), paused(), asking(), questioning(), done(), task_failed(), stopped(), starting(), failed(), lost(), long(), archived(),
     ]  # fmt: skip
 
 
@@ -296,6 +288,30 @@ def running() -> Scene:
         "plan",
     )
     scene.has_diff = True
+    return scene
+
+
+def life() -> Scene:
+    """All that can befall a session: the log that the tests of the folds share, ended a moment ago."""
+    lines = (Path(__file__).parents[2] / "tests/golden/streams/life.jsonl").read_text().splitlines()
+    records: list[Json] = [json.loads(line) for line in lines]
+    later_ms = int(time.time() * 1000) - records[-1]["at_ms"] - 20_000
+    scene = Scene("ses_life", "Port the tests", "/srv/git/app")
+    scene.records = [{**record, "at_ms": record["at_ms"] + later_ms} for record in records]
+    scene.queue("Then write down what was learned, " + "with every detail that matters later, " * 8, "t6")
+    scene.queue("And tidy up", "t7", "plan")
+    scene.has_diff = True
+    return scene
+
+
+def paused() -> Scene:
+    scene = Scene("ses_paused", "Replace the home-grown cache", "https://github.com/acme/portal.git", 40)
+    scene.queue("Replace the home-grown cache by the one of the framework")
+    scene.provision()
+    scene.add("task.started", task_id="t1")
+    scene.say("I'll look at who calls the cache.")
+    scene.add("session.paused", "mara", reason="asked")
+    scene.add("sandbox.paused", generation=1)
     return scene
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import uvicorn
-from fastapi import APIRouter, FastAPI, Request, WebSocket
+from fastapi import APIRouter, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from scenes import DIFF, FILES, Scene, scenes
 from starlette.websockets import WebSocketDisconnect
@@ -166,20 +166,48 @@ async def content(path: str) -> Response:
     return PlainTextResponse(FILES[path], media_type="application/octet-stream")
 
 
+NO_LIMITS = {"time_s": 0, "tokens": 0, "cost_usd": 0.0}
+
+
 @api.post("/sessions/{session_id}/tasks", status_code=202)
 async def task(request: Request, session_id: str) -> Json:
     body = await request.json()
     world: World = request.app.state.world
+    await _wake(world, session_id, "task")
     if body.get("mode") == "steer":
         steer = {"task_id": "t1", "steer_id": f"s{time.time_ns()}", "text": body["prompt"]}
         return {"task_id": "t1", "seq": await world.append(session_id, "task.steered", **steer)}
     queued = {
         "task_id": f"t{time.time_ns()}",
         "prompt": body["prompt"],
-        "model": "scripted/demo",
-        "agent": "build",
+        "model": body.get("model") or "scripted/demo",
+        "agent": body.get("agent") or "build",
+        "limits": {**NO_LIMITS, **(body.get("limits") or {})},
     }
     return {"task_id": queued["task_id"], "seq": await world.append(session_id, "task.queued", **queued)}
+
+
+@api.patch("/sessions/{session_id}/tasks/{task_id}", status_code=202)
+async def edit(request: Request, session_id: str, task_id: str) -> Json:
+    world: World = request.app.state.world
+    known = world.sessions[session_id].state().task(task_id)
+    assert known is not None
+    limits = {"time_s": known.limits.time_s, "tokens": known.limits.tokens, "cost_usd": known.limits.cost_usd}
+    edited = {
+        "prompt": known.prompt,
+        "model": known.model,
+        "agent": known.agent,
+        "limits": limits,
+        **await request.json(),
+    }
+    return {"seq": await world.append(session_id, "task.edited", task_id=task_id, **edited)}
+
+
+@api.post("/sessions/{session_id}/tasks/{task_id}/move", status_code=202)
+async def move(request: Request, session_id: str, task_id: str) -> Json:
+    before = (await request.json())["before"]
+    world: World = request.app.state.world
+    return {"seq": await world.append(session_id, "task.moved", task_id=task_id, before=before)}
 
 
 @api.post("/sessions/{session_id}/tasks/{task_id}/cancel", status_code=202)
@@ -188,6 +216,85 @@ async def cancel(request: Request, session_id: str, task_id: str) -> Json:
     is_running = world.sessions[session_id].summary()["running_task"] == task_id
     kind = "task.cancel_requested" if is_running else "task.cancelled"
     return {"seq": await world.append(session_id, kind, task_id=task_id)}
+
+
+@api.post("/sessions/{session_id}/pause", status_code=202)
+async def pause(request: Request, session_id: str) -> Json:
+    world: World = request.app.state.world
+    await world.append(session_id, "session.paused", reason="asked")
+    generation = world.sessions[session_id].state().sandbox.generation
+    return {"seq": await world.append(session_id, "sandbox.paused", generation=generation)}
+
+
+@api.post("/sessions/{session_id}/resume", status_code=202)
+async def resume(request: Request, session_id: str) -> Json:
+    await _wake(request.app.state.world, session_id, "asked")
+    return {"seq": len(request.app.state.world.sessions[session_id].records)}
+
+
+async def _wake(world: World, session_id: str, reason: str) -> None:
+    state = world.sessions[session_id].state()
+    if state.status == "paused":
+        await world.append(session_id, "session.resumed", reason=reason)
+        generation = state.sandbox.generation
+        await world.append(session_id, "sandbox.resumed", generation=generation, memory=True)
+
+
+@api.post("/sessions/{session_id}/checkpoints", status_code=202)
+async def checkpoint(request: Request, session_id: str) -> Json:
+    world: World = request.app.state.world
+    wanted = {"checkpoint_id": f"c{time.time_ns()}", "reason": "asked"}
+    await world.append(session_id, "checkpoint.requested", **wanted)
+    made = {"task_id": "", "commit": "9d0e77", "base_commit": "3f9c2ab81d", "files": [], "diff_artifact": ""}
+    return {**wanted, "seq": await world.append(session_id, "checkpoint.created", **wanted, **made)}
+
+
+@api.post("/sessions/{session_id}/fork")
+async def fork(request: Request, session_id: str) -> Response:
+    body = await request.json()
+    if "refuse" in body.get("prompt", ""):
+        return problem(404, "checkpoint_not_found", "There is no such checkpoint.", "Choose a newer one.")
+    world: World = request.app.state.world
+    old = world.sessions[session_id]
+    title = body.get("title") or f"Fork of {old.title}"
+    scene = Scene(f"ses_{len(world.sessions)}", title, old.repository["source"])
+    origin = {"session_id": session_id, "checkpoint_id": body["checkpoint_id"], "seq": 20}
+    scene.records[0]["data"]["origin"] = origin
+    world.sessions[scene.id] = scene
+    await world.append(scene.id, "sandbox.requested", generation=1, reason="")
+    return JSONResponse({"id": scene.id}, 201)
+
+
+@api.get("/search")
+async def search(request: Request, q: str) -> Json:
+    if q.startswith("-"):
+        raise HTTPException(503)
+    found = []
+    for scene in request.app.state.world.sessions.values():
+        hits = [r for r in scene.records if q.lower() in _said(r).lower()]
+        if hits:
+            text = _said(hits[0])
+            at = text.lower().index(q.lower())
+            parts = [
+                (text[max(0, at - 60) : at], False),
+                (text[at : at + len(q)], True),
+                (text[at + len(q) :][:120], False),
+            ]
+            snippet = [{"text": text, "match": match} for text, match in parts if text]
+            found.append(
+                {
+                    "session": scene.summary(),
+                    "seq": hits[0]["seq"] % len(scene.records),
+                    "matches": len(hits),
+                    "snippet": snippet,
+                }
+            )
+    return {"items": found, "next_cursor": None}
+
+
+def _said(record: Json) -> str:
+    data = record["data"]
+    return str(data.get("text") or data.get("prompt") or data.get("title") or "")
 
 
 @api.post("/sessions/{session_id}/messages", status_code=201)

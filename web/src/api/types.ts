@@ -19,8 +19,11 @@ export type Child = Schemas["ChildOut"];
 export type Failure = Schemas["FailureOut"];
 export type FileEntry = Schemas["FileOut"];
 export type LimitKind = Schemas["LimitKind"];
+export type Found = Schemas["FoundOut"];
+export type FoundPage = Schemas["FoundPage"];
 export type Limits = Schemas["LimitsOut"];
 export type Models = Schemas["ModelPage"];
+export type NewFork = Schemas["ForkIn"];
 export type NewSession = Schemas["SessionIn"];
 export type NewTask = Schemas["TaskIn"];
 export type OpenRequest = Schemas["RequestOut"];
@@ -34,22 +37,7 @@ export type SessionSummary = Schemas["SessionSummaryOut"];
 export type Step = Schemas["StepOut"];
 export type Task = Schemas["TaskOut"];
 export type TaskAccepted = Schemas["TaskAccepted"];
+export type TaskChange = Schemas["TaskChange"];
 export type Todo = Schemas["TodoOut"];
 export type Usage = Schemas["UsageOut"];
 export type WantedCheckpoint = Schemas["WantedOut"];
-
-/** What a waiting task is changed to; what is left out stays. */
-export interface TaskChange {
-  prompt?: string;
-  model?: string;
-  agent?: AgentMode;
-  limits?: Limits;
-}
-
-/** A fork: where it begins, and what is different from there on. */
-export interface NewFork {
-  checkpoint_id?: string;
-  model?: string;
-  title?: string;
-  prompt?: string;
-}

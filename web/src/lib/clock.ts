@@ -1,4 +1,4 @@
-import { useEffect, useState } from "react";
+import { createContext, useContext, useEffect, useState } from "react";
 
 /** The time in milliseconds, renewed every `every_ms`; `undefined` stands still. */
 export function useNow(every_ms: number | undefined): number {
@@ -13,4 +13,14 @@ export function useNow(every_ms: number | undefined): number {
     };
   }, [every_ms]);
   return now;
+}
+
+/** The moment that is looked at; 0 is now. */
+export const Moment = createContext(0);
+
+/** The time as it was at the moment that is looked at, ticking each second where that is now. */
+export function useMoment(): number {
+  const moment = useContext(Moment);
+  const now = useNow(moment > 0 ? undefined : 1000);
+  return moment > 0 ? moment : now;
 }

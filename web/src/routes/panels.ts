@@ -1,5 +1,5 @@
 /** What stands beside the conversation, or on a phone in its place. */
-export const PANELS = ["chat", "diff", "files", "sandbox", "details"] as const;
+export const PANELS = ["chat", "diff", "files", "history", "sandbox", "details"] as const;
 
 export type Panel = (typeof PANELS)[number];
 

@@ -21,15 +21,16 @@ interface FilesPanelProps {
   sessionId: string;
   /** The sandbox stands: without one there are no files to look at. */
   hasWorkspace: boolean;
+  isPast: boolean;
 }
 
 /** The workspace: folders to walk through, files to read. */
-export function FilesPanel({ sessionId, hasWorkspace }: FilesPanelProps) {
+export function FilesPanel({ sessionId, hasWorkspace, isPast }: FilesPanelProps) {
   const [place, setPlace] = useState(ROOT);
   if (!hasWorkspace) {
     return (
       <Notice icon={FolderOpen} title="No workspace to look into">
-        The files can be read while the sandbox stands. What changed is in the diff.
+        {isPast ? "The files can be read as they are now." : "The files can be read while the sandbox stands and is awake."} What changed is in the diff.
       </Notice>
     );
   }

@@ -5,11 +5,13 @@ import { useId, useRef, useState, type SyntheticEvent } from "react";
 import { newKey } from "@/api/http";
 import { modelsQuery } from "@/api/queries";
 import { createSession } from "@/api/sessions";
-import type { Approval } from "@/api/types";
+import type { Approval, Limits } from "@/api/types";
 import { Button } from "@/components/button";
 import { asFailure, FailureBox } from "@/components/failure-box";
+import { LimitsControl } from "@/components/limits";
 import { Segmented, type Segment } from "@/components/segmented";
 import { Select, type Option } from "@/components/select";
+import { limitsText } from "@/lib/format";
 import { isSubmit, SUBMIT_KEYS, useSlashFocus } from "@/lib/hotkey";
 import { readChoices, rememberChoices } from "./choices";
 
@@ -34,6 +36,7 @@ export function NewTask() {
   const [chosenModel, setModel] = useState(remembered.model);
   const [agent, setAgent] = useState(remembered.agent);
   const [approval, setApproval] = useState(remembered.approval);
+  const [limits, setLimits] = useState<Limits>({ time_s: 0, tokens: 0, cost_usd: 0 });
   const promptField = useRef<HTMLTextAreaElement>(null);
   // One key as long as the form says the same: sending it twice starts one session.
   const key = useRef({ of: "", value: "" });
@@ -51,6 +54,7 @@ export function NewTask() {
         agent,
         approval,
         ...(model && { model }),
+        ...(limitsText(limits) && { limits }),
       };
       const same = JSON.stringify(session);
       if (key.current.of !== same) key.current = { of: same, value: newKey() };
@@ -145,6 +149,7 @@ export function NewTask() {
             options={APPROVALS}
             onChange={setApproval}
           />
+          <LimitsControl value={limits} onChange={setLimits} />
           <div className="ml-auto flex items-center gap-1">
             <kbd className="hidden px-2 font-sans text-xs text-ink-faint sm:inline">{SUBMIT_KEYS}</kbd>
             <Button type="submit" look="primary" disabled={!isComplete} busy={create.isPending}>

@@ -2,8 +2,19 @@
 
 import { useMutation } from "@tanstack/react-query";
 import { newKey } from "@/api/http";
-import { answerRequest, archiveSession, cancelTask, createTask, retrySession } from "@/api/sessions";
-import type { Answer, Task } from "@/api/types";
+import {
+  answerRequest,
+  archiveSession,
+  cancelTask,
+  createTask,
+  editTask,
+  moveTask,
+  pauseSession,
+  resumeSession,
+  retrySession,
+  takeCheckpoint,
+} from "@/api/sessions";
+import type { Answer, Task, TaskChange } from "@/api/types";
 import { toastFailure } from "@/components/failure-toast";
 
 export const useRetry = (id: string) =>
@@ -12,10 +23,31 @@ export const useRetry = (id: string) =>
 /** Queues what a task said as a new one. */
 export const useTask = (id: string) =>
   useMutation({
-    mutationFn: ({ prompt, model, agent }: Pick<Task, "prompt" | "model" | "agent">) =>
-      createTask(id, { prompt, model, agent }, newKey()),
+    mutationFn: ({ prompt, model, agent, limits }: Pick<Task, "prompt" | "model" | "agent" | "limits">) =>
+      createTask(id, { prompt, model, agent, limits }, newKey()),
     onError: toastFailure("The task was not queued"),
   });
+
+export const useEditTask = (id: string) =>
+  useMutation({
+    mutationFn: ({ taskId, change }: { taskId: string; change: TaskChange }) => editTask(id, taskId, change),
+    onError: toastFailure("The task was not changed"),
+  });
+
+export const useMoveTask = (id: string) =>
+  useMutation({
+    mutationFn: ({ taskId, before }: { taskId: string; before: string }) => moveTask(id, taskId, before),
+    onError: toastFailure("The task was not moved"),
+  });
+
+export const usePause = (id: string) =>
+  useMutation({ mutationFn: () => pauseSession(id), onError: toastFailure("The session was not paused") });
+
+export const useResume = (id: string) =>
+  useMutation({ mutationFn: () => resumeSession(id), onError: toastFailure("The session was not resumed") });
+
+export const useTakeCheckpoint = (id: string) =>
+  useMutation({ mutationFn: () => takeCheckpoint(id), onError: toastFailure("No checkpoint was taken") });
 
 export const useArchive = (id: string) =>
   useMutation({ mutationFn: () => archiveSession(id), onError: toastFailure("The session was not archived") });

@@ -1,24 +1,17 @@
-import { useMutation, useQuery } from "@tanstack/react-query";
-import { ArrowUp, Bot, Hammer, NotebookPen, Square } from "lucide-react";
+import { useMutation } from "@tanstack/react-query";
+import { ArrowUp, Pause, Play, Square } from "lucide-react";
 import { useRef, useState } from "react";
 import { newKey } from "@/api/http";
-import { modelsQuery } from "@/api/queries";
 import { createTask, postNote } from "@/api/sessions";
-import type { AgentMode } from "@/api/types";
 import { Button } from "@/components/button";
 import { toastFailure } from "@/components/failure-toast";
 import { Segmented, type Segment } from "@/components/segmented";
-import { Select, type Option } from "@/components/select";
 import { isSubmit, SUBMIT_KEYS, useSlashFocus } from "@/lib/hotkey";
-import { useCancelTask } from "./actions";
+import { useCancelTask, useResume } from "./actions";
 import { runningTask, type SessionState } from "./state";
+import { TaskChoices, type Choices } from "./task-choices";
 
 type Mode = "queue" | "steer" | "note";
-
-const AGENTS: Option<AgentMode>[] = [
-  { value: "build", label: <Labelled icon={Hammer} text="Build" />, description: "The agent changes files." },
-  { value: "plan", label: <Labelled icon={NotebookPen} text="Plan" />, description: "The agent only reads." },
-];
 
 const PLACEHOLDERS: Record<Mode, string> = {
   queue: "What next?",
@@ -28,27 +21,26 @@ const PLACEHOLDERS: Record<Mode, string> = {
 
 /** Where follow-ups, words to the running task and notes are written, and where it is stopped. */
 export function Composer({ session }: { session: SessionState }) {
-  const models = useQuery(modelsQuery);
   const running = runningTask(session);
   const [chosenMode, setMode] = useState<Mode>("queue");
   const [text, setText] = useState("");
-  const [agent, setAgent] = useState<AgentMode>("build");
-  const [chosenModel, setModel] = useState("");
+  const [chosen, setChosen] = useState<Partial<Choices>>({});
   const field = useRef<HTMLTextAreaElement>(null);
   const key = useRef({ of: "", value: "" });
   const cancel = useCancelTask(session.id);
   useSlashFocus(field);
 
   const mode = chosenMode === "steer" && !running ? "queue" : chosenMode;
-  const model = chosenModel || session.model;
-  const items = models.data?.items ?? [];
+  const choices: Choices = { agent: "build", model: session.model, limits: session.limits, ...chosen };
+  // What the session says of limits anyway need not be said again.
+  const wanted = { agent: choices.agent, model: choices.model, ...(chosen.limits && { limits: chosen.limits }) };
   const send = useMutation({
     mutationFn: async () => {
       const prompt = text.trim();
-      const same = JSON.stringify([mode, prompt, agent, model]);
+      const same = JSON.stringify([mode, prompt, wanted]);
       if (key.current.of !== same) key.current = { of: same, value: newKey() };
       if (mode === "note") await postNote(session.id, prompt, key.current.value);
-      else await createTask(session.id, { prompt, mode, ...(mode === "queue" && { agent, model }) }, key.current.value);
+      else await createTask(session.id, { prompt, mode, ...(mode === "queue" && wanted) }, key.current.value);
     },
     onSuccess: () => {
       setText("");
@@ -72,6 +64,7 @@ export function Composer({ session }: { session: SessionState }) {
         submit();
       }}
     >
+      {session.status === "paused" && <Paused session={session} />}
       <textarea
         ref={field}
         aria-label={PLACEHOLDERS[mode]}
@@ -90,21 +83,7 @@ export function Composer({ session }: { session: SessionState }) {
       />
       <div className="flex flex-wrap items-center gap-1 px-2 pb-2">
         <Segmented label="Send as" value={mode} segments={modes} onChange={setMode} />
-        {mode === "queue" && (
-          <>
-            <Select label="Agent" value={agent} options={AGENTS} onChange={setAgent} />
-            {items.length > 1 && (
-              <Select
-                label="Model"
-                icon={<Bot aria-hidden />}
-                value={model}
-                options={items.map((known) => ({ value: known.id, label: known.name, description: known.provider }))}
-                onChange={setModel}
-                className="max-w-40"
-              />
-            )}
-          </>
-        )}
+        {mode === "queue" && <TaskChoices value={choices} onChange={setChosen} />}
         <div className="ml-auto flex items-center gap-1">
           <kbd className="hidden px-1.5 font-sans text-xs text-ink-faint sm:inline">{SUBMIT_KEYS}</kbd>
           {running && (
@@ -128,10 +107,24 @@ export function Composer({ session }: { session: SessionState }) {
   );
 }
 
-function Labelled({ icon: Icon, text }: { icon: typeof Hammer; text: string }) {
+/** The session rests; whatever is said to it wakes it. */
+function Paused({ session }: { session: SessionState }) {
+  const resume = useResume(session.id);
   return (
-    <span className="inline-flex items-center gap-1.5">
-      <Icon aria-hidden className="size-3.5" /> {text}
-    </span>
+    <div className="flex items-center gap-2 border-b px-3 py-1.5 text-xs text-ink-faint">
+      <Pause aria-hidden className="size-3.5 shrink-0" />
+      <p className="min-w-0 flex-1">
+        {session.pause_reason === "idle" ? "Paused, as nothing was going on." : "Paused."} A message resumes it.
+      </p>
+      <Button
+        size="sm"
+        busy={resume.isPending}
+        onClick={() => {
+          resume.mutate();
+        }}
+      >
+        {!resume.isPending && <Play aria-hidden />} Resume
+      </Button>
+    </div>
   );
 }

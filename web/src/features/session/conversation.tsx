@@ -1,13 +1,17 @@
 import { ArrowDown, RotateCw } from "lucide-react";
 import { useLayoutEffect, useRef, useState, type ReactNode } from "react";
+import type { Task } from "@/api/types";
 import { Button } from "@/components/button";
 import { Elapsed } from "@/components/elapsed";
+import { LimitsControl } from "@/components/limits";
 import { SandboxSteps } from "@/components/sandbox-steps";
 import { Spinner } from "@/components/spinner";
+import { useMoment } from "@/lib/clock";
 import { cn } from "@/lib/cn";
+import { count, dollars, timeSpan } from "@/lib/format";
 import { Entry } from "./entries/entry";
 import { Prompt } from "./entries/words";
-import { useRetry, useTask } from "./actions";
+import { useEditTask, useRetry, useTask } from "./actions";
 import { useFollowEnd } from "./scroll";
 import { queuedTasks, runningTask, type Entry as AnyEntry, type PromptEntry, type SessionState } from "./state";
 
@@ -15,8 +19,15 @@ import { queuedTasks, runningTask, type Entry as AnyEntry, type PromptEntry, typ
 const FIRST_SHOWN = 250;
 const MORE_SHOWN = 500;
 
+interface ConversationProps {
+  session: SessionState;
+  /** Nothing can be done about what is shown. */
+  isPast: boolean;
+  children: ReactNode;
+}
+
 /** Everything that was said and done, newest last, with the dock below. */
-export function Conversation({ session, children }: { session: SessionState; children: ReactNode }) {
+export function Conversation({ session, isPast, children }: ConversationProps) {
   const { scroller, content, isFollowing, follow } = useFollowEnd();
   const [limit, setLimit] = useState(FIRST_SHOWN);
   const fromEnd = useRef(0);
@@ -56,7 +67,7 @@ export function Conversation({ session, children }: { session: SessionState; chi
                 />
               </div>
             ))}
-            <Ending session={session} />
+            <Ending session={session} isPast={isPast} />
           </div>
         </div>
         {!isFollowing && (
@@ -102,13 +113,13 @@ function FirstPrompt({ session }: { session: SessionState }) {
 }
 
 /** What comes after the last entry: what waits, what works, or how to go on. */
-function Ending({ session }: { session: SessionState }) {
+function Ending({ session, isPast }: { session: SessionState; isPast: boolean }) {
   const running = runningTask(session);
   return (
     <>
       {(session.status === "provisioning" || session.sandbox.status === "failed") && <Provisioning session={session} />}
-      <WayOn session={session} />
-      {running && <Working session={session} since_ms={running.started_at_ms} isStopping={running.cancel_requested} />}
+      {!isPast && <WayOn session={session} />}
+      {running && <Working session={session} task={running} isPast={isPast} />}
     </>
   );
 }
@@ -163,18 +174,48 @@ function WayOn({ session }: { session: SessionState }) {
 
 interface WorkingProps {
   session: SessionState;
-  since_ms: number;
-  isStopping: boolean;
+  task: Task;
+  isPast: boolean;
 }
 
 /** A sign of life while nothing else moves. */
-function Working({ session, since_ms, isStopping }: WorkingProps) {
+function Working({ session, task, isPast }: WorkingProps) {
+  const isPaused = session.status === "paused";
+  const isStopping = task.cancel_requested || task.given_up || task.limit !== null;
   const waits = session.requests.length > 0;
+  const isQuiet = session.status === "provisioning" || isPaused;
   return (
-    <p role="status" className="mt-4 flex items-center gap-2 text-xs text-ink-faint">
-      <span aria-hidden className={cn("size-1.5 rounded-full", waits ? "bg-warn" : "animate-breathe bg-accent")} />
-      {isStopping ? "Stopping" : waits ? "Waiting for you" : "Working"}
-      <Elapsed since_ms={since_ms} className="font-mono tabular-nums" />
-    </p>
+    <div className="mt-4 flex min-h-8 items-center gap-2 text-xs text-ink-faint">
+      <p role="status" className="flex items-center gap-2">
+        <span aria-hidden className={cn("size-1.5 rounded-full", waits ? "bg-warn" : isQuiet ? "bg-ink-faint" : "animate-breathe bg-accent")} />
+        {isStopping ? "Stopping" : isPaused ? "Paused" : waits ? "Waiting for you" : isQuiet ? "Waiting for a sandbox" : "Working"}
+        {!isPaused && <Elapsed since_ms={task.started_at_ms} className="font-mono tabular-nums" />}
+        {session.stuck && !isStopping && <span className="text-warn">Nothing was heard for long</span>}
+      </p>
+      {!isPast && !isStopping && <Allowance session={session} task={task} />}
+    </div>
+  );
+}
+
+/** How much of its limits the running task has used; opens to change them. */
+function Allowance({ session, task }: { session: SessionState; task: Task }) {
+  const edit = useEditTask(session.id);
+  const now = useMoment();
+  const { limits, usage } = task;
+  const worked_ms = task.worked_ms + (task.working_since_ms > 0 ? Math.max(0, now - task.working_since_ms) : 0);
+  const used: string[] = [];
+  if (limits.time_s > 0) used.push(`${timeSpan(worked_ms / 1000)} of ${timeSpan(limits.time_s)}`);
+  if (limits.tokens > 0) used.push(`${count(usage.input_tokens + usage.output_tokens)} of ${count(limits.tokens)} tokens`);
+  if (limits.cost_usd > 0) used.push(`${dollars(usage.cost_usd)} of ${dollars(limits.cost_usd)}`);
+  return (
+    <LimitsControl
+      value={limits}
+      onChange={(next) => {
+        edit.mutate({ taskId: task.id, change: { limits: next } });
+      }}
+      className="h-7 px-1.5 text-xs text-ink-faint tabular-nums"
+    >
+      {used.join(" · ") || undefined}
+    </LimitsControl>
   );
 }

@@ -1,9 +1,11 @@
+import { Link } from "@tanstack/react-router";
 import { Download } from "lucide-react";
 import { artifactUrl } from "@/api/sessions";
-import type { Task } from "@/api/types";
+import type { Child, Task } from "@/api/types";
 import { CopyButton } from "@/components/copy-button";
+import { DiffCounts } from "@/components/diff-counts";
 import { Facts, type Fact } from "@/components/facts";
-import { count, dollars, duration, exactTime, fileSize } from "@/lib/format";
+import { count, dollars, duration, exactTime, fileSize, limitsText } from "@/lib/format";
 import type { SessionState } from "./state";
 
 /** Everything about the session that has no better place. */
@@ -22,6 +24,9 @@ export function Details({ session }: { session: SessionState }) {
     ["Last event", `${exactTime(session.updated_at_ms)}, number ${String(session.seq)}`],
     ["Tokens", `${count(usage.input_tokens)} in, ${count(usage.output_tokens)} out, ${count(usage.cache_read_tokens)} from the cache`],
     ["Cost", dollars(usage.cost_usd)],
+    ["Limits of a task", limitsText(session.limits)],
+    ["Fork of", session.origin ? <SessionLink id={session.origin.session_id} seq={session.origin.seq} /> : "", "mono"],
+    ["Started from", session.parent ? <SessionLink id={session.parent.session_id} /> : "", "mono"],
   ];
   return (
     <div className="h-full space-y-6 overflow-y-auto p-4">
@@ -41,6 +46,16 @@ export function Details({ session }: { session: SessionState }) {
               <TaskRow key={task.id} task={task} />
             ))}
           </ol>
+        </section>
+      )}
+      {session.children.length > 0 && (
+        <section>
+          <h2 className="mb-2 text-xs font-semibold text-ink-faint">Sessions that it started</h2>
+          <ul className="divide-y rounded-xl border">
+            {session.children.map((child) => (
+              <ChildRow key={child.id} child={child} />
+            ))}
+          </ul>
         </section>
       )}
       {session.artifacts.length > 0 && (
@@ -76,6 +91,32 @@ function Command({ text }: { text: string }) {
   );
 }
 
+/** Another session, or with `seq` that session after so many events. */
+function SessionLink({ id, seq = 0 }: { id: string; seq?: number }) {
+  return (
+    <Link to="/sessions/$id" params={{ id }} search={seq > 0 ? { at: seq } : {}} className="rounded underline decoration-line-strong underline-offset-3">
+      {id}
+    </Link>
+  );
+}
+
+function ChildRow({ child }: { child: Child }) {
+  return (
+    <li>
+      <Link to="/sessions/$id" params={{ id: child.id }} className="block px-3 py-2 text-[0.8125rem] -outline-offset-2 hover:bg-hover">
+        <span className="block truncate" title={child.title}>
+          {child.title || "Untitled"}
+        </span>
+        <span className="mt-0.5 flex flex-wrap gap-x-2 text-xs text-ink-faint">
+          <span className={OUTCOMES[child.status]}>{child.status}</span>
+          {child.files_changed > 0 && <DiffCounts additions={child.additions} deletions={child.deletions} />}
+        </span>
+        {child.summary && <span className="mt-0.5 line-clamp-2 text-xs text-ink-faint [overflow-wrap:anywhere]">{child.summary}</span>}
+      </Link>
+    </li>
+  );
+}
+
 const OUTCOMES: Record<Task["status"], string> = {
   queued: "text-ink-faint",
   running: "text-accent",
@@ -86,6 +127,7 @@ const OUTCOMES: Record<Task["status"], string> = {
 
 function TaskRow({ task }: { task: Task }) {
   const took = task.started_at_ms > 0 && task.ended_at_ms > 0 ? duration(task.ended_at_ms - task.started_at_ms) : "";
+  const limits = limitsText(task.limits);
   return (
     <li className="px-3 py-2 text-[0.8125rem]">
       <p className="truncate" title={task.prompt}>
@@ -96,6 +138,8 @@ function TaskRow({ task }: { task: Task }) {
         <span>{task.author}</span>
         {took && <span>{took}</span>}
         {task.usage.model_calls > 0 && <span>{count(task.usage.input_tokens + task.usage.output_tokens)} tokens</span>}
+        {limits && <span>at most {limits}</span>}
+        {task.recovered && <span>recovered</span>}
       </p>
     </li>
   );

@@ -19,7 +19,7 @@ export function Dock({ session }: { session: SessionState }) {
       <div className="ring-field mx-auto max-w-3xl rounded-2xl border bg-surface shadow-raised transition-[border-color,box-shadow]">
         <Requests id={session.id} requests={session.requests} />
         <Todos todos={session.todos} />
-        {session.tasks.some((task) => task.status !== "queued") && <Queue session={session} />}
+        <Queue session={session} />
         <Composer session={session} />
       </div>
     </div>

@@ -1,5 +1,5 @@
 import { Link } from "@tanstack/react-router";
-import { Archive, ArrowRight, ChevronLeft, GitBranch, Unplug } from "lucide-react";
+import { Archive, ArrowRight, ChevronLeft, GitBranch, GitFork, Network, Pause, Play, Unplug } from "lucide-react";
 import type { ReactNode } from "react";
 import { Confirm } from "@/components/confirm";
 import { CopyButton } from "@/components/copy-button";
@@ -8,7 +8,7 @@ import { StatusPill } from "@/components/status";
 import { ThemeToggle } from "@/components/theme-toggle";
 import { Tooltip } from "@/components/tooltip";
 import { count, dollars, modelName, repositoryName } from "@/lib/format";
-import { useArchive } from "./actions";
+import { useArchive, usePause, useResume } from "./actions";
 import type { Phase } from "./feed";
 import type { SessionState } from "./state";
 
@@ -41,6 +41,7 @@ export function Header({ session, phase, children }: HeaderProps) {
           {phase === "reconnecting" && <Reconnecting />}
         </div>
         <p className="flex min-w-0 items-center gap-1.5 text-xs text-ink-faint">
+          <Descent session={session} />
           <span className="truncate" title={repository.source}>
             {repositoryName(repository.source)}
             {repository.branch && ` @ ${repository.branch}`}
@@ -72,10 +73,50 @@ export function Header({ session, phase, children }: HeaderProps) {
           <CopyButton text={window.location.href.split("?")[0] ?? ""} label="Copy link" className="size-8" />
           <ThemeToggle />
         </span>
+        <PauseButton session={session} />
         {status !== "archived" && <ArchiveButton id={session.id} />}
         {children}
       </div>
     </header>
+  );
+}
+
+/** The way to the session that this one comes from. */
+function Descent({ session: { origin, parent } }: { session: SessionState }) {
+  const look = "inline-flex shrink-0 items-center gap-1 rounded underline decoration-line-strong underline-offset-3 hover:text-ink [&_svg]:size-3";
+  if (origin) {
+    return (
+      <Link to="/sessions/$id" params={{ id: origin.session_id }} search={{ at: origin.seq }} className={look}>
+        <GitFork aria-hidden /> fork
+      </Link>
+    );
+  }
+  if (!parent) return null;
+  return (
+    <Link to="/sessions/$id" params={{ id: parent.session_id }} className={look}>
+      <Network aria-hidden /> child
+    </Link>
+  );
+}
+
+/** Freezes the sandbox with what runs in it, and lets it go on. */
+function PauseButton({ session: { id, status } }: { session: SessionState }) {
+  const pause = usePause(id);
+  const resume = useResume(id);
+  const isPaused = status === "paused";
+  if (!isPaused && status !== "ready" && status !== "running") return null;
+  const { mutate, isPending } = isPaused ? resume : pause;
+  const Icon = isPaused ? Play : Pause;
+  return (
+    <IconButton
+      label={isPaused ? "Resume" : "Pause: everything waits where it is"}
+      busy={isPending}
+      onClick={() => {
+        mutate();
+      }}
+    >
+      {!isPending && <Icon aria-hidden />}
+    </IconButton>
   );
 }
 

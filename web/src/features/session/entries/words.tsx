@@ -4,17 +4,19 @@ import { lazy, memo, Suspense, useState, type ReactNode } from "react";
 import { Ago } from "@/components/ago";
 import { Spinner } from "@/components/spinner";
 import { cn } from "@/lib/cn";
-import { duration } from "@/lib/format";
+import { duration, limitsText } from "@/lib/format";
 import type { NoteEntry, PromptEntry, ReasoningEntry, SteerEntry, TextEntry } from "../state";
 
 const Markdown = lazy(() => import("@/components/markdown"));
 
 /** What a person asked for. `children` stand below it. */
 export const Prompt = memo(function Prompt({ entry, children }: { entry: PromptEntry; children?: ReactNode }) {
+  const limits = limitsText(entry.limits);
   return (
     <article className="rounded-xl border bg-surface px-4 py-3 shadow-raised">
       <Byline author={entry.author} at_ms={entry.at_ms}>
         {entry.agent === "plan" && <span className="rounded bg-sunken px-1.5 py-px">plan only</span>}
+        {limits && <span className="truncate">at most {limits}</span>}
       </Byline>
       <p className="max-h-96 overflow-y-auto whitespace-pre-wrap [overflow-wrap:anywhere]">{entry.text}</p>
       {children}
