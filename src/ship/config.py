@@ -90,12 +90,15 @@ class SessionSettings(Table, frozen=True):
 
 
 class Settings(Table, frozen=True):
-    """Everything that can be set."""
+    """Everything that can be set. ``database``, ``bus`` and ``blobs`` are URLs with credentials in them; empty means the data folder
+    and this process."""
 
     listen: str = "127.0.0.1:8700"
     data: str = "~/.local/share/ship"
-    database: str = ""
     cache: str = "~/.cache/ship"
+    database: str = ""
+    bus: str = ""
+    blobs: str = ""
     public_url: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     models: ModelSettings = ModelSettings()
@@ -161,8 +164,10 @@ ANTHROPIC_MODELS = (
 ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "SHIP_LISTEN": ("listen",),
     "SHIP_DATA": ("data",),
-    "SHIP_DATABASE": ("database",),
     "SHIP_CACHE": ("cache",),
+    "SHIP_DATABASE": ("database",),
+    "SHIP_BUS": ("bus",),
+    "SHIP_BLOBS": ("blobs",),
     "SHIP_PUBLIC_URL": ("public_url",),
     "SHIP_LOG_LEVEL": ("log_level",),
     "SHIP_MODEL": ("models", "default"),

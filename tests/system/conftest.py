@@ -25,11 +25,11 @@ TASK_S = 90
 class Ship:
     """One data folder and the server on it; ``kill`` and ``start`` it as often as you like."""
 
-    def __init__(self, folder: Path, model_url: str, **environment: str) -> None:
+    def __init__(self, folder: Path, model_url: str, *, port: int = 0, **environment: str) -> None:
         self.data = folder / "data"
         self.repository = folder / "repository"
         self._log = folder / "ship.log"
-        self._port = 0
+        self._port = port
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SHIP_")},
             "OPENAI_BASE_URL": model_url,

@@ -39,8 +39,15 @@ class DataFolder:
         return self.path / "blobs"
 
     @property
+    def spool(self) -> Path:
+        """The folder of what passes through on its way to a bucket; made if need be."""
+        path = self.path / "spool"
+        path.mkdir(exist_ok=True, mode=0o700)
+        return path
+
+    @property
     def repositories(self) -> Path:
-        """The folder of uploaded repositories."""
+        """The folder of the bare repositories that are made of uploads."""
         return self.path / "repositories"
 
     @property

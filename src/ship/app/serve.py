@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 
 from fastapi import FastAPI
@@ -17,13 +17,11 @@ from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
 from ship.api import Services, create_api
 from ship.api.server import listen, server
-from ship.app import storage, web
+from ship.app import adapters, web
 from ship.app.folder import DataFolder
 from ship.app.grants import SessionGrants
 from ship.app.sandbox_host import SandboxHostProcess
 from ship.app.tokens import SERVER_FILE, now_ms
-from ship.blobs.folder import FolderBlobs
-from ship.bus import LocalBus
 from ship.config import Provider, Settings
 from ship.errors import ConfigurationError, SandboxFailed, Unauthenticated
 from ship.gateway import git as git_gateway
@@ -31,7 +29,8 @@ from ship.gateway import models as model_gateway
 from ship.gateway import upstream
 from ship.model import Limits
 from ship.ports.store import Store
-from ship.repositories import sources, uploads
+from ship.repositories import sources
+from ship.repositories.uploads import Uploads
 from ship.sandboxes.e2b_host import E2BHost
 from ship.sandboxes.template import build_ship_template
 from ship.sessions.effects import Effects, RunnerSettings
@@ -67,9 +66,11 @@ async def _serve(
 ) -> None:
     folder = DataFolder(settings.data_path)
     async with contextlib.AsyncExitStack() as stack:
-        store = storage.store(settings.database, folder)
-        await store.open()
-        stack.push_async_callback(store.close)
+        store = await adapters.open_store(settings, folder, stack)
+        secret = await adapters.signing_key(store, folder)
+        bus = await adapters.open_bus(settings, secret, stack)
+        blobs = await adapters.open_blobs(settings, folder)
+        uploads = Uploads(folder.repositories, blobs, settings.repositories.upload_limit_bytes)
         listening = stack.enter_context(_listen(*settings.address))
         host, port = listening.getsockname()[:2]
         url = settings.public_url or f"http://{_shown(host)}:{port}"
@@ -77,9 +78,8 @@ async def _serve(
         providers = await _providers(settings, stack)
         sandbox_host = await _sandbox_host(settings, folder, f"{_reachable(host)}:{port}", stack, report)
         tokens = Tokens(store, now_ms)
-        sandbox_tokens = SandboxTokens(folder.secret("signing.key").encode())
-        blobs = FolderBlobs(folder.blobs)
-        sessions = Sessions(store, LocalBus(), now_ms, _policy(settings), blobs)
+        sandbox_tokens = SandboxTokens(secret)
+        sessions = Sessions(store, bus, now_ms, _policy(settings), blobs)
         runner = RunnerSettings(
             settings.sandboxes.template, settings.sandboxes.control_url, sandbox_tokens.issue
         )
@@ -94,17 +94,18 @@ async def _serve(
             default_model=_default_model(settings, providers),
             control_url=settings.sandboxes.control_url,
             check_repository=partial(_check_repository, settings),
-            store_bundle=partial(_store_bundle, settings, folder),
+            store_bundle=uploads.store,
             ready=partial(_ready, store, sandbox_host),
         )
-        app = await _application(services, settings, folder, stack)
+        app = await _application(services, settings, uploads, stack)
+        if store.shared:
+            _in_background(stack, sessions.reconcile())
         work = Worker(store, sessions, Effects(sessions, sandbox_host, runner)).run()
         working = _in_background(stack, work)
 
-        secret = await _local_token(folder, tokens)
-        folder.write_json(
-            SERVER_FILE, {"url": url, "token": secret, "pid": os.getpid(), "database": settings.database}
-        )
+        token = await _local_token(folder, tokens)
+        known = {"url": url, "token": token, "pid": os.getpid(), "database": settings.database}
+        folder.write_json(SERVER_FILE, known)
         on_ready(url, f"{url}/login?token={await tokens.create_login('owner')}")
         await _run(app, listening)
         if working.done():
@@ -112,7 +113,7 @@ async def _serve(
 
 
 async def _application(
-    services: Services, settings: Settings, folder: DataFolder, stack: contextlib.AsyncExitStack
+    services: Services, settings: Settings, uploads: Uploads, stack: contextlib.AsyncExitStack
 ) -> FastAPI:
     grants = SessionGrants(services.sessions, services.sandbox_tokens)
     http = await stack.enter_async_context(upstream.client())
@@ -120,7 +121,7 @@ async def _application(
     app.state.services = services
     app.router.routes += model_gateway.routes(grants, services.providers, http)
     app.router.routes += git_gateway.routes(
-        grants, http, local_roots=settings.repositories.local_roots, uploads=folder.repositories
+        grants, http, local_roots=settings.repositories.local_roots, uploads=uploads
     )
     app.router.routes += web.routes()
     return app
@@ -185,10 +186,6 @@ async def _local_token(folder: DataFolder, tokens: Tokens) -> str:
 
 def _check_repository(settings: Settings, source: str) -> None:
     sources.check(sources.parse_source(source), settings.repositories.local_roots)
-
-
-async def _store_bundle(settings: Settings, folder: DataFolder, stream: AsyncIterator[bytes]) -> str:
-    return await uploads.store_bundle(stream, folder.repositories, settings.repositories.upload_limit_bytes)
 
 
 async def _ready(store: Store, host: E2BHost) -> None:

@@ -331,11 +331,27 @@ def up(
     ] = None,
     data: Data = None,
     config: Config = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            help="postgresql:// URL that the nodes share. [default: the data folder]",
+            show_default=False,
+        ),
+    ] = None,
+    bus: Annotated[
+        str | None,
+        typer.Option("--bus", help="nats:// or tls:// URL of the broker between nodes.", show_default=False),
+    ] = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option("--blobs", help="s3:// URL of a bucket. [default: the data folder]", show_default=False),
+    ] = None,
 ) -> None:
     """Start Ship on this machine and print the link to open."""
     from ship.cli import server
 
-    server.up(listen, data, config)
+    server.up(listen, data, config, database=database, bus=bus, blobs=blobs)
 
 
 @app.command(rich_help_panel=SERVER)

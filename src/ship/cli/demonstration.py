@@ -32,6 +32,7 @@ START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.05
 SCRIPTED_MODEL = "scripted/demo"
+_SHARED = ("SHIP_DATABASE", "SHIP_BUS", "SHIP_BLOBS")
 _NOT_PROGRESS = re.compile(r"\d{4}-|\{|Ship is up|https?://|ship: |      ")
 """Lines of the server's log that are not about its start: records, the sign-in link, errors (told by themselves)."""
 
@@ -155,7 +156,8 @@ class _Demonstration:
                     "--data",
                     str(self._data),
                 ],
-                env={**os.environ, **self._environment},
+                # A demonstration is no node of somebody's cluster.
+                env={k: v for k, v in os.environ.items() if k not in _SHARED} | self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

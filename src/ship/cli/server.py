@@ -12,14 +12,14 @@ from ship.cli import terminal
 from ship.cli.connection import data_folder
 
 
-def settings(listen: str | None, data: Path | None, file: Path | None) -> config.Settings:
+def settings(listen: str | None, data: Path | None, file: Path | None, **urls: str | None) -> config.Settings:
     """The settings from the file, the environment and the command line."""
-    overrides = {"listen": listen, "data": str(data) if data else None}
+    overrides = {"listen": listen, "data": str(data) if data else None, **urls}
     return config.load(file, os.environ, overrides)
 
 
-def up(listen: str | None, data: Path | None, file: Path | None) -> None:
-    """``ship up``"""
+def up(listen: str | None, data: Path | None, file: Path | None, **urls: str | None) -> None:
+    """``ship up``; ``urls`` are ``database``, ``bus`` and ``blobs``."""
     console = terminal.messages()
 
     def report(line: str) -> None:
@@ -33,7 +33,7 @@ def up(listen: str | None, data: Path | None, file: Path | None) -> None:
         # The link alone goes to standard output, for whoever scripts it.
         terminal.print_bytes(f"{link}\n".encode())
 
-    serve.serve(settings(listen, data, file), report=report, on_ready=ready)
+    serve.serve(settings(listen, data, file, **urls), report=report, on_ready=ready)
 
 
 def end(data: Path | None) -> None:

@@ -35,6 +35,7 @@ from ship.repositories.sources import (
     local_git_folder,
     parse_source,
 )
+from ship.repositories.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +77,10 @@ def routes(
     http: httpx.AsyncClient,
     *,
     local_roots: Iterable[str],
-    uploads: Path,
+    uploads: Uploads,
     credentials: ForgeCredentials | None = None,
 ) -> list[Route]:
-    """The gateway's routes, to be mounted at the root. ``uploads`` is the folder of ``repositories.uploads``."""
+    """The gateway's routes, to be mounted at the root."""
     gateway = _Gateway(grants, http, tuple(local_roots), uploads, credentials or NoCredentials())
     return [
         Route("/git/repo.git/info/refs", gateway, methods=["GET"]),
@@ -106,7 +107,7 @@ class _Gateway:
         grants: Grants,
         http: httpx.AsyncClient,
         local_roots: tuple[str, ...],
-        uploads: Path,
+        uploads: Uploads,
         credentials: ForgeCredentials,
     ) -> None:
         self._grants = grants
@@ -148,14 +149,7 @@ class _Gateway:
                 folder = await asyncio.to_thread(local_git_folder, source, self._local_roots)
                 return await _serve_local(folder, asked)
             case UploadSource():
-                folder = source.path(self._uploads)
-                if not await asyncio.to_thread(folder.is_dir):
-                    raise NotFound(
-                        "the uploaded repository is not here any more",
-                        code="repository_not_found",
-                        hint="Upload it again, in a new session.",
-                    )
-                return await _serve_local(folder, asked)
+                return await _serve_local(await self._uploads.repository(source.sha256), asked)
 
 
 def _require_reading(request: Request) -> None:

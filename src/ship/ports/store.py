@@ -298,6 +298,10 @@ class TokenStore(Protocol):
         """Revoke all of that name; returns how many."""
         ...
 
+    async def secret(self, name: str, fresh: str) -> str:
+        """The secret of that name that was kept first, by whatever node: ``fresh`` if there was none."""
+        ...
+
     async def tokens(self, kind: str) -> list[StoredToken]:
         """All of that kind, oldest first."""
         ...
@@ -345,6 +349,14 @@ class Store(LogStore, Outbox, TokenStore, Searchable, Portable, Protocol):
         Raises:
             ConfigurationError: ``data_in_use`` when another process has it for itself, ``data_newer`` when a newer Ship wrote it.
             Unavailable: ``store_unavailable``.
+        """
+        ...
+
+    async def join(self, *, alone: bool) -> None:
+        """Take a node's place on it, until ``close``: ``alone``, or beside others that are not alone.
+
+        Raises:
+            ConfigurationError: ``data_in_use``.
         """
         ...
 

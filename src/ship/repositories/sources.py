@@ -28,13 +28,9 @@ _SSH = re.compile(r"(?:ssh://)?(?:[\w.-]+@)([\w.-]+)[:/](.+)")
 
 @dataclass(frozen=True)
 class UploadSource:
-    """A bundle that ``uploads.store_bundle`` keeps."""
+    """A bundle that ``uploads.Uploads`` keeps."""
 
     sha256: str
-
-    def path(self, uploads: Path) -> Path:
-        """Its bare repository in the folder of uploads."""
-        return uploads / f"{self.sha256}.git"
 
 
 @dataclass(frozen=True)

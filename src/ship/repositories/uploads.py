@@ -5,10 +5,12 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ship.errors import InvalidInput, TooLarge
+from ship.errors import InvalidInput, NotFound, TooLarge
+from ship.ports.blobs import BlobStore
 from ship.repositories import git
 from ship.repositories.git import GitFailed
 
@@ -26,26 +28,74 @@ _OLD_SINS = (
 """What git finds in real old histories and what harms nobody."""
 
 
-async def store_bundle(stream: AsyncIterator[bytes], folder: Path, limit_bytes: int) -> str:
-    """Keeps a bundle as ``folder/<sha256>.git`` and gives back the SHA-256; a bundle that is there already is not kept twice.
+class Uploads:
+    """The uploaded repositories. A bundle is kept as a blob, which every node can read; the bare repository ``folder/<sha256>.git`` is
+    made of it on the node where it is needed."""
 
-    Its HEAD becomes the default branch. Nothing of an upload that fails stays.
+    def __init__(self, folder: Path, blobs: BlobStore, limit_bytes: int) -> None:
+        self._folder = folder
+        self._blobs = blobs
+        self._limit_bytes = limit_bytes
 
-    Raises:
-        TooLarge: ``upload_too_large``.
-        InvalidInput: ``bundle_invalid``.
-    """
-    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    incoming = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="incoming-", dir=folder))
-    try:
-        sha256 = await _receive(stream, incoming / "bundle", limit_bytes)
-        target = folder / f"{sha256}.git"
+    async def store(self, stream: AsyncIterator[bytes]) -> str:
+        """Keeps a bundle and gives back its SHA-256; a bundle that is there already is not kept twice.
+
+        Its HEAD becomes the default branch. Nothing of an upload that fails stays.
+
+        Raises:
+            TooLarge: ``upload_too_large``.
+            InvalidInput: ``bundle_invalid``.
+            Unavailable: the blob could not be stored.
+        """
+        async with self._incoming() as incoming:
+            bundle = incoming / "bundle"
+            sha256 = await _receive(stream, bundle, self._limit_bytes)
+            await self._settle(incoming, sha256)
+            await self._blobs.put(_pieces(bundle), self._limit_bytes)
+            return sha256
+
+    async def repository(self, sha256: str) -> Path:
+        """The bare repository, on this node.
+
+        Raises:
+            NotFound: ``repository_not_found``.
+            Unavailable: the blob could not be read.
+        """
+        target = self._folder / f"{sha256}.git"
+        if await asyncio.to_thread(target.is_dir):
+            return target
+        async with self._incoming() as incoming:
+            try:
+                await _receive(self._blobs.get(sha256), incoming / "bundle", self._limit_bytes)
+            except NotFound as error:
+                raise NotFound(
+                    "the uploaded repository is not here any more",
+                    code="repository_not_found",
+                    hint="Upload it again, in a new session.",
+                ) from error
+            await self._settle(incoming, sha256)
+        return target
+
+    @asynccontextmanager
+    async def _incoming(self) -> AsyncIterator[Path]:
+        await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
+        incoming = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="incoming-", dir=self._folder))
+        try:
+            yield incoming
+        finally:
+            await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
+
+    async def _settle(self, incoming: Path, sha256: str) -> None:
+        target = self._folder / f"{sha256}.git"
         if not await asyncio.to_thread(target.exists):
             await _unpack(incoming / "bundle", incoming / "repository.git")
             await asyncio.to_thread(_move, incoming / "repository.git", target)
-        return sha256
-    finally:
-        await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(path.open, "rb") as file:
+        while piece := await asyncio.to_thread(file.read, _BUFFER_BYTES):
+            yield piece
 
 
 async def _receive(stream: AsyncIterator[bytes], path: Path, limit_bytes: int) -> str:

@@ -30,6 +30,8 @@ AT_ONCE = 16
 ALARMS_AT_ONCE = 100
 KEY_LIFE_MS = 3 * 24 * 3_600_000
 IDLE_S = 60.0
+SHARED_IDLE_S = 2.0
+"""Nobody wakes a node for what another one has written, or can do no more."""
 STORE_RETRY_S = 1.0
 GRACE_MS = 60_000
 """How long after a start no deadline fires: what it waits for may have happened while nobody listened."""
@@ -55,6 +57,7 @@ class Worker:
         self._effects = effects
         self._wake = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
+        self._idle_s = SHARED_IDLE_S if store.shared else IDLE_S
         self._clock = _Clock(sessions.now_ms())
         sessions.on_work(self._wake.set)
 
@@ -97,11 +100,11 @@ class Worker:
 
     async def _pause(self) -> None:
         due_at_ms = await self._store.next_due_ms()
-        wait_s = IDLE_S if due_at_ms is None else (due_at_ms - self._sessions.now_ms()) / 1000
+        wait_s = self._idle_s if due_at_ms is None else (due_at_ms - self._sessions.now_ms()) / 1000
         if len(self._running) >= AT_ONCE:
-            wait_s = IDLE_S
+            wait_s = self._idle_s
         try:
-            async with asyncio.timeout(min(max(wait_s, 0.0), IDLE_S)):
+            async with asyncio.timeout(min(max(wait_s, 0.0), self._idle_s)):
                 await self._wake.wait()
         except TimeoutError:
             return

@@ -487,6 +487,16 @@ async def tokens_live_until_their_time_is_over(stores: Stores) -> None:
     assert await store.tokens("no such kind") == []
 
 
+async def a_secret_is_made_once(stores: Stores) -> None:
+    """``secret``: whoever comes first."""
+    found = await asyncio.gather(
+        *(store.secret("key", f"{n}") for n in range(4) for store in (stores.one, stores.other))
+    )
+    assert len(set(found)) == 1
+    assert await stores.other.secret("key", "later") == found[0]
+    assert await stores.one.secret("another", "fresh") == "fresh"
+
+
 async def a_token_is_revoked_once(stores: Stores) -> None:
     """``remove_token`` says who was first; ``remove_tokens_named`` how many."""
     await stores.one.add_token(StoredToken("r1", "login", "link", 1, None))
@@ -639,6 +649,7 @@ STORE_CHECKS: tuple[Check, ...] = (
     an_alarm_that_was_set_anew_while_it_fired_stays,
     no_two_claims_get_the_same_alarm,
     tokens_live_until_their_time_is_over,
+    a_secret_is_made_once,
     a_token_is_revoked_once,
     what_was_said_is_found_by_its_words,
     a_search_is_narrowed_and_paged,

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from ship.blobs.folder import FolderBlobs
 from ship.gateway import git, upstream
-from ship.repositories.uploads import store_bundle
+from ship.repositories.uploads import Uploads
 from ship.testing import sample_repository
 from ship.testing.serving import serving
 
@@ -65,10 +66,14 @@ async def gateway(tmp_path: Path) -> AsyncIterator[GitGateway]:
     grants = RecordingGrants()
     (tmp_path / "work").mkdir()
     async with upstream.client(upstream.Patience(connect_s=2.0)) as http:
-        uploads = tmp_path / "uploads"
+        uploads = uploads_of(tmp_path)
         routes = git.routes(grants, http, local_roots=[str(tmp_path / "allowed")], uploads=uploads)
         async with serving(Starlette(routes=list(routes))) as url:
             yield GitGateway(url, grants, tmp_path / "work")
+
+
+def uploads_of(folder: Path) -> Uploads:
+    return Uploads(folder / "uploads", FolderBlobs(folder / "blobs"), 1 << 30)
 
 
 def run_git(folder: Path, *arguments: str, said: str = "") -> str:
@@ -163,7 +168,7 @@ async def test_an_upload_is_cloned_with_its_branch(
     async def stream() -> AsyncIterator[bytes]:
         yield content
 
-    sha256 = await store_bundle(stream(), tmp_path / "uploads", len(content))
+    sha256 = await uploads_of(tmp_path).store(stream())
     done = await gateway.clone(f"upload:{sha256}")
 
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,14 @@ from ship.events import Cursor, facts
 from ship.events.frames import Delta
 from ship.model import AGENT, SYSTEM, Actor, ActorKind, Repository
 from ship.ports.bus import HEAD, Notice
-from ship.sessions import commands
+from ship.sessions import commands, worker
+from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.heads import SUMMARIES
 from ship.sessions.service import Sessions
+from ship.sessions.worker import Worker
 from ship.store.postgres import PostgresStore
 from ship.testing.nats_server import NatsServer
+from ship.testing.sandbox_hosts import PretendSandboxHost
 
 ME = Actor(kind=ActorKind.USER, name="me")
 WAIT_S = 15.0
@@ -32,6 +35,7 @@ class Node(NamedTuple):
 
     sessions: Sessions
     bus: NatsBus
+    store: PostgresStore
 
 
 @asynccontextmanager
@@ -49,7 +53,7 @@ async def cluster(database: str, broker: str, count: int = 2) -> AsyncIterator[l
             sessions = Sessions(store, bus, lambda: time.time_ns() // 1_000_000)
             reconciling = asyncio.create_task(sessions.reconcile())
             stack.callback(reconciling.cancel)
-            nodes.append(Node(sessions, bus))
+            nodes.append(Node(sessions, bus, store))
         yield nodes
 
 
@@ -240,3 +244,49 @@ async def test_a_stream_on_another_node_ends_with_its_session(nodes: list[Node])
     async with asyncio.timeout(WAIT_S):
         await follower._task
     assert follower.types[-1] == "session.archived"
+
+
+class WaitingSandboxHost(PretendSandboxHost):
+    """Makes no sandbox before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.go_on = asyncio.Event()
+
+    async def create(self, template: str, metadata: Mapping[str, str], timeout_s: int) -> str:
+        self.asked += 1
+        await self.go_on.wait()
+        return await super().create(template, metadata, timeout_s)
+
+
+def working(node: Node, host: PretendSandboxHost) -> "asyncio.Task[None]":
+    runner = RunnerSettings("ship", "http://ship.internal", lambda session_id, generation: "token")
+    return asyncio.create_task(Worker(node.store, node.sessions, Effects(node.sessions, host, runner)).run())
+
+
+async def test_an_effect_stays_with_the_node_that_lives_and_is_taken_from_one_that_died(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LEASE_MS", 1_000)
+    monkeypatch.setattr(worker, "RENEW_S", 0.2)
+    monkeypatch.setattr(worker, "SHARED_IDLE_S", 0.1)
+    here, there = nodes
+    slow, ready = WaitingSandboxHost(), WaitingSandboxHost()
+    ready.go_on.set()
+    create = commands.CreateSession(title="t", repository=Repository(source="/r"), model="p/m")
+    session_id = (await here.sessions.create(create, ME)).session_id
+    first = working(here, slow)
+    async with asyncio.timeout(WAIT_S):
+        while not slow.asked:
+            await asyncio.sleep(0.01)
+    second = working(there, ready)
+    await asyncio.sleep(1.5)
+    assert (slow.asked, ready.asked) == (1, 0), "it lasts longer than a lease, and its node lives"
+    first.cancel()
+    async with asyncio.timeout(WAIT_S):
+        while not (await there.sessions.state(session_id)).sandbox.sandbox_id:
+            await asyncio.sleep(0.05)
+    assert (slow.asked, ready.asked) == (1, 1)
+    second.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)

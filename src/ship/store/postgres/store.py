@@ -18,6 +18,7 @@ from ship.ports.store import (
 )
 from ship.store.postgres import carrying, log, migrations, outbox, packing, search, tokens
 from ship.store.postgres.group_commit import GroupCommit
+from ship.store.postgres.membership import Membership
 from ship.store.postgres.pool import Connection, Pool
 
 DAY_MS = 24 * 3_600_000
@@ -34,6 +35,7 @@ class PostgresStore:
     def __init__(self, url: str, *, read_back_s: float = 30.0) -> None:
         self._pool = Pool(url)
         self._appends = GroupCommit(url, read_back_s)
+        self._place = Membership(url)
 
     async def open(self) -> None:
         """As the port says; also ConfigurationError: ``database_refused``."""
@@ -44,8 +46,13 @@ class PostgresStore:
             await self._pool.close()
             raise
 
+    async def join(self, *, alone: bool) -> None:
+        """As the port says."""
+        await self._place.take(alone=alone)
+
     async def close(self) -> None:
         """As the port says."""
+        await self._place.close()
         await self._appends.close()
         await self._pool.close()
 
@@ -158,6 +165,10 @@ class PostgresStore:
     async def remove_tokens_named(self, name: str) -> int:
         """As the port says."""
         return await self._pool.run(lambda c: tokens.remove_named(c, name), again=False)
+
+    async def secret(self, name: str, fresh: str) -> str:
+        """As the port says."""
+        return await self._pool.run(lambda c: tokens.secret(c, name, fresh))
 
     async def tokens(self, kind: str) -> list[StoredToken]:
         """As the port says."""

@@ -41,3 +41,9 @@ async def of_kind(connection: Connection, kind: str) -> list[StoredToken]:
         kind,
     )
     return [StoredToken(*row) for row in rows]
+
+
+async def secret(connection: Connection, name: str, fresh: str) -> str:
+    """The secret of that name that was kept first."""
+    await connection.execute("INSERT INTO secrets VALUES ($1, $2) ON CONFLICT DO NOTHING", name, fresh)
+    return str(await connection.fetchval("SELECT value FROM secrets WHERE name = $1", name))

@@ -35,6 +35,9 @@ class SqliteStore:
         """As the port says."""
         await self._db.open()
 
+    async def join(self, *, alone: bool) -> None:
+        """As the port says: ``open`` has taken the file."""
+
     async def close(self) -> None:
         """As the port says."""
         await self._db.close()
@@ -144,6 +147,10 @@ class SqliteStore:
     async def remove_tokens_named(self, name: str) -> int:
         """As the port says."""
         return await self._db.write(lambda c: tokens.remove_named(c, name))
+
+    async def secret(self, name: str, fresh: str) -> str:
+        """As the port says."""
+        return await self._db.write(lambda c: tokens.secret(c, name, fresh))
 
     async def tokens(self, kind: str) -> list[StoredToken]:
         """As the port says."""

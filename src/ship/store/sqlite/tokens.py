@@ -34,3 +34,10 @@ def listed(connection: sqlite3.Connection, kind: str) -> list[StoredToken]:
     """All of that kind, oldest first."""
     rows = connection.execute("SELECT * FROM tokens WHERE kind = ? ORDER BY created_at_ms, digest", (kind,))
     return [StoredToken(*row) for row in rows]
+
+
+def secret(connection: sqlite3.Connection, name: str, fresh: str) -> str:
+    """The secret of that name that was kept first."""
+    connection.execute("INSERT INTO secrets VALUES (?, ?) ON CONFLICT DO NOTHING", (name, fresh))
+    (kept,) = connection.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
+    return str(kept)

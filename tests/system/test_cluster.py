@@ -1,0 +1,128 @@
+"""Three equal nodes on one PostgreSQL, NATS, bucket and sandbox host: any serves any session, and any part may die.
+
+The broker and the database are started by the main thread: they end with the thread that started them.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from tests.system.cluster import Cluster, cluster
+from tests.system.conftest import Ship, check_whole, ended, types
+
+from ship.client import Client
+from ship.events import Record
+
+pytestmark = pytest.mark.system
+
+LONG = "talk for 8 seconds"
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory, model_url: str) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster"), model_url) as running:
+        yield running
+
+
+async def watch(node: Ship, session_id: str) -> list[int]:
+    """What a client of that node sees until the task ends."""
+    seen: list[int] = []
+    async with Client(node.url, node.token) as client:
+        async for item in client.events(session_id):
+            if isinstance(item, Record):
+                seen.append(item.seq)
+                if item.fact.TYPE in ("task.completed", "task.failed"):
+                    break
+    return seen
+
+
+@contextlib.asynccontextmanager
+async def watched(node: Ship, session_id: str) -> AsyncIterator[None]:
+    """Follow on that node meanwhile; in the end every event was seen, once and in order."""
+    watching = asyncio.create_task(watch(node, session_id))
+    yield
+    async with asyncio.timeout(60):
+        seen = await watching
+    assert seen == list(range(1, seen[-1] + 1))
+
+
+async def until_it_talks(node: Ship, session_id: str) -> None:
+    """Until growing text is seen on that node."""
+    async with (
+        node.client() as client,
+        client.stream("GET", f"/api/v1/sessions/{session_id}/events/stream", timeout=90) as stream,
+    ):
+        async for line in stream.aiter_lines():
+            if line == "event: delta":
+                return
+    raise AssertionError("the stream ended")
+
+
+async def test_a_task_survives_the_node_that_its_runner_talks_to(three: Cluster) -> None:
+    first, second, third = three.nodes
+    session_id = await first.begin("long", LONG)
+    async with watched(second, session_id):
+        await until_it_talks(third, session_id)
+        before = await second.processes(session_id)
+        first.kill()
+        try:
+            async with third.client() as client:
+                steer = {"prompt": "and be brief", "mode": "steer"}
+                said = await client.post(f"/api/v1/sessions/{session_id}/tasks", json=steer)
+                assert said.status_code == 202, said.text
+            items = await third.until(session_id, ended)
+        finally:
+            await asyncio.to_thread(first.start)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    assert "task.steered" in types(items)
+    assert await second.processes(session_id) == before
+    assert await first.events(session_id) == await second.events(session_id)
+
+
+async def test_the_change_made_through_one_node_is_brought_home_from_another(three: Cluster) -> None:
+    first, second, third = three.nodes
+    session_id = await second.begin("demo")
+    async with watched(third, session_id):
+        items = await first.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    async with third.client() as client:
+        diff = await client.get(f"/api/v1/sessions/{session_id}/diff")
+    assert "float(amount)" in diff.text
+
+
+async def test_a_broker_that_dies_delays_and_loses_nothing(three: Cluster) -> None:
+    first, second, _ = three.nodes
+    session_id = await first.begin("long", LONG)
+    async with watched(second, session_id):
+        await until_it_talks(second, session_id)
+        three.nats.kill()
+        await asyncio.sleep(2)  # the length of the outage
+        three.nats.start()
+        items = await second.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+
+
+async def test_a_database_that_dies_at_once_and_comes_back_has_everything(three: Cluster) -> None:
+    first, second, _ = three.nodes
+    session_id = await first.begin("long", LONG)
+    async with watched(second, session_id):
+        await until_it_talks(second, session_id)
+        three.postgres.stop(immediately=True)
+        three.postgres.start()
+        items = await _answered(second, session_id)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+
+
+async def _answered(node: Ship, session_id: str) -> list[dict[str, object]]:
+    """The log at the task's end. While the database is away, questions are answered 503: asked again."""
+    async with asyncio.timeout(90):
+        while True:
+            with contextlib.suppress(KeyError):
+                if ended(items := await node.events(session_id)):
+                    return items
+            await asyncio.sleep(0.2)
