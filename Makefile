@@ -5,6 +5,7 @@
 #   make setup    system packages, Python environment, web app
 #   make check    linters, types, layers, the web app's checks
 #   make test     every test
+#   make chaos    kill and halt a node under load for five minutes, print what was found
 #   make bench    measure, print tables and JSON
 #   make fix      let the formatters and linters mend what they can
 #   make wheel    one installable file, proved in an empty environment
@@ -14,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo up check check-python check-web test bench fix wheel lock clean system system-for-tests
+.PHONY: help setup demo up check check-python check-web test chaos bench fix wheel lock clean system system-for-tests
 
 BIN := .venv/bin
 NODE := $(CURDIR)/scripts/with-node.sh
@@ -50,6 +51,9 @@ check-web: $(WEB_MODULES)
 
 test: setup system-for-tests
 	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+chaos: setup
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: setup
 	@$(BIN)/python scripts/bench.py $(ARGS)
