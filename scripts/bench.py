@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bench_load
+import bench_runner
 import bench_sandboxes
 import bench_sessions
 from bench_figures import Figure, machine, table
@@ -21,6 +22,7 @@ from rich.console import Console
 KEPT = Path(__file__).parents[1] / "docs" / "performance.json"
 SECTIONS = [
     "sessions",
+    "runner",
     *(f"load.{name}" for name in bench_load.SECTIONS),
     *(f"sandboxes.{name}" for name in bench_sandboxes.SECTIONS),
 ]
@@ -69,6 +71,8 @@ def _is_chosen(name: str, sections: list[str]) -> bool:
 def _measurement(name: str, arguments: argparse.Namespace) -> Callable[[], list[Figure]]:
     if name == "sessions":
         return lambda: bench_sessions.measure(arguments.rounds or 3)
+    if name == "runner":
+        return lambda: bench_runner.measure(arguments.rounds or 3)
     section = name.partition(".")[2]
     if name.startswith("load."):
         return lambda: bench_load.SECTIONS[section](arguments.rounds or 3)
