@@ -74,7 +74,6 @@ def _serve_tools() -> int:
     import asyncio
 
     from ship_runner.children import tools
-    from ship_runner.control import ControlPlane
     from ship_runner.mcp import serve
 
     try:
@@ -82,13 +81,7 @@ def _serve_tools() -> int:
     except SettingMissing as error:
         print(f"ship-runner: {error}", file=sys.stderr)  # noqa: T201 (a command line's answer)
         return 2
-
-    async def _serve() -> None:
-        control = ControlPlane(settings.url, settings.token)
-        await serve(tools(control))
-        await control.close()
-
-    asyncio.run(_serve())
+    asyncio.run(serve(tools(settings.url, settings.token)))
     return 0
 
 

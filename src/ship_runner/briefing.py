@@ -22,29 +22,27 @@ def first_words(text: str, told: Mapping[str, Any] | None, *, recovered: bool) -
         return _recovered(text, told)
     if told is None:
         return text
-    happened = f"{_replaced(told)} Where you need what is lost, make or start it again."
-    return f"{text}\n\n<note>\n{happened}\n</note>{_earlier(told)}"
+    note = f"You are in a new sandbox now. {_restored(told)} Where you need what is lost, make or start it again."
+    return f"{text}\n\n<note>\n{note}\n</note>{_earlier(told)}"
 
 
 def _recovered(text: str, told: Mapping[str, Any] | None) -> str:
-    if told is None:
-        happened = (
-            "Your sandbox was lost while you worked on the task below and has been replaced by a new one. Nothing was kept of the "
-            "work on this task: the repository is as it was at the beginning."
-        )
-    else:
-        happened = f"You were interrupted in the middle of the task below. {_replaced(told)}"
+    happened = "Your sandbox was lost while you worked on the task below, and has been replaced by a new one."
+    restored = (
+        _restored(told)
+        if told is not None
+        else "Nothing was kept of the work on this task: the repository is as it was at the beginning."
+    )
     return (
-        f"{happened} Look at what is there, do again what is missing, and go on with the task. Do not start over where work is "
-        f"done already.{_earlier(told)}\n\nThe task:\n\n{text}"
+        f"{happened} {restored} Look at what is there, do again what is missing, and go on with the task. Do not start over where "
+        f"work is done already.{_earlier(told)}\n\nThe task:\n\n{text}"
     )
 
 
-def _replaced(told: Mapping[str, Any]) -> str:
-    lost = "; ".join(told["lost"])
+def _restored(told: Mapping[str, Any]) -> str:
     return (
-        "Your sandbox was lost and has been replaced by a new one. Files, branches and staged changes are back as they were at the "
-        f"last checkpoint; what came after it is lost, and so is this: {lost}."
+        "Files, branches and staged changes are as they were at the last checkpoint; what came after it is lost, and so is this: "
+        f"{'; '.join(told['lost'])}."
     )
 
 

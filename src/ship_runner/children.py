@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from ship_runner.control import ControlPlane
 from ship_runner.mcp import Tool, ToolFailed
+
+if TYPE_CHECKING:
+    import httpx
+
+    from ship_runner.control import ControlPlane
 
 LOOK_S = 3.0
 """How often a waiting call looks."""
@@ -41,9 +44,9 @@ _STATUS = {
 }
 
 
-def tools(control: ControlPlane) -> list[Tool]:
-    """``start_session`` and ``session_status``."""
-    children = _Children(control)
+def tools(url: str, token: str) -> list[Tool]:
+    """``start_session`` and ``session_status``, of the control plane at ``url``."""
+    children = _Children(url, token)
     return [
         Tool(
             "start_session",
@@ -64,8 +67,15 @@ def tools(control: ControlPlane) -> list[Tool]:
 
 
 class _Children:
-    def __init__(self, control: ControlPlane) -> None:
-        self._control = control
+    def __init__(self, url: str, token: str) -> None:
+        self._terms = (url, token)
+
+    @cached_property
+    def _control(self) -> "ControlPlane":
+        # The agent waits for this process when it starts, and seldom calls: what takes long to import comes with the first call.
+        from ship_runner.control import ControlPlane
+
+        return ControlPlane(*self._terms)
 
     async def start(self, arguments: Mapping[str, Any]) -> str:
         prompt = arguments.get("prompt")
@@ -89,8 +99,10 @@ class _Children:
                 return "\n\n".join(map(_described, found)) or "You have started no session."
             await asyncio.sleep(LOOK_S)
 
-    async def _asked(self, work: Any, *, patience_s: float | None) -> Any:
+    async def _asked(self, work: Callable[[], Awaitable[Any]], *, patience_s: float | None) -> Any:
         """Ask, and again while the control plane is away; ``None`` is patience without an end."""
+        import httpx
+
         started = time.monotonic()
         while True:
             try:
@@ -114,7 +126,7 @@ def _described(child: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _problem(answer: httpx.Response) -> str:
+def _problem(answer: "httpx.Response") -> str:
     """What an ``application/problem+json`` says, for the model."""
     try:
         document = answer.json()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -140,10 +141,13 @@ class Link:
             await asyncio.gather(sender, return_exceptions=True)
 
     async def _send(self, socket: ClientConnection, sent: int) -> None:
-        """Everything after ``sent``, and what comes; text that grows is gathered for a moment."""
+        """Everything after ``sent``, and what comes. The first of a text goes at once, what follows is gathered for a moment."""
+        gathered_at = 0.0
         while True:
             self._spool.changed.clear()
             deltas, self._deltas, self._waiting = self._deltas, {}, 0
+            if deltas:
+                gathered_at = time.monotonic()
             for delta in deltas.values():
                 for piece in pieces(delta):
                     await socket.send(wire({"t": "delta", **piece}))
@@ -152,4 +156,4 @@ class Link:
                 sent = frame.n
             await self._spool.changed.wait()
             if not self._spool.pending(sent):
-                await asyncio.sleep(COALESCE_S)
+                await asyncio.sleep(max(0.0, gathered_at + COALESCE_S - time.monotonic()))

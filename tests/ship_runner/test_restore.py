@@ -93,7 +93,7 @@ async def test_a_task_goes_on_after_its_sandbox_died(plane: FakeControlPlane, ru
         Turn(text="I begin with mangoes.", calls=bash("echo half > half.txt")),
         Turn(text="Now the long part.", calls=bash("sleep 60; echo never > never.txt")),
     )
-    plane.model.scenarios["You"] = turns(
+    plane.model.scenarios["Your"] = turns(
         Turn(text="I go on.", calls=bash("cat half.txt; echo whole > whole.txt")), Turn(text="All is done.")
     )
     await runner.ready()

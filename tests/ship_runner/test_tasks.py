@@ -525,7 +525,7 @@ async def test_the_first_task_after_a_restore_tells_what_was_lost(bench: Bench) 
     await bench.end("tsk_2")
     first, second = (run.text for run in bench.agent.runs)
     assert first.startswith("the task\n")
-    assert "replaced" in first and "running processes" in first and "They said hello." in first
+    assert "new sandbox" in first and "running processes" in first and "They said hello." in first
     assert second == "the next task"
 
 

@@ -81,6 +81,10 @@ async def test_a_fork_with_another_model_sees_the_files(ship: Ship, api: Client)
     content = await api.file_content(fork_id, "timesheet/durations.py")
     assert b"float(amount)" in content
     assert {call["data"]["provider"] for call in items if call["type"] == "model.called"} == {"scripted"}
+    assert [item["data"]["conversation"] for item in items if item["type"] == "sandbox.restored"] == [True]
+    said = [item["data"]["text"] for item in items if item["type"] == "text.finished"]
+    assert "You said: “and now?" in said[-1]
+    assert "was lost" not in said[-1]
     fork = await api.session(fork_id)
     assert fork.origin and fork.origin.session_id == session_id
 

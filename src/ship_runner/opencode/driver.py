@@ -137,7 +137,7 @@ class OpenCode:
 
     async def _warm(self) -> None:
         """The first look into a folder loads providers and tools; done now, the first prompt need not wait for it."""
-        for path in ("/config/providers", "/agent"):
+        for path in ("/config/providers", "/agent", "/mcp"):
             with contextlib.suppress(RunnerFailure):
                 await self._call("GET", path)
 

@@ -186,7 +186,7 @@ def _said_by_gateway(body: Any) -> Outcome | None:
         code, message = error["code"], error["message"]
     except (TypeError, ValueError, KeyError):
         return None
-    if not isinstance(code, str) or not code.startswith(("model_", "budget_", "gateway_")):
+    if not isinstance(code, str) or not code.startswith(("model_", "budget_", "limit_", "gateway_")):
         return None
     return Outcome("failed", code, str(message)[:2000], str(error.get("hint") or ""))
 
