@@ -5,7 +5,7 @@
 #   make setup    system packages, Python environment, web app
 #   make check    linters, types, layers, the web app's checks
 #   make test     every test
-#   make chaos    kill and halt a node under load for five minutes, print what was found
+#   make chaos    kill, halt and cut off every part under load for ten minutes, then hold every log against its clients
 #   make bench    measure, print tables and JSON
 #   make fix      let the formatters and linters mend what they can
 #   make wheel    one installable file, proved in an empty environment
@@ -52,7 +52,7 @@ check-web: $(WEB_MODULES)
 test: setup system-for-tests
 	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-chaos: setup
+chaos: setup system-for-tests
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: setup

@@ -42,6 +42,7 @@ need optional fakeroot "plays the user root in sandboxes" command -v fakeroot
 need optional zstd "packs snapshots and templates" command -v zstd
 need optional ripgrep "the agent's search tool" command -v rg
 if [[ ${1:-} == --tests ]]; then
+    need optional iproute2 "cuts the network between the parts in tests" on_sbin ip
     need optional chromium "the browser tests drive it" has_chromium
     need optional postgresql "the store that several nodes share" has_postgresql
     need optional strace "records what is written and synced, to cut the power in between" command -v strace

@@ -23,13 +23,12 @@ AGAIN_S = 0.05
 
 @dataclass
 class Ledger:
-    """What was acknowledged: notes by their text and tasks by their id, each as (session, seq), and when (monotonic)."""
+    """What was acknowledged: notes by their text and tasks by their id, each as (session, seq). Times are monotonic seconds."""
 
     notes: dict[str, tuple[str, int]] = field(default_factory=dict)
     tasks: dict[str, tuple[str, int]] = field(default_factory=dict)
-    acked_at: list[float] = field(default_factory=list)
-    waits: list[tuple[float, float]] = field(default_factory=list)
-    """(asked, acknowledged) of each command."""
+    waits: list[tuple[str, float, float]] = field(default_factory=list)
+    """(writer, asked, acknowledged) of each command."""
 
 
 class Asker:
@@ -78,7 +77,7 @@ class Writer:
     """Leaves notes in the sessions in turn, and a task now and then, until it is told to stop."""
 
     def __init__(self, name: str, nodes: Sequence[Node], number: int, ledger: Ledger) -> None:
-        self._name = name
+        self.name = name
         self._nodes = nodes
         self._number = number
         self._ledger = ledger
@@ -93,15 +92,14 @@ class Writer:
                 asked = time.monotonic()
                 if tasks_every and count % tasks_every == tasks_every - 1:
                     answer = await asker.post(
-                        f"/sessions/{session_id}/tasks", {"prompt": f"{self._name} {count}"}
+                        f"/sessions/{session_id}/tasks", {"prompt": f"{self.name} {count}"}
                     )
                     self._ledger.tasks[answer["task_id"]] = (session_id, answer["seq"])
                 else:
-                    text = f"{self._name} {count}"
+                    text = f"{self.name} {count}"
                     answer = await asker.post(f"/sessions/{session_id}/messages", {"text": text})
                     self._ledger.notes[text] = (session_id, answer["seq"])
-                self._ledger.acked_at.append(time.monotonic())
-                self._ledger.waits.append((asked, time.monotonic()))
+                self._ledger.waits.append((self.name, asked, time.monotonic()))
                 await asyncio.sleep(0.01)
 
 

@@ -10,32 +10,31 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.chaos import points
-
 START_S = 60.0
 END_S = 30.0
 MODEL = "openai/pretend"
 
 
 class Node:
-    """One server process. ``faults`` is the folder in which its points are armed."""
+    """One server process in ``folder``, with the faults and the sandboxes that all nodes of a scene share."""
 
-    def __init__(self, folder: Path, sandboxes: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, faults: Path, sandboxes: Path, environment: Mapping[str, str]) -> None:
+        folder.mkdir()
         self.data = folder / "data"
-        self.faults = folder / "faults"
-        self.faults.mkdir(parents=True)
         self._log = folder / "log"
+        self._faults = faults
         self._sandboxes = sandboxes
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self.address = "127.0.0.1"
         self.prefix: Sequence[str] = ()
-        """What its command begins with: a network namespace to run in."""
+        """What its command begins with: a network namespace to run in, where it has that address."""
 
     @property
     def url(self) -> str:
         """Where it listens; the same after every start."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self.address}:{self._port}"
 
     @property
     def token(self) -> str:
@@ -87,7 +86,7 @@ class Node:
             "OPENAI_API_KEY": "sk-pretend",
             "OPENAI_MODELS": MODEL.partition("/")[2],
             "SHIP_DATA": str(self.data),
-            "SHIP_LISTEN": f"127.0.0.1:{self._port}",
+            "SHIP_LISTEN": f"{self.address}:{self._port}",
             **self._environment,
         }
         command = [
@@ -95,7 +94,7 @@ class Node:
             sys.executable,
             "-m",
             "tests.chaos.node",
-            str(self.faults),
+            str(self._faults),
             str(self._sandboxes),
         ]
         with self._log.open("ab") as log:
@@ -121,13 +120,6 @@ class Node:
         """Start it and wait until it answers."""
         self.spawn()
         await self.ready()
-
-    async def at(self, point: str) -> None:
-        """Wait until it has come to the armed point, and is dead or halted there."""
-        deadline = time.monotonic() + START_S
-        while not (points.reached(self.faults, point) and (self.halted or not self.alive)):
-            assert time.monotonic() < deadline, f"it never came to {point}: {self.log}"
-            await asyncio.sleep(0.01)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it that signal."""

@@ -15,6 +15,8 @@ from typing import Any
 from tests.chaos.sandboxes import FolderSandboxHost
 
 from ship.sessions.effects import Effects
+from ship.store.postgres import PostgresStore
+from ship.store.postgres import batch as postgres_batch
 from ship.store.sqlite import SqliteStore
 from ship.store.sqlite import store as sqlite_store
 
@@ -52,7 +54,7 @@ def disarm(folder: Path) -> None:
 def plant(folder: Path) -> None:
     """Have this process look into the folder whenever it comes to one of the points."""
     at = functools.partial(_at, folder)
-    for store in (SqliteStore,):
+    for store in (SqliteStore, PostgresStore):
         _wrap(store, "append", before=lambda: at("before_append"), after=lambda _: at("after_commit"))
         _wrap(store, "claim_effects", after=lambda due: due and at("effect_claimed"))
         _wrap(store, "claim_alarms", after=lambda due: due and at("alarm_claimed"))
@@ -60,6 +62,7 @@ def plant(folder: Path) -> None:
     _wrap(Effects, "perform", after=lambda _: at("effect_reported"))
     _wrap(FolderSandboxHost, "create", after=lambda _: at("sandbox_made"))
     _wrap(sqlite_store, "append_all", after=lambda _: at("mid_append"))
+    _wrap(postgres_batch, "write", after=lambda _: at("mid_append"))
 
 
 def _at(folder: Path, point: str) -> None:

@@ -20,6 +20,8 @@ class Runners:
     """One runner for each sandbox in which one was started; they outlive every node."""
 
     def __init__(self, nodes: Sequence[Node], host: FolderSandboxHost) -> None:
+        self.address = ""
+        """Where their sandboxes are in the network; empty means here."""
         self._nodes = nodes
         self._host = host
         self.running: dict[str, Runner] = {}
@@ -38,7 +40,11 @@ class Runners:
                 for sandbox_id, sandbox in alive.items():
                     if sandbox["runner"] and sandbox_id not in lives:
                         runner = Runner(
-                            self._nodes, len(lives), sandbox["metadata"], sandbox["runner"]["SHIP_TOKEN"]
+                            self._nodes,
+                            len(lives),
+                            sandbox["metadata"],
+                            sandbox["runner"]["SHIP_TOKEN"],
+                            self.address,
                         )
                         self.running[sandbox_id] = runner
                         lives[sandbox_id] = group.create_task(runner.run())
@@ -50,7 +56,10 @@ class Runners:
 class Runner:
     """One life in one sandbox."""
 
-    def __init__(self, nodes: Sequence[Node], number: int, metadata: dict[str, str], token: str) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], number: int, metadata: dict[str, str], token: str, address: str
+    ) -> None:
+        self._local = (address, 0) if address else None
         self._nodes = itertools.cycle([*nodes[number % len(nodes) :], *nodes[: number % len(nodes)]])
         self._token = token
         self._generation = int(metadata["ship.generation"])
@@ -79,7 +88,12 @@ class Runner:
         url = f"{node.url.replace('http', 'ws', 1)}/runner/v1/link"
         headers = {"Authorization": f"Bearer {self._token}"}
         async with websockets.connect(
-            url, additional_headers=headers, proxy=None, open_timeout=GREETING_S, close_timeout=0.1
+            url,
+            additional_headers=headers,
+            proxy=None,
+            open_timeout=GREETING_S,
+            close_timeout=0.1,
+            local_addr=self._local,
         ) as socket:
             self._socket = socket
             hello = {

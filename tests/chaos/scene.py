@@ -3,11 +3,15 @@
 import asyncio
 import collections
 import contextlib
+import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from tests.chaos.load import Asker, Ledger, Watcher, Writer, until
+from tests.chaos import points
+from tests.chaos.load import PATIENCE_S, Asker, Ledger, Watcher, Writer, until
 from tests.chaos.nodes import MODEL, Node
 from tests.chaos.runners import Runners
 from tests.chaos.sandboxes import FolderSandboxHost
@@ -27,27 +31,37 @@ class StoreView(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class Recovery:
-    """How long after a fault everything went on. Seconds."""
+    """How a fault was felt, in seconds from its beginning: until the next command was acknowledged, until every stream that it cut
+    was live again; and the longest that any one command took."""
 
-    def __init__(self, acknowledged_s: float, live_s: float) -> None:
-        self.acknowledged_s = acknowledged_s
-        self.live_s = live_s
+    acknowledged_s: float
+    live_s: float
+    longest_s: float
 
 
 class Scene:
-    """Some nodes on one store; see ``open_scene``."""
+    """``count`` nodes on one store, in a folder. Armed points are taken by whichever node comes there first."""
 
-    def __init__(self, nodes: Sequence[Node], host: FolderSandboxHost, store: StoreView) -> None:
-        self.nodes = nodes
-        self.host = host
+    def __init__(self, folder: Path, count: int, environment: Mapping[str, str], store: StoreView) -> None:
+        self._faults, sandboxes = folder / "faults", folder / "sandboxes"
+        self._faults.mkdir()
+        sandboxes.mkdir()
+        self.host = FolderSandboxHost(sandboxes)
+        self.nodes = [
+            Node(folder / f"node{number}", self._faults, sandboxes, environment) for number in range(count)
+        ]
         self.ledger = Ledger()
+        self.events = 0
+        """How many the last check has held against each other."""
         self.sessions: list[str] = []
         self.watchers: list[Watcher] = []
         self._store = store
-        self.runners = Runners(nodes, host)
+        self.runners = Runners(self.nodes, self.host)
         self._background: list[asyncio.Task[None]] = []
         self._writers = 0
+        self._writing: set[str] = set()
 
     async def start(self) -> None:
         """Start all nodes."""
@@ -85,34 +99,60 @@ class Scene:
             for _ in range(writers):
                 self._writers += 1
                 writer = Writer(f"writer {self._writers}", self.nodes, self._writers, self.ledger)
+                self._writing.add(writer.name)
                 group.create_task(writer.run(self.sessions, stopped, tasks_every=tasks_every))
             yield
             stopped.set()
+        self._writing.clear()
+
+    def arm(self, point: str, how: signal.Signals) -> None:
+        """Let the next node that comes to this point get that signal."""
+        points.arm(self._faults, point, how)
+
+    def disarm(self) -> None:
+        """Take back what was not reached."""
+        points.disarm(self._faults)
+
+    async def struck(self, point: str, timeout_s: float = PATIENCE_S) -> Node:
+        """Wait for the node that came to the armed point, and is dead or halted there."""
+
+        def found() -> Node | None:
+            if not points.reached(self._faults, point):
+                return None
+            return next((node for node in self.nodes if node.halted or not node.alive), None)
+
+        await until(found, lambda: f"no node came to {point}: {self.nodes[0].log}", timeout_s)
+        node = found()
+        assert node
+        return node
 
     async def acknowledged(self, count: int) -> None:
         """Wait until so many more commands are acknowledged."""
-        wanted = len(self.ledger.acked_at) + count
+        wanted = len(self.ledger.waits) + count
         await until(
-            lambda: len(self.ledger.acked_at) >= wanted,
-            lambda: f"{len(self.ledger.acked_at)} acknowledged, not {wanted}: {self.nodes[0].log}",
+            lambda: len(self.ledger.waits) >= wanted,
+            lambda: f"{len(self.ledger.waits)} acknowledged, not {wanted}: {self.nodes[0].log}",
         )
 
     async def recovery(self, since: float) -> Recovery:
-        """Wait until a command that was asked after that moment (monotonic) is acknowledged and every watcher that was cut off is
-        live again."""
+        """Wait until everybody is served as before that moment (monotonic): whoever writes was acknowledged, and every stream that
+        was cut is live."""
+        lost = [one for one in self.watchers if one.lost_at and one.lost_at[-1] >= since]
 
-        def acknowledged() -> float | None:
-            return next((until for asked, until in reversed(self.ledger.waits) if until > since), None)
+        def over() -> bool:
+            lost[:] = [one for one in self.watchers if one.lost_at and one.lost_at[-1] >= since]
+            served = {name for name, asked, _ in self.ledger.waits if asked >= since}
+            return served >= self._writing and all(
+                one.live_at and one.live_at[-1] > one.lost_at[-1] for one in lost
+            )
 
-        def lost() -> list[Watcher]:
-            return [one for one in self.watchers if one.lost_at and one.lost_at[-1] >= since]
-
-        def live() -> bool:
-            return all(one.live_at and one.live_at[-1] > one.lost_at[-1] for one in lost())
-
-        await until(lambda: acknowledged() and live(), lambda: "no recovery")
-        first = min(until for _, until in self.ledger.waits if until > since)
-        return Recovery(first - since, max((one.live_at[-1] - since for one in lost()), default=0.0))
+        await until(over, lambda: f"it does not recover: {self.nodes[0].log}")
+        after = [(told - since, told - asked) for _, asked, told in self.ledger.waits if told > since]
+        return Recovery(
+            min(told for told, _ in after),
+            max((one.live_at[-1] - since for one in lost), default=0.0),
+            max(took for _, took in after),
+        )
 
     async def check(self, *, lost_sandboxes: bool = False) -> None:
         """Wait until everything has come to rest, then hold every log against the ledger and against what the watchers saw.
@@ -134,6 +174,7 @@ class Scene:
                     one for one in self.host.all().values() if one["metadata"]["ship.session"] == session_id
                 ]
                 assert len(living) == 1, f"{len(living)} sandboxes of {session_id}"
+        self.events = sum(len(log) for log in logs.values())
         self._check_ledger(logs)
         await self._check_watchers(logs)
         await _until_empty(self._store)

@@ -6,8 +6,6 @@ import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tests.chaos.nodes import Node
-from tests.chaos.sandboxes import FolderSandboxHost
 from tests.chaos.scene import Scene
 
 
@@ -30,10 +28,7 @@ class SqliteView:
 @contextlib.asynccontextmanager
 async def single_node(folder: Path, **environment: str) -> AsyncIterator[Scene]:
     """A running node with nobody there yet."""
-    sandboxes = folder / "sandboxes"
-    sandboxes.mkdir()
-    node = Node(folder / "node", sandboxes, environment)
-    scene = Scene([node], FolderSandboxHost(sandboxes), SqliteView(node.data / "ship.db"))
+    scene = Scene(folder, 1, environment, SqliteView(folder / "node0" / "data" / "ship.db"))
     try:
         await scene.start()
         yield scene

@@ -108,13 +108,20 @@ def postgres_server() -> Iterator[PostgresServer]:
 async def fresh_database(url: str) -> AsyncIterator[str]:
     """The URL of an empty place in the database of ``url``: a schema of its own, which is made in milliseconds, dropped afterwards."""
     name = f"ship_{secrets.token_hex(8)}"
-    owner = await asyncpg.connect(url)
+    await _execute(url, f"CREATE SCHEMA {name}")
     try:
-        await owner.execute(f"CREATE SCHEMA {name}")
         yield f"{url}{'&' if '?' in url else '?'}search_path={name}"
     finally:
-        await owner.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
-        await owner.close()
+        await _execute(url, f"DROP SCHEMA IF EXISTS {name} CASCADE")
+
+
+async def _execute(url: str, statement: str) -> None:
+    """On a connection of its own: the server may be stopped and started in between."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 def _as_user() -> list[str]:
