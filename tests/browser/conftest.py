@@ -54,7 +54,7 @@ class Visitor:
     def hear(self, message: ConsoleMessage) -> None:
         """Keeps what the console complains about."""
         if message.type in ("error", "warning"):
-            self.errors.append(message.text)
+            self.errors.append(f"{message.text} ({message.location['url']})")
 
     async def sign_in(self) -> None:
         """Opens a one-time link, as `ship login-link` prints it."""

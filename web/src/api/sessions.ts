@@ -5,6 +5,7 @@ import { API, getJson, getText, patchJson, postJson } from "./http";
 import type {
   Answer,
   FileEntry,
+  FoundPage,
   Models,
   NewFork,
   NewSession,
@@ -22,6 +23,12 @@ export function listSessions(status: SessionStatus | "", cursor: string, signal?
   if (status) query.set("status", status);
   if (cursor) query.set("cursor", cursor);
   return getJson<SessionPage>(`/sessions?${query.toString()}`, signal);
+}
+
+/** Sessions with a title or a message that has all these words, the best first. */
+export function searchSessions(words: string, cursor: string, signal?: AbortSignal) {
+  const query = new URLSearchParams({ q: words, ...(cursor && { cursor }) });
+  return getJson<FoundPage>(`/search?${query.toString()}`, signal);
 }
 
 export const sessionListStream = `${API}/sessions/stream`;

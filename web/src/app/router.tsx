@@ -6,7 +6,14 @@ import { isPanel, type Panel } from "@/routes/panels";
 
 const rootRoute = createRootRoute({ component: Root, notFoundComponent: lazyRouteComponent(() => import("@/routes/not-found"), "NotFound"), errorComponent: Crashed });
 
-const homeRoute = createRoute({ getParentRoute: () => rootRoute, path: "/", component: Home });
+const homeRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: "/",
+  // A search for a number comes parsed.
+  validateSearch: ({ q }: Record<string, unknown>): { q?: string } =>
+    (typeof q === "string" && q) || typeof q === "number" ? { q: String(q) } : {},
+  component: Home,
+});
 
 /** Which panel is open, and the event after which the session is looked at: without one, as it is now. */
 interface SessionSearch {

@@ -15,6 +15,21 @@ export function useSlashFocus(field: RefObject<HTMLElement | null>): void {
   }, [field]);
 }
 
+/** Ctrl+K, or Cmd+K on a Mac, puts the cursor into that field from anywhere. */
+export function useSearchFocus(field: RefObject<HTMLElement | null>): void {
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent): void => {
+      if (event.key !== "k" || !(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey) return;
+      event.preventDefault();
+      field.current?.focus();
+    };
+    window.addEventListener("keydown", onKey);
+    return () => {
+      window.removeEventListener("keydown", onKey);
+    };
+  }, [field]);
+}
+
 const isTyping = (target: EventTarget | null): boolean =>
   target instanceof HTMLElement && target.closest("input, textarea, select, [contenteditable]") !== null;
 

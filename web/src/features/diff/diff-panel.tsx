@@ -42,7 +42,7 @@ export function DiffPanel({ sessionId, checkpointId, isPast, hasWorkspace, isRun
   const diff = useQuery({
     queryKey: ["diff", sessionId, checkpointId, isPast, hasWorkspace],
     queryFn: async ({ signal }) => {
-      if (isPast && !checkpointId) return "";
+      if (!checkpointId && (isPast || !hasWorkspace)) return "";
       const source: DiffSource = hasWorkspace ? { live: true } : { checkpoint: isPast ? checkpointId : "" };
       try {
         return await getDiff(sessionId, source, signal);

@@ -1,4 +1,4 @@
-import { ArrowDown, RotateCw } from "lucide-react";
+import { ArrowDown, Clock, RotateCw } from "lucide-react";
 import { useLayoutEffect, useRef, useState, type ReactNode } from "react";
 import type { Task } from "@/api/types";
 import { Button } from "@/components/button";
@@ -118,9 +118,26 @@ function Ending({ session, isPast }: { session: SessionState; isPast: boolean })
   return (
     <>
       {(session.status === "provisioning" || session.sandbox.status === "failed") && <Provisioning session={session} />}
-      {!isPast && <WayOn session={session} />}
+      {isPast ? <Waited session={session} /> : <WayOn session={session} />}
       {running && <Working session={session} task={running} isPast={isPast} />}
     </>
+  );
+}
+
+/** The tasks that waited at a moment of the past; those of the present are in the queue. */
+function Waited({ session }: { session: SessionState }) {
+  const [first] = session.tasks;
+  const waiting = queuedTasks(session).filter((task) => task !== first);
+  if (waiting.length === 0) return null;
+  return (
+    <ul aria-label="Waited" className="mt-4 space-y-0.5 text-xs text-ink-faint">
+      {waiting.map((task) => (
+        <li key={task.id} className="flex items-start gap-2">
+          <Clock aria-hidden className="mt-0.5 size-3.5 shrink-0" />
+          <span className="line-clamp-3 [overflow-wrap:anywhere]">{task.prompt}</span>
+        </li>
+      ))}
+    </ul>
   );
 }
 

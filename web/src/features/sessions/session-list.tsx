@@ -1,13 +1,16 @@
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { CloudOff, Sailboat } from "lucide-react";
-import { useState } from "react";
+import { lazy, Suspense, useState } from "react";
 import { Button } from "@/components/button";
 import { asFailure } from "@/components/failure-box";
 import { Notice } from "@/components/notice";
 import { Segmented, type Segment } from "@/components/segmented";
 import { Skeleton } from "@/components/skeleton";
 import { sessionsQuery, useLiveSessions, type Filter } from "./list";
+import { SearchField } from "./search-field";
 import { SessionRow } from "./session-row";
+
+const SearchResults = lazy(async () => ({ default: (await import("./search-results")).SearchResults }));
 
 type Choice = Exclude<Filter, ""> | "all";
 
@@ -15,24 +18,46 @@ const FILTERS: Segment<Choice>[] = [
   { value: "all", label: "All" },
   { value: "running", label: "Running" },
   { value: "ready", label: "Ready" },
+  { value: "paused", label: "Paused" },
   { value: "failed", label: "Failed" },
   { value: "archived", label: "Archived" },
 ];
 
-/** All sessions, newest first, live. */
-export function SessionList() {
+interface SessionListProps {
+  /** What is searched for; empty: nothing. */
+  words: string;
+  onSearch: (words: string) => void;
+}
+
+/** All sessions, newest first, live; or those in which some words were said. */
+export function SessionList({ words, onSearch }: SessionListProps) {
   const [choice, setChoice] = useState<Choice>("all");
-  const sessions = useInfiniteQuery(sessionsQuery(choice === "all" ? "" : choice));
   useLiveSessions();
-  const items = sessions.data?.pages.flatMap((page) => page.items) ?? [];
   return (
     <section aria-labelledby="sessions">
-      <div className="mb-2 flex flex-wrap items-center justify-between gap-2">
+      <div className="mb-2 flex flex-wrap items-center gap-2">
         <h2 id="sessions" className="text-[0.8125rem] font-semibold">
           Sessions
         </h2>
-        <Segmented label="Show" value={choice} segments={FILTERS} onChange={setChoice} className="max-w-full overflow-x-auto" />
+        <SearchField words={words} onSearch={onSearch} />
+        {!words && <Segmented label="Show" value={choice} segments={FILTERS} onChange={setChoice} className="max-w-full overflow-x-auto" />}
       </div>
+      {words ? (
+        <Suspense>
+          <SearchResults words={words} />
+        </Suspense>
+      ) : (
+        <Newest choice={choice} />
+      )}
+    </section>
+  );
+}
+
+function Newest({ choice }: { choice: Choice }) {
+  const sessions = useInfiniteQuery(sessionsQuery(choice === "all" ? "" : choice));
+  const items = sessions.data?.pages.flatMap((page) => page.items) ?? [];
+  return (
+    <>
       <div className="overflow-hidden rounded-2xl border bg-surface shadow-raised">
         {sessions.isPending && <Loading />}
         {sessions.isError && items.length === 0 && (
@@ -76,7 +101,7 @@ export function SessionList() {
           </Button>
         </div>
       )}
-    </section>
+    </>
   );
 }
 

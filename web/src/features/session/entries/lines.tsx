@@ -49,9 +49,9 @@ function Onward({ target }: { target: Target }) {
 const CHILD: Record<ChildEntry["status"], string> = {
   queued: "Started a session",
   running: "Started a session",
-  completed: "Its session is done",
-  failed: "Its session failed",
-  cancelled: "Its session was stopped",
+  completed: "The session is done",
+  failed: "The session failed",
+  cancelled: "The session was stopped",
 };
 
 /** A session that this one started, at its start or at its end. */

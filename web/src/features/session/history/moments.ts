@@ -16,7 +16,7 @@ const REASONS: Record<Exclude<SavedPoint["reason"], "task">, string> = {
   time: "While the agent worked",
   asked: "Asked for",
   pause: "Before a pause",
-  fork: "Before a fork",
+  fork: "Where this fork began",
 };
 
 /** What a checkpoint is called: by the task after which it was taken, or by why. */
