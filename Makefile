@@ -18,6 +18,8 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help setup demo up check check-python check-web test chaos bench fix wheel lock clean system system-for-tests
 
 BIN := .venv/bin
+# How many processes run the tests: `auto` is quicker and wants a machine with nothing else to do.
+PROCESSES ?= 0
 NODE := $(CURDIR)/scripts/with-node.sh
 
 PYTHON_READY := .venv/.ship-dependencies
@@ -50,7 +52,7 @@ check-web: $(WEB_MODULES)
 	cd web && $(NODE) npm run --silent check
 
 test: setup system-for-tests
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: setup system-for-tests
 	@$(BIN)/python -m tests.chaos $(ARGS)
