@@ -101,6 +101,7 @@ class Settings(Table, frozen=True):
     blobs: str = ""
     public_url: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    semantic_search: bool = False
     models: ModelSettings = ModelSettings()
     sandboxes: SandboxSettings = SandboxSettings()
     repositories: RepositorySettings = RepositorySettings()
@@ -170,6 +171,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "SHIP_BLOBS": ("blobs",),
     "SHIP_PUBLIC_URL": ("public_url",),
     "SHIP_LOG_LEVEL": ("log_level",),
+    "SHIP_SEMANTIC_SEARCH": ("semantic_search",),
     "SHIP_MODEL": ("models", "default"),
     "SHIP_SCRIPTED_MODEL": ("models", "scripted"),
     "SHIP_SANDBOX_API_URL": ("sandboxes", "api_url"),
@@ -225,7 +227,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parsed(keys: tuple[str, ...], value: str) -> Any:
-    if keys[-1] == "scripted":
+    if keys[-1] in ("scripted", "semantic_search"):
         return value.lower() in ("1", "true", "yes", "on")
     if keys[-1] == "local_roots":
         return [root for root in value.split(":") if root]

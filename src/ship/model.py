@@ -67,6 +67,13 @@ class AgentMode(StrEnum):
     PLAN = "plan"
 
 
+class SearchMode(StrEnum):
+    """What a search goes by: the ``words`` of texts, or their ``meaning``."""
+
+    WORDS = "words"
+    MEANING = "meaning"
+
+
 class Repository(Value, frozen=True):
     """What a session works on.
 

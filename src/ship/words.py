@@ -16,6 +16,9 @@ WORD_CHARACTERS = 64
 TEXT_WORDS = 15_000
 """So much of a text is found by."""
 QUERY_TERMS = 32
+PASSAGE_CHARACTERS = 240
+MEANING_CHARACTERS = 60 * PASSAGE_CHARACTERS
+"""So much of a text is found by its meaning."""
 SNIPPET_CHARACTERS = 200
 _LEAD_CHARACTERS = 60
 
@@ -88,9 +91,34 @@ def snippet(text: str, terms: Sequence[Term]) -> list[Mark]:
     return [mark for mark in lined if mark.text]
 
 
+def passages(text: str) -> list[str]:
+    """The text in pieces that are about one thing each: cut between paragraphs, or else between lines, or else between words."""
+    found: list[str] = []
+    rest = text[:MEANING_CHARACTERS].strip()
+    while rest:
+        end = _passage_end(rest)
+        piece, rest = rest[:end].strip(), rest[end:].strip()
+        if _WORD.search(piece):
+            found.append(piece)
+    return found
+
+
 def storable(text: str) -> str:
     """The text as every store can keep it."""
     return text.replace("\0", " ").encode("utf-8", "replace").decode()
+
+
+def _passage_end(text: str) -> int:
+    paragraph = text.find("\n\n", PASSAGE_CHARACTERS // 3, PASSAGE_CHARACTERS)
+    if paragraph >= 0:
+        return paragraph
+    if len(text) <= PASSAGE_CHARACTERS:
+        return len(text)
+    for end in ("\n", " "):
+        place = text.rfind(end, PASSAGE_CHARACTERS // 2, PASSAGE_CHARACTERS)
+        if place >= 0:
+            return place
+    return PASSAGE_CHARACTERS
 
 
 def _hits(text: str, terms: Sequence[Term]) -> list[tuple[int, int]]:

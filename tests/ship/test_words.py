@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ship.errors import InvalidInput
-from ship.words import Term, parse, snippet, storable, words
+from ship.words import PASSAGE_CHARACTERS, Term, parse, passages, snippet, storable, words
 
 
 def test_words_have_no_case_and_no_accents() -> None:
@@ -43,6 +43,20 @@ def test_a_snippet_shows_where_it_was_said() -> None:
     assert snippet("short", parse("other"))[0].text == "short"
 
 
+def test_passages_are_cut_between_lines_and_words() -> None:
+    lines = "\n".join(f"line {number} says something" for number in range(100))
+    pieces = passages(lines)
+    assert "\n".join(pieces) == lines
+    assert all(len(piece) <= PASSAGE_CHARACTERS for piece in pieces)
+    assert all(piece.startswith("line") for piece in pieces)
+    first, second = "a paragraph " * 8, "another\n\nwith a short one"
+    assert passages(f"{first}\n\n{second}") == [first.strip(), second]
+    assert " ".join(passages("word " * 200)) == ("word " * 200).strip()
+    assert passages("x" * 1000) == ["x" * 240] * 4 + ["x" * 40]
+    assert passages(" \n -- ") == passages("") == []
+    assert len(passages("words " * 1_000_000)) < 70
+
+
 @given(st.text(), st.text())
 def test_nothing_that_is_typed_breaks_it(text: str, query: str) -> None:
     storable(text).encode()
@@ -52,3 +66,9 @@ def test_nothing_that_is_typed_breaks_it(text: str, query: str) -> None:
     except InvalidInput:
         return
     snippet(text, terms)
+
+
+@given(st.text(max_size=2_000))
+def test_passages_leave_no_word_out(text: str) -> None:
+    assert all(piece and len(piece) <= PASSAGE_CHARACTERS for piece in passages(text))
+    assert sorted("".join(words("".join(passages(text))))) == sorted("".join(words(text)))

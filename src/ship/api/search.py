@@ -8,7 +8,7 @@ from ship.api import schemas
 from ship.api.answers import encoded
 from ship.api.services import Caller, Serving
 from ship.errors import InvalidInput
-from ship.model import SessionStatus
+from ship.model import SearchMode, SessionStatus
 
 router = APIRouter(prefix="/api/v1", tags=["sessions"])
 
@@ -21,14 +21,18 @@ async def search(
     serving: Serving,
     actor: Caller,
     q: Annotated[str, Query(max_length=1_000)],
+    mode: SearchMode = SearchMode.WORDS,
     status: SessionStatus | None = None,
     repository: str | None = None,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """The sessions whose title or messages have these words: all of them, "phrases in quotes", beginnings*, -not."""
+    """The sessions whose title or messages have these words: all of them, "phrases in quotes", beginnings*, -not. By ``meaning``:
+    those that say something like it in whatever words, where the server has that switched on."""
     offset = _offset(cursor)
-    found = await serving.sessions.search(q, status, repository, offset, limit)
+    sessions = serving.sessions
+    search = sessions.search_by_meaning if mode is SearchMode.MEANING else sessions.search
+    found = await search(q, status, repository, offset, limit)
     following = str(offset + limit) if len(found) == limit else None
     return encoded({"items": found, "next_cursor": following})
 

@@ -4,6 +4,7 @@ Nodes that share a database share everything: a bus, blobs and a sandbox host th
 the database for itself.
 """
 
+import asyncio
 import contextlib
 import secrets
 
@@ -15,6 +16,7 @@ from ship.config import Settings
 from ship.errors import ConfigurationError
 from ship.ports.blobs import BlobStore
 from ship.ports.bus import Bus
+from ship.ports.embeddings import EmbeddingModel
 from ship.ports.store import Store
 
 SIGNING_KEY = "signing.key"
@@ -80,6 +82,29 @@ async def open_bus(settings: Settings, secret: bytes, stack: contextlib.AsyncExi
     await bus.open()
     stack.push_async_callback(bus.close)
     return bus
+
+
+async def open_embeddings(settings: Settings) -> EmbeddingModel | None:
+    """The embedding model, where sessions are to be found by meaning. Only then it is imported.
+
+    Raises:
+        ConfigurationError: ``semantic_search_missing``, ``semantic_search_broken``.
+    """
+    if not settings.semantic_search:
+        return None
+    return await asyncio.to_thread(_embeddings)
+
+
+def _embeddings() -> EmbeddingModel:
+    try:
+        from ship.embeddings.wordllama import WordLlama
+    except ImportError as error:
+        raise ConfigurationError(
+            f"search by meaning needs packages that are not installed: {error}",
+            code="semantic_search_missing",
+            hint="pip install 'ship-agents[semantic]', or switch semantic_search off.",
+        ) from error
+    return WordLlama()
 
 
 async def open_blobs(settings: Settings, folder: DataFolder) -> BlobStore:

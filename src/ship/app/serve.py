@@ -71,6 +71,7 @@ async def _serve(
         bus = await adapters.open_bus(settings, secret, stack)
         blobs = await adapters.open_blobs(settings, folder)
         uploads = Uploads(folder.repositories, blobs, settings.repositories.upload_limit_bytes)
+        embeddings = await adapters.open_embeddings(settings)
         listening = stack.enter_context(_listen(*settings.address))
         host, port = listening.getsockname()[:2]
         url = settings.public_url or f"http://{_shown(host)}:{port}"
@@ -79,7 +80,7 @@ async def _serve(
         sandbox_host = await _sandbox_host(settings, folder, f"{_reachable(host)}:{port}", stack, report)
         tokens = Tokens(store, now_ms)
         sandbox_tokens = SandboxTokens(secret)
-        sessions = Sessions(store, bus, now_ms, _policy(settings), blobs)
+        sessions = Sessions(store, bus, now_ms, _policy(settings), blobs, embeddings)
         runner = RunnerSettings(
             settings.sandboxes.template, settings.sandboxes.control_url, sandbox_tokens.issue
         )

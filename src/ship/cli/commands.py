@@ -136,6 +136,10 @@ def search(
     repository: Annotated[
         str, typer.Option("--repository", help="Only sessions of this repository.", show_default=False)
     ] = "",
+    by_meaning: Annotated[
+        bool,
+        typer.Option("--by-meaning", help="What says something like it in whatever words."),
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="At most so many.")] = 20,
     url: Url = None,
     token: Token = None,
@@ -145,8 +149,15 @@ def search(
     """Find sessions by what was said in them, also those that are over."""
     from ship.cli import connection, finding
 
-    address = connection.find(url, token, data)
-    finding.search(address, query, status=status, repository=repository, limit=limit, as_json=json)
+    finding.search(
+        connection.find(url, token, data),
+        query,
+        by_meaning=by_meaning,
+        status=status,
+        repository=repository,
+        limit=limit,
+        as_json=json,
+    )
 
 
 @app.command(rich_help_panel=WORK)
@@ -347,11 +358,19 @@ def up(
         str | None,
         typer.Option("--blobs", help="s3:// URL of a bucket. [default: the data folder]", show_default=False),
     ] = None,
+    semantic_search: Annotated[
+        bool | None,
+        typer.Option(
+            "--semantic-search/--no-semantic-search",
+            help="Let sessions be found by meaning, too; needs the extra `semantic`.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Start Ship on this machine and print the link to open."""
     from ship.cli import server
 
-    server.up(listen, data, config, database=database, bus=bus, blobs=blobs)
+    server.up(listen, data, config, database=database, bus=bus, blobs=blobs, semantic_search=semantic_search)
 
 
 @app.command(rich_help_panel=SERVER)

@@ -9,10 +9,22 @@ from ship.cli.connection import Address
 from ship.cli.terminal import clean, one_line
 from ship.client.views import Found
 from ship.errors import InvalidInput
-from ship.model import SessionStatus
+from ship.model import SearchMode, SessionStatus
+
+SAID_NOWHERE = "Nothing was found. All words have to be in one message or title; word* finds its beginnings."
+MEANT_BY_NOTHING = "Nothing was found that means something like it."
 
 
-def search(address: Address, query: str, *, status: str, repository: str, limit: int, as_json: bool) -> None:
+def search(
+    address: Address,
+    query: str,
+    *,
+    by_meaning: bool,
+    status: str,
+    repository: str,
+    limit: int,
+    as_json: bool,
+) -> None:
     """``ship search``"""
 
     known = [one.value for one in SessionStatus]
@@ -26,6 +38,7 @@ def search(address: Address, query: str, *, status: str, repository: str, limit:
             return (
                 await client.search(
                     query,
+                    mode=SearchMode.MEANING if by_meaning else SearchMode.WORDS,
                     status=SessionStatus(status) if status else None,
                     repository=repository,
                     limit=limit,
@@ -49,6 +62,4 @@ def search(address: Address, query: str, *, status: str, repository: str, limit:
             said.append(f"  (and {one.matches - 1} more)", "dim")
         console.print(said, soft_wrap=True)
     if not found:
-        console.print(
-            "Nothing was found. All words have to be in one message or title; word* finds its beginnings."
-        )
+        console.print(MEANT_BY_NOTHING if by_meaning else SAID_NOWHERE)

@@ -12,14 +12,16 @@ from ship.cli import terminal
 from ship.cli.connection import data_folder
 
 
-def settings(listen: str | None, data: Path | None, file: Path | None, **urls: str | None) -> config.Settings:
+def settings(
+    listen: str | None, data: Path | None, file: Path | None, **others: str | bool | None
+) -> config.Settings:
     """The settings from the file, the environment and the command line."""
-    overrides = {"listen": listen, "data": str(data) if data else None, **urls}
+    overrides = {"listen": listen, "data": str(data) if data else None, **others}
     return config.load(file, os.environ, overrides)
 
 
-def up(listen: str | None, data: Path | None, file: Path | None, **urls: str | None) -> None:
-    """``ship up``; ``urls`` are ``database``, ``bus`` and ``blobs``."""
+def up(listen: str | None, data: Path | None, file: Path | None, **others: str | bool | None) -> None:
+    """``ship up``; ``others`` are further settings by their names."""
     console = terminal.messages()
 
     def report(line: str) -> None:
@@ -33,7 +35,7 @@ def up(listen: str | None, data: Path | None, file: Path | None, **urls: str | N
         # The link alone goes to standard output, for whoever scripts it.
         terminal.print_bytes(f"{link}\n".encode())
 
-    serve.serve(settings(listen, data, file, **urls), report=report, on_ready=ready)
+    serve.serve(settings(listen, data, file, **others), report=report, on_ready=ready)
 
 
 def end(data: Path | None) -> None:

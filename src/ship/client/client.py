@@ -17,7 +17,7 @@ from ship import errors
 from ship.client import problems, views
 from ship.client.stream import HEARTBEAT_S, START_HINT, Events
 from ship.events import decode
-from ship.model import NO_LIMITS, AgentMode, Answer, Approval, LimitsPatch, SessionStatus
+from ship.model import NO_LIMITS, AgentMode, Answer, Approval, LimitsPatch, SearchMode, SessionStatus
 
 T = TypeVar("T")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -153,17 +153,20 @@ class Client:
         self,
         query: str,
         *,
+        mode: SearchMode = SearchMode.WORDS,
         status: SessionStatus | None = None,
         repository: str = "",
         cursor: str = "",
         limit: int = 20,
     ) -> views.FoundPage:
-        """One page of the sessions where something like that was said, the best first: words, "phrases", beginnings*, -not.
+        """One page of the sessions where something like that was said, the best first: words, "phrases", beginnings*, -not; or
+        what means something like it.
 
         Raises:
+            Conflict: ``semantic_search_off``.
             InvalidInput: ``search_empty``, ``search_too_long``.
         """
-        asked = _given(q=query, status=status, repository=repository, cursor=cursor, limit=limit)
+        asked = _given(q=query, mode=mode, status=status, repository=repository, cursor=cursor, limit=limit)
         return await self._get("/search", views.FoundPage, asked)
 
     async def watch_sessions(self) -> AsyncIterator[views.SessionSummary]:

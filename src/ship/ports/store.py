@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
 from ship.errors import Conflict
+from ship.ports.embeddings import EmbeddingModel
 from ship.words import Term
 
 
@@ -160,6 +161,13 @@ class Found(NamedTuple):
     body: bytes
 
 
+class Meanings(NamedTuple):
+    """The vectors of some texts, and in the same order where each stands: (session id, seq)."""
+
+    places: Sequence[tuple[str, int]]
+    vectors: Sequence[bytes]
+
+
 class Page(NamedTuple):
     """Some rows of one table, as ``ship.store.tables`` names their columns."""
 
@@ -308,7 +316,7 @@ class TokenStore(Protocol):
 
 
 class Searchable(Protocol):
-    """Titles and what was said, by their words. Also of sessions whose logs were packed."""
+    """Titles and what was said, by their words and by their meaning. Also of sessions whose logs were packed."""
 
     async def index(self, limit: int) -> int:
         """Let up to ``limit`` texts be found that were appended since; returns how many. Nodes may do so at the same time, and
@@ -317,6 +325,21 @@ class Searchable(Protocol):
 
     async def search(self, wanted: Search, offset: int, limit: int) -> list[Found]:
         """The sessions that have a text like that, the best first, past ``offset`` of them; a title counts double."""
+        ...
+
+    async def embed(self, model: EmbeddingModel, limit: int) -> int:
+        """Give up to ``limit`` of the indexed texts that have none yet their vectors; returns how many. As ``index``: by any number
+        of nodes, once for each text."""
+        ...
+
+    def meanings(
+        self, model: str, status: str | None = None, repository: str | None = None
+    ) -> AsyncGenerator[Meanings, None]:
+        """The vectors that the model of that name has made, in pages, of the sessions of that status and repository where they are given."""
+        ...
+
+    async def found(self, places: Sequence[tuple[str, int]]) -> list[Found]:
+        """The texts at these (session id, seq), in that order; ``matches`` is 1. What is not there is left out."""
         ...
 
 

@@ -2,29 +2,28 @@
 
 import asyncio
 import logging
-from typing import Protocol
 
 from ship.errors import ShipError
+from ship.ports.embeddings import EmbeddingModel
+from ship.ports.store import Searchable
 
 BATCH = 32
+EMBEDDED = 16
+"""A smaller batch, as it is computed while a transaction waits."""
 PAUSE_S = 1.0
 
 _log = logging.getLogger("ship.search")
 
 
-class Index(Protocol):
-    """What the indexer needs of a store."""
-
-    async def index(self, limit: int) -> int:
-        """As ``Searchable`` says."""
-        ...
-
-
-async def keep_indexed(index: Index) -> None:
-    """Work until cancelled. Whoever dies meanwhile leaves the rest to the next: a text is indexed and done in one transaction."""
+async def keep_indexed(store: Searchable, model: EmbeddingModel | None) -> None:
+    """Work until cancelled. Whoever dies meanwhile leaves the rest to the next: a text is indexed and done in one transaction.
+    Without a model texts are found by their words alone."""
     while True:
         try:
-            if await index.index(BATCH) == BATCH:
+            more = await store.index(BATCH) == BATCH
+            if model:
+                more |= await store.embed(model, EMBEDDED) == EMBEDDED
+            if more:
                 continue
         except ShipError as error:
             _log.warning("texts are indexed later: %s", error)

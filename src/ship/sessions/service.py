@@ -17,6 +17,7 @@ from ship.events.frames import Delta
 from ship.model import Actor, SessionStatus
 from ship.ports.blobs import BlobStore
 from ship.ports.bus import Bus, Listener, Notice
+from ship.ports.embeddings import EmbeddingModel
 from ship.ports.store import (
     Append,
     Chain,
@@ -96,10 +97,12 @@ class Sessions:
         now_ms: Callable[[], int],
         policy: Policy = ORDINARY,
         blobs: BlobStore | None = None,
+        embeddings: EmbeddingModel | None = None,
     ) -> None:
-        """Without ``blobs`` no log is packed."""
+        """Without ``blobs`` no log is packed, without ``embeddings`` nothing is found by its meaning."""
         self._store = store
         self._blobs = blobs
+        self.by_meaning = searching.ByMeaning(store, embeddings) if embeddings else None
         self._logs = Logs(store, blobs)
         self.bus = bus
         self.now_ms = now_ms
@@ -280,6 +283,23 @@ class Sessions:
         terms = words.parse(query)
         found = await self._store.search(Search(terms, status, repository), offset, limit)
         return [searching.view(one, terms) for one in found]
+
+    async def search_by_meaning(
+        self, query: str, status: str | None, repository: str | None, offset: int, limit: int
+    ) -> list[dict[str, Any]]:
+        """As ``search``, for what means something like the query in whatever words.
+
+        Raises:
+            Conflict: ``semantic_search_off``.
+            InvalidInput: ``search_empty``.
+        """
+        if self.by_meaning is None:
+            raise Conflict(
+                "this server does not search by meaning",
+                code="semantic_search_off",
+                hint="Search by words, or have it started with `ship up --semantic-search`.",
+            )
+        return await self.by_meaning.search(query, status, repository, offset, limit)
 
     async def grow(self, session_id: str, delta: Delta) -> None:
         """Fan out text of the running task that is still growing; what does not fit is dropped."""

@@ -65,7 +65,8 @@ class Worker:
         """Work until cancelled. Where the store is this process's alone, what an earlier one had claimed is due at once."""
         if not self._store.shared:
             await self._begin()
-        indexing = asyncio.create_task(keep_indexed(self._store))
+        by_meaning = self._sessions.by_meaning
+        indexing = asyncio.create_task(keep_indexed(self._store, by_meaning.model if by_meaning else None))
         try:
             while True:
                 self._wake.clear()

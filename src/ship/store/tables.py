@@ -21,3 +21,6 @@ QUEUES: Mapping[str, str] = {"all_texts": "unindexed"}
 
 PAGE = 200
 """So many rows are carried at once."""
+
+MEANINGS = 2_000
+"""The vectors of so many texts are read at once."""

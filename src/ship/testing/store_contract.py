@@ -582,6 +582,61 @@ async def each_text_is_indexed_once(stores: Stores) -> None:
     assert await _search(store, "shared later") == ["indexed-2"]
 
 
+async def what_was_said_is_found_by_its_meaning(stores: Stores) -> None:
+    """``embed``, ``meanings``, ``found``: each indexed text gets its vectors once; a model reads its own alone."""
+    store, model = stores.one, _Lengths()
+    await _tell(store, "meant-1", "four", "thirteen here", "")
+    await _tell(store, "meant-2", "again", "one more")
+    mine = {
+        ("meant-1", 0): b"4",
+        ("meant-1", 2): b"13",
+        ("meant-1", 3): b"0",
+        ("meant-2", 0): b"5",
+        ("meant-2", 2): b"8",
+    }
+    await _embed(stores, model)
+    assert not mine.keys() & (await _meanings(store, "lengths")).keys(), "what is not indexed yet has to wait"
+    await _index(stores)
+    counts = await asyncio.gather(*(one.embed(model, 2) for one in (stores.one, stores.other) * 10))
+    assert sum(counts) + await _embed(stores, model) >= len(mine)
+    assert mine.items() <= (await _meanings(stores.other, "lengths")).items()
+    assert await _meanings(store, "another") == {}
+    assert await store.embed(model, 9) == 0
+
+    await store.append(_append("meant-1", 3, "a")._replace(said=[Said(4, b"m", "later")]))
+    await store.pack("meant-2", Packed(2, "0" * 64, b""), Snapshot(2, 1, b""))
+    await _index(stores)
+    assert await _embed(stores, model) == 1
+    assert (mine | {("meant-1", 4): b"5"}).items() <= (await _meanings(store, "lengths")).items()
+
+    ready = Summary("ready", 1, b"", "narrow", "/narrow")
+    await store.append(_append("meant-3", 0, "a")._replace(summary=ready))
+    await store.append(_append("meant-4", 0, "a")._replace(summary=ready._replace(status="failed")))
+    await _index(stores)
+    await _embed(stores, model)
+    assert await _meanings(store, "lengths", "failed", "/narrow") == {("meant-4", 0): b"6"}
+    assert (await _meanings(store, "lengths", None, "/narrow")).keys() == {("meant-3", 0), ("meant-4", 0)}
+    assert await store.found([("meant-2", 2), ("meant-9", 0), ("meant-1", 4)]) == [
+        ("meant-2", 2, "one more", 1, b"meant-2"),
+        ("meant-1", 4, "later", 1, b"meant-1"),
+    ]
+    assert await store.found([]) == []
+
+
+async def many_meanings_are_read_in_pages(stores: Stores) -> None:
+    """None is left out where one page ends and the next begins."""
+    store, model = stores.one, _Lengths()
+    places = {(f"pages-{session}", seq) for session in range(3) for seq in (0, *range(2, 1_002))}
+    for session in range(3):
+        await _tell(store, f"pages-{session}", "title", *map(str, range(1_000)))
+    await _index(stores, 500)
+    await _embed(stores, model, 500)
+    pages = [page async for page in store.meanings("lengths")]
+    assert len(pages) > 1
+    read = [place for page in pages for place in page.places if place in places]
+    assert sorted(read) == sorted(places)
+
+
 async def what_is_dumped_is_whole(stores: Stores) -> None:
     """``dump``: every row, once; ``fill`` refuses a store that is not empty."""
     store = stores.one
@@ -654,6 +709,8 @@ STORE_CHECKS: tuple[Check, ...] = (
     what_was_said_is_found_by_its_words,
     a_search_is_narrowed_and_paged,
     each_text_is_indexed_once,
+    what_was_said_is_found_by_its_meaning,
+    many_meanings_are_read_in_pages,
     what_is_dumped_is_whole,
     it_can_be_written,
 )
@@ -672,11 +729,37 @@ async def _tell(store: Store, session_id: str, title: str, *texts: str) -> None:
     await store.append(events._replace(said=said, summary=summary))
 
 
-async def _index(stores: Stores) -> int:
+async def _index(stores: Stores, batch: int = 50) -> int:
     counts = []
-    while count := await stores.other.index(50):
+    while count := await stores.other.index(batch):
         counts.append(count)
     return sum(counts)
+
+
+class _Lengths:
+    """An embedding model to which texts of one length mean the same."""
+
+    name = "lengths"
+
+    def embed(self, texts: Sequence[str]) -> list[bytes]:
+        return [b"%d" % len(text) for text in texts]
+
+    def nearness(self, wanted: bytes, vectors: Sequence[bytes]) -> list[float]:
+        return [1.0 if wanted == each else 0.0 for each in vectors]
+
+
+async def _embed(stores: Stores, model: _Lengths, batch: int = 50) -> int:
+    counts = []
+    while count := await stores.other.embed(model, batch):
+        counts.append(count)
+    return sum(counts)
+
+
+async def _meanings(
+    store: Store, model: str, status: str | None = None, repository: str | None = None
+) -> dict[tuple[str, int], bytes]:
+    pages = [page async for page in store.meanings(model, status, repository)]
+    return {place: made for page in pages for place, made in zip(page.places, page.vectors, strict=True)}
 
 
 async def _search(store: Store, query: str) -> list[str]:

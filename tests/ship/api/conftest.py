@@ -16,6 +16,7 @@ from ship.blobs.folder import FolderBlobs
 from ship.bus import LocalBus
 from ship.config import LimitSettings, ModelSpec, Provider
 from ship.errors import InvalidInput
+from ship.ports.embeddings import EmbeddingModel
 from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.service import Sessions
 from ship.sessions.worker import Worker
@@ -59,10 +60,16 @@ async def ready() -> None:
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
+def embeddings() -> EmbeddingModel | None:
+    """Without a model nothing is found by its meaning."""
+    return None
+
+
+@pytest.fixture
+async def served(tmp_path: Path, embeddings: EmbeddingModel | None) -> AsyncIterator[Served]:
     store = SqliteStore(tmp_path / "ship.db")
     await store.open()
-    sessions = Sessions(store, LocalBus(), now_ms)
+    sessions = Sessions(store, LocalBus(), now_ms, embeddings=embeddings)
     tokens = Tokens(store, now_ms)
     signer = SandboxTokens(b"s" * 32)
     host = PretendSandboxHost()

@@ -78,6 +78,17 @@ async def test_pages_follow_each_other_and_bad_queries_are_named(served: Served)
     for wrong in ({"q": "a", "cursor": "-1"}, {"q": "a", "cursor": "x"}, {"q": " ".join("a" * 40)}):
         assert (await served.client.get("/api/v1/search", params=wrong)).status_code == 400
     assert (await served.client.get("/api/v1/search")).status_code == 400
+    assert (await served.client.get("/api/v1/search", params={"q": "a", "mode": "guess"})).status_code == 400
+
+
+async def test_a_server_that_knows_no_meanings_says_so(
+    served: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = await served.client.get("/api/v1/search", params={"q": "parser", "mode": "meaning"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "semantic_search_off")
+    there = ("--url", served.url, "--token", served.token)
+    assert await asyncio.to_thread(run, ["search", "parser", "--by-meaning", *there]) != 0
+    assert "--semantic-search" in capfd.readouterr().err
 
 
 async def test_the_command_shows_where_it_was_said(served: Served, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Which adapters the settings name, and what is refused before anything is started."""
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from ship.app.folder import DataFolder
 from ship.blobs.folder import FolderBlobs
 from ship.blobs.s3 import S3Blobs
 from ship.bus import LocalBus
+from ship.cli import run
+from ship.cli.exits import Exit
 from ship.errors import ConfigurationError, Unavailable
 from ship.store.postgres import PostgresStore, membership
 from ship.store.sqlite import SqliteStore
@@ -34,6 +37,32 @@ def test_what_a_node_lacks_to_share_its_database_is_named() -> None:
     with pytest.raises(ConfigurationError) as refused:
         adapters.lacking(config.load(None, {"SHIP_BUS": "nats://h"}))
     assert refused.value.code == "cluster_incomplete"
+
+
+async def test_the_embedding_model_is_loaded_only_where_it_is_wanted() -> None:
+    """Neither it nor what it computes with is imported by a server without it, and a missing package is named."""
+    code = (
+        "import asyncio, sys; from ship import config; from ship.app import adapters, serve; import ship.cli.commands\n"
+        "asyncio.run(adapters.open_embeddings(config.load(None, {})))\n"
+        "print(sorted({'numpy', 'tokenizers', 'safetensors', 'wordllama'} & set(sys.modules)))\n"
+        "sys.modules['numpy'] = None\n"
+        "asyncio.run(adapters.open_embeddings(config.load(None, {'SHIP_SEMANTIC_SEARCH': 'true'})))"
+    )
+    ran = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await ran.communicate()
+    assert out.decode().strip() == "[]"
+    assert "ConfigurationError: search by meaning needs packages" in err.decode()
+
+
+async def test_a_package_that_is_missing_is_named_when_ship_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.delitem(sys.modules, "ship.embeddings.wordllama", raising=False)
+    assert await asyncio.to_thread(run, ["up", "--semantic-search", "--data", str(tmp_path)]) == Exit.MACHINE
+    assert "pip install 'ship-agents[semantic]'" in capfd.readouterr().err
 
 
 async def test_half_a_cluster_is_refused(postgres_url: str, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ export interface paths {
         };
         /**
          * Search
-         * @description The sessions whose title or messages have these words: all of them, "phrases in quotes", beginnings*, -not.
+         * @description The sessions whose title or messages have these words: all of them, "phrases in quotes", beginnings*, -not. By ``meaning``:
+         *     those that say something like it in whatever words, where the server has that switched on.
          */
         get: operations["search_api_v1_search_get"];
         put?: never;
@@ -2132,6 +2133,12 @@ export interface components {
             items: components["schemas"]["SavedPointOut"][];
         };
         /**
+         * SearchMode
+         * @description What a search goes by: the ``words`` of texts, or their ``meaning``.
+         * @enum {string}
+         */
+        SearchMode: "words" | "meaning";
+        /**
          * SessionArchived
          * @description The end: no event follows.
          */
@@ -3049,6 +3056,7 @@ export interface operations {
             query: {
                 cursor?: string | null;
                 limit?: number;
+                mode?: components["schemas"]["SearchMode"];
                 q: string;
                 repository?: string | null;
                 status?: components["schemas"]["SessionStatus"] | null;

@@ -19,10 +19,12 @@ async def index(connection: Connection, limit: int) -> int:
         )
         rows.sort(key=lambda row: (row["session_id"], row["seq"]))
         await connection.execute(
-            "INSERT INTO texts (session_id, seq, text, words) "
+            "WITH indexed AS (INSERT INTO texts (session_id, seq, text, words) "
             "SELECT session_id, seq, text, words::tsvector "
             "FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS new (session_id, seq, text, words) "
-            "ON CONFLICT (session_id, seq) DO UPDATE SET text = excluded.text, words = excluded.words",
+            "ON CONFLICT (session_id, seq) DO UPDATE SET text = excluded.text, words = excluded.words) "
+            "INSERT INTO meanings (session_id, seq) SELECT * FROM unnest($1::text[], $2::bigint[]) "
+            "ON CONFLICT (session_id, seq) DO UPDATE SET model = '', vectors = ''",
             [row["session_id"] for row in rows],
             [row["seq"] for row in rows],
             [row["text"] for row in rows],

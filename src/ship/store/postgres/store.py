@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from functools import partial
 
+from ship.ports.embeddings import EmbeddingModel
 from ship.ports.store import (
     Append,
     DueAlarm,
     DueEffect,
     FirstAnswer,
     Found,
+    Meanings,
     NewAlarm,
     Packed,
     Page,
@@ -16,10 +19,11 @@ from ship.ports.store import (
     Snapshot,
     StoredToken,
 )
-from ship.store.postgres import carrying, log, migrations, outbox, packing, search, tokens
+from ship.store.postgres import carrying, log, meanings, migrations, outbox, packing, search, tokens
 from ship.store.postgres.group_commit import GroupCommit
 from ship.store.postgres.membership import Membership
 from ship.store.postgres.pool import Connection, Pool
+from ship.store.tables import MEANINGS
 
 DAY_MS = 24 * 3_600_000
 
@@ -181,6 +185,35 @@ class PostgresStore:
     async def search(self, wanted: Search, offset: int, limit: int) -> list[Found]:
         """As the port says."""
         return await self._pool.run(lambda c: search.search(c, wanted, offset, limit))
+
+    async def embed(self, model: EmbeddingModel, limit: int) -> int:
+        """As the port says."""
+        return await self._pool.run(lambda c: meanings.embed(c, model, limit))
+
+    async def meanings(
+        self, model: str, status: str | None = None, repository: str | None = None
+    ) -> AsyncGenerator[Meanings, None]:
+        """As the port says."""
+        after = ("", -1)
+        while True:
+            page = await self._pool.run(
+                partial(
+                    meanings.page,
+                    model=model,
+                    status=status,
+                    repository=repository,
+                    after=after,
+                    limit=MEANINGS,
+                )
+            )
+            if not page.places:
+                return
+            yield page
+            after = page.places[-1]
+
+    async def found(self, places: Sequence[tuple[str, int]]) -> list[Found]:
+        """As the port says."""
+        return await self._pool.run(lambda c: meanings.found(c, places))
 
     async def dump(self) -> AsyncGenerator[Page, None]:
         """As the port says."""

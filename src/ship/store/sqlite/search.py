@@ -51,6 +51,7 @@ def index(connection: sqlite3.Connection, texts: Sequence[Text]) -> int:
             connection.execute(
                 "INSERT INTO text_words (rowid, words) VALUES (?, ?)", (added.lastrowid, text.words)
             )
+            connection.execute("INSERT INTO meanings (id) VALUES (?)", (added.lastrowid,))
     return count
 
 
@@ -63,6 +64,7 @@ def _forget(connection: sqlite3.Connection, text: Text) -> None:
         gone = ("delete", old["id"], " ".join(words(old["text"])))
         connection.execute("INSERT INTO text_words (text_words, rowid, words) VALUES (?, ?, ?)", gone)
         connection.execute("DELETE FROM texts WHERE id = ?", (old["id"],))
+        connection.execute("DELETE FROM meanings WHERE id = ?", (old["id"],))
 
 
 def search(connection: sqlite3.Connection, wanted: Search, offset: int, limit: int) -> list[Found]:

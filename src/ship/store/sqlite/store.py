@@ -1,15 +1,19 @@
 """The port's store in one SQLite file: each call is one plain function on a connection of the database."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
+from functools import partial
 from pathlib import Path
 
+from ship.ports.embeddings import EmbeddingModel
 from ship.ports.store import (
     Append,
     DueAlarm,
     DueEffect,
     FirstAnswer,
     Found,
+    Meanings,
     NewAlarm,
     Packed,
     Page,
@@ -17,9 +21,10 @@ from ship.ports.store import (
     Snapshot,
     StoredToken,
 )
-from ship.store.sqlite import answers, carrying, log, outbox, packing, search, tokens
+from ship.store.sqlite import answers, carrying, log, meanings, outbox, packing, search, tokens
 from ship.store.sqlite.appends import append_all
 from ship.store.sqlite.database import Database
+from ship.store.tables import MEANINGS
 
 
 class SqliteStore:
@@ -164,6 +169,38 @@ class SqliteStore:
     async def search(self, wanted: Search, offset: int, limit: int) -> list[Found]:
         """As the port says."""
         return await self._db.read(lambda c: search.search(c, wanted, offset, limit))
+
+    async def embed(self, model: EmbeddingModel, limit: int) -> int:
+        """As the port says."""
+        waiting = await self._db.read(lambda c: meanings.waiting(c, limit))
+        if not waiting:
+            return 0
+        vectors = await asyncio.to_thread(model.embed, [text.text for text in waiting])
+        return await self._db.write(lambda c: meanings.keep(c, model.name, waiting, vectors))
+
+    async def meanings(
+        self, model: str, status: str | None = None, repository: str | None = None
+    ) -> AsyncGenerator[Meanings, None]:
+        """As the port says."""
+        after = 0
+        while True:
+            page, after = await self._db.read(
+                partial(
+                    meanings.page,
+                    model=model,
+                    status=status,
+                    repository=repository,
+                    after=after,
+                    limit=MEANINGS,
+                )
+            )
+            if not after:
+                return
+            yield page
+
+    async def found(self, places: Sequence[tuple[str, int]]) -> list[Found]:
+        """As the port says."""
+        return await self._db.read(lambda c: meanings.found(c, places))
 
     def dump(self) -> AsyncGenerator[Page, None]:
         """As the port says."""

@@ -1,0 +1,1 @@
+"""Adapters of embedding models. They need the extra ``semantic``."""
