@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from tests.ship.api.conftest import Served
@@ -13,7 +14,10 @@ from ship.client import Client
 from ship.errors import InvalidInput
 from ship.model import SearchMode
 from ship.ports.embeddings import EmbeddingModel
-from ship.words import passages, words
+from ship.ports.store import Append, NewEvent, Said, Search, Summary
+from ship.sessions.indexing import keep_indexed
+from ship.store.sqlite import SqliteStore
+from ship.words import parse, passages, words
 
 pytest.importorskip("wordllama", reason="it has no wheel for this machine")
 
@@ -91,6 +95,33 @@ async def test_pages_follow_each_other_the_nearest_first(served: Served) -> None
         assert refused.value.code == "search_empty"
 
 
+async def test_what_was_said_before_it_was_switched_on_is_found(
+    tmp_path: Path, embeddings: EmbeddingModel
+) -> None:
+    """Also what was left undone by a process that is gone."""
+
+    async def read(store: SqliteStore) -> int:
+        return sum([len(page.places) async for page in store.meanings(embeddings.name)])
+
+    said = [Said(seq, b"", f"{number} cars") for seq, number in enumerate(range(100), start=2)]
+    summary = Summary("ready", 1, b"{}", CAR, "/r")
+    for model in (None, embeddings, embeddings):
+        store = SqliteStore(tmp_path / "ship.db")
+        await store.open()
+        if model is None:
+            await store.append(Append("ses", 0, 1, [NewEvent("a", b"{}")] * 101, said=said, summary=summary))
+        indexing = asyncio.create_task(keep_indexed(store, model))
+        async with asyncio.timeout(20):
+            while not await store.search(Search(parse("99 cars")), 0, 1) or (
+                model and await read(store) < 101
+            ):
+                await asyncio.sleep(0.01)
+        indexing.cancel()
+        await asyncio.gather(indexing, return_exceptions=True)
+        assert await read(store) == (101 if model else 0)
+        await store.close()
+
+
 async def test_the_command_searches_by_meaning(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
     session_id = await begun(served, TRASH)
     await by_meaning(served, "delete old files", session_id)
@@ -121,8 +152,6 @@ def test_a_text_is_as_near_as_its_nearest_passage(embeddings: EmbeddingModel) ->
 
 def test_the_vectors_are_those_of_the_package(embeddings: EmbeddingModel) -> None:
     """Its own loader, pointed to where its files are, and its own inference."""
-    from pathlib import Path
-
     import numpy as np
     import wordllama
 

@@ -14,8 +14,10 @@ async def embed(connection: Connection, model: EmbeddingModel, limit: int) -> in
     """Make the vectors of some texts that have none, past those that another node is at; returns how many."""
     async with connection.transaction():
         rows = await connection.fetch(
-            "SELECT session_id, seq, text FROM meanings JOIN texts USING (session_id, seq) WHERE model = '' "
-            "LIMIT $1 FOR UPDATE OF meanings SKIP LOCKED",
+            # In the order of the index of those that wait, so that nothing else is read whatever the planner believes.
+            "WITH taken AS MATERIALIZED (SELECT session_id, seq FROM meanings WHERE model = '' "
+            "ORDER BY session_id, seq LIMIT $1 FOR UPDATE SKIP LOCKED) "
+            "SELECT session_id, seq, text FROM taken JOIN texts USING (session_id, seq)",
             limit,
         )
         if rows:
