@@ -60,13 +60,10 @@ async def ready() -> None:
 
 
 @pytest.fixture
-def embeddings() -> EmbeddingModel | None:
-    """Without a model nothing is found by its meaning."""
-    return None
-
-
-@pytest.fixture
-async def served(tmp_path: Path, embeddings: EmbeddingModel | None) -> AsyncIterator[Served]:
+async def served(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    """Finds by meaning where the test has a fixture ``embeddings``."""
+    has_model = "embeddings" in request.fixturenames
+    embeddings: EmbeddingModel | None = request.getfixturevalue("embeddings") if has_model else None
     store = SqliteStore(tmp_path / "ship.db")
     await store.open()
     sessions = Sessions(store, LocalBus(), now_ms, embeddings=embeddings)

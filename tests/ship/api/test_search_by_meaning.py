@@ -26,8 +26,8 @@ TRASH = "Remove stale documents"
 CAR = "The automobile dealer wants a catalogue"
 
 
-@pytest.fixture
-def embeddings() -> EmbeddingModel | None:
+@pytest.fixture(autouse=True)
+def embeddings() -> EmbeddingModel:
     from ship.embeddings.wordllama import WordLlama
 
     return WordLlama()
