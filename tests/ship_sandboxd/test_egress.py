@@ -237,7 +237,7 @@ async def test_a_node_that_is_dead_is_passed_over_by_requests_and_websockets(
 def test_nodes_are_tried_in_their_order_and_those_that_failed_last(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail_at(node: nodes.Node) -> None:
         with pytest.raises(ConnectionRefusedError):
-            await kept._connect(node)
+            await kept._connect(node, ask=False)
 
     with socket.create_server(("127.0.0.1", 0)) as gone:
         first = gone.getsockname()
@@ -249,6 +249,21 @@ def test_nodes_are_tried_in_their_order_and_those_that_failed_last(monkeypatch: 
         assert kept.in_turn(upstream) == [second, first]
         monkeypatch.setattr(nodes, "MISTRUST_S", -1.0)
         assert kept.in_turn(upstream) == [first, second]
+
+
+def test_a_node_that_stands_still_is_passed_over(monkeypatch: pytest.MonkeyPatch, echo: EchoServer) -> None:
+    async def reached(upstream: Upstream) -> int:
+        _, writer = await nodes.Nodes().open(upstream)
+        port: int = writer.get_extra_info("peername")[1]
+        writer.close()
+        return port
+
+    monkeypatch.setattr(nodes, "CONNECT_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as halted:  # the kernel takes connections, nobody answers
+        both = halted.getsockname(), ("127.0.0.1", echo.port)
+        assert asyncio.run(reached(Upstream("ship.internal", 80, both))) == echo.port
+        alone = halted.getsockname()[1]
+        assert asyncio.run(reached(Upstream("ship.internal", 80, both[:1]))) == alone
 
 
 @pytest.mark.system

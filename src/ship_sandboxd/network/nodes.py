@@ -1,6 +1,11 @@
-"""The way to what stands behind a reserved name: nodes of the control plane, of which any that lives will do."""
+"""The way to what stands behind a reserved name: nodes of the control plane, of which any that lives will do.
+
+The kernel takes connections for a process that stands still. So where there is a choice, a node is asked a question over HTTP before
+it gets a connection, and its answer is believed for a moment.
+"""
 
 import asyncio
+import contextlib
 import time
 
 from .rules import Unreachable, Upstream
@@ -10,7 +15,10 @@ PATIENCE_S = 30.0
 CONNECT_TIMEOUT_S = 2.0
 MISTRUST_S = 10.0
 """How long an address that has failed is tried after the others."""
+BELIEF_S = 2.0
+"""How long an answer counts."""
 _RETRY_S = 0.1
+_QUESTION = b"HEAD / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n"
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Node = tuple[str, int]
@@ -21,14 +29,15 @@ class Nodes:
 
     def __init__(self) -> None:
         self._failed: dict[Node, float] = {}
+        self._answered: dict[Node, float] = {}
 
     async def open(self, upstream: Upstream) -> Streams:
-        """A connection to the first address that takes one. Raises Unreachable."""
+        """A connection to the first address that takes one and, where there are several, answers. Raises Unreachable."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             for node in self.in_turn(upstream):
                 try:
-                    return await self._connect(node)
+                    return await self._connect(node, ask=len(upstream.nodes) > 1)
                 except OSError as error:
                     failure = error
             if time.monotonic() > deadline:
@@ -41,11 +50,22 @@ class Nodes:
         since = time.monotonic() - MISTRUST_S
         return sorted(upstream.nodes, key=lambda node: self._failed.get(node, since) > since)
 
-    async def _connect(self, node: Node) -> Streams:
+    async def _connect(self, node: Node, *, ask: bool) -> Streams:
         try:
-            streams = await asyncio.wait_for(asyncio.open_connection(*node), CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                if ask and time.monotonic() - self._answered.get(node, -BELIEF_S) >= BELIEF_S:
+                    await self._ask(node)
+                streams = await asyncio.open_connection(*node)
         except OSError:
             self._failed[node] = time.monotonic()
             raise
         self._failed.pop(node, None)
         return streams
+
+    async def _ask(self, node: Node) -> None:
+        reader, writer = await asyncio.open_connection(*node)
+        with contextlib.closing(writer):
+            writer.write(_QUESTION % node[0].encode())
+            if not await reader.read(1):
+                raise ConnectionResetError("it closes connections without an answer")
+        self._answered[node] = time.monotonic()
