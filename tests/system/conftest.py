@@ -105,6 +105,14 @@ class Ship:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def halt(self) -> None:
+        """It stands still, with its connections open."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After ``halt``."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def stop(self) -> None:
         """End it with everything that it started."""
         down(self.data)

@@ -5,8 +5,11 @@ The broker and the database are started by the main thread: they end with the th
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 from tests.system.cluster import Cluster, cluster
 from tests.system.conftest import Ship, check_whole, ended, types
@@ -88,9 +91,12 @@ async def test_the_change_made_through_one_node_is_brought_home_from_another(thr
         items = await first.until(session_id, ended)
     check_whole(items)
     assert types(items)[-1] == "task.completed", items[-1]
-    async with third.client() as client:
-        diff = await client.get(f"/api/v1/sessions/{session_id}/diff")
-    assert "float(amount)" in diff.text
+    path = f"/api/v1/sessions/{session_id}/diff"
+    for node in three.nodes:
+        async with node.client() as client:
+            diff = (await client.get(path)).text
+            assert "float(amount)" in diff
+            assert (await client.get(path, params={"live": "true"})).text == diff
 
 
 async def test_a_broker_that_dies_delays_and_loses_nothing(three: Cluster) -> None:
@@ -116,6 +122,52 @@ async def test_a_database_that_dies_at_once_and_comes_back_has_everything(three:
         items = await _answered(second, session_id)
     check_whole(items)
     assert types(items)[-1] == "task.completed", items[-1]
+
+
+async def test_a_node_that_stands_still_delays_nobody_else(three: Cluster) -> None:
+    _, second, third = three.nodes
+    session_id = await third.begin("long", "talk for 4 seconds")
+    await until_it_talks(third, session_id)
+    third.halt()
+    try:
+        items = await second.until(session_id, ended)
+    finally:
+        third.go_on()
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    assert await third.until(session_id, ended) == items
+
+
+async def test_tokens_and_uploads_are_the_clusters_and_no_secret_is_in_a_log(
+    three: Cluster, tmp_path: Path
+) -> None:
+    first, second, third = three.nodes
+    made = first.command("token", "create", "--name", "robot")
+    assert made.returncode == 0, made.stderr
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    async with httpx.AsyncClient(base_url=second.url, headers=headers) as client:
+        assert (await client.get("/api/v1/me")).json() == {"name": "robot"}
+    bundle = tmp_path / "bundle"
+    command = [
+        "git",
+        "-C",
+        str(second.repository),
+        "bundle",
+        "create",
+        "-q",
+        str(bundle),
+        "HEAD",
+        "--branches",
+    ]
+    subprocess.run(command, check=True)
+    async with second.client() as client:
+        source = (await client.put("/api/v1/uploads", content=bundle.read_bytes())).json()["source"]
+    # The sandbox clones from the first node, which has seen nothing of the upload.
+    session_id = await third.begin("echo", "hello", repository={"source": source})
+    items = await third.until(session_id, ended)
+    assert types(items)[-1] == "task.completed", items[-1]
+    for node in three.nodes:
+        assert three.bucket.secret not in (node.data.parent / "ship.log").read_text()
 
 
 async def _answered(node: Ship, session_id: str) -> list[dict[str, object]]:

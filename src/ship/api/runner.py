@@ -17,7 +17,7 @@ from ship.errors import NotFound, ShipError
 from ship.events import Cursor, decode_fact, facts, frames
 from ship.model import AGENT, SYSTEM
 from ship.ports.bus import HEAD, Listener, Notice
-from ship.sessions import commands
+from ship.sessions import commands, metrics
 from ship.sessions.feeds import HEARTBEAT_S
 from ship.sessions.instructions import instructions
 from ship.sessions.state import SessionState
@@ -183,20 +183,24 @@ class _Link:
             ShipError: this runner is not heard any more.
         """
         async with self._sessions.listen(self._session_id) as listener:
-            if not await self._greet():
-                return
-            hearing = asyncio.create_task(self._hear())
-            telling = asyncio.create_task(self._tell(listener))
-            try:
-                done, _ = await asyncio.wait((hearing, telling), return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            except (WebSocketDisconnect, RuntimeError):
-                await self._sessions.check_soon(self._session_id, SILENCE_MS)
-            finally:
-                for task in (hearing, telling):
-                    task.cancel()
-                await asyncio.gather(hearing, telling, return_exceptions=True)
+            with metrics.RUNNER_LINKS.track_inprogress():
+                await self._live(listener)
+
+    async def _live(self, listener: Listener) -> None:
+        if not await self._greet():
+            return
+        hearing = asyncio.create_task(self._hear())
+        telling = asyncio.create_task(self._tell(listener))
+        try:
+            done, _ = await asyncio.wait((hearing, telling), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except (WebSocketDisconnect, RuntimeError):
+            await self._sessions.check_soon(self._session_id, SILENCE_MS)
+        finally:
+            for task in (hearing, telling):
+                task.cancel()
+            await asyncio.gather(hearing, telling, return_exceptions=True)
 
     async def _greet(self) -> bool:
         try:

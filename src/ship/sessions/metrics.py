@@ -12,6 +12,7 @@ COMMIT_SECONDS = Histogram(
     "From a decision to its being on disk.",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
+RUNNER_LINKS = Gauge("ship_runner_links", "Links of runners that are open on this node.")
 FOLLOWERS = Gauge("ship_followers", "Streams of sessions that are open now.")
 EFFECTS = Counter(
     "ship_effects", "Effects carried out, by how they ended: done, retried, given_up.", ["kind", "outcome"]
