@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 PROTOCOL = 1
 FIRST_RETRY_S = 0.05
 SLOWEST_RETRY_S = 5.0
+PING_S = 10.0
+"""How often the other end is asked whether it lives, and how long it may take to answer: a node that stands still keeps its
+connections open."""
 COALESCE_S = 0.03
 DELTA_LIMIT = 1 << 20
 """Characters of growing text that wait for a slow link; what is beyond is dropped, the finished part brings it."""
@@ -85,6 +88,8 @@ class Link:
                     max_size=4 << 20,
                     open_timeout=30,
                     close_timeout=1,
+                    ping_interval=PING_S,
+                    ping_timeout=PING_S,
                 ) as socket:
                     welcome = await self._greet(socket)
                     refused = (
