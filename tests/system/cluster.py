@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from ship.config import Settings
 from ship.sandboxes.template import build_ship_template
 from ship.testing import sample_repository
 from ship.testing.nats_server import NatsServer
+from ship.testing.ports import free_port
 from ship.testing.postgres_server import PostgresServer, postgres_server
 from ship.testing.s3_servers import S3Server, moto_server
 
@@ -37,7 +37,7 @@ class Cluster:
 def cluster(folder: Path, model_url: str, *, size: int = 3) -> Iterator[Cluster]:
     """A running cluster. Its sandboxes reach the nodes in their order: the first that lives holds the runners' links."""
     folder.chmod(0o755)
-    ports = [_free_port() for _ in range(size)]
+    ports = [free_port() for _ in range(size)]
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(postgres_server())
         nats = NatsServer(folder)
@@ -99,9 +99,3 @@ def _sandbox_host(data: Path, nodes: list[int]) -> Iterator[tuple[str, str]]:
         process.wait(30)
         assert process.stdout
         process.stdout.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port

@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from ship.testing.ports import free_port
+
 START_S = 10
 
 
@@ -14,8 +16,7 @@ class NatsServer:
     """``options`` are nats-server's own. It ends with the process that started it."""
 
     def __init__(self, folder: Path, *options: str, scheme: str = "nats", credentials: str = "") -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"{scheme}://{credentials}127.0.0.1:{self.port}"
         self._log = folder / "nats-server.log"
         self._options = options

@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+
+from ship.testing.ports import free_port
 
 START_S = 60.0
 BUCKET = "ship-blobs"
@@ -40,7 +41,7 @@ class S3Server:
 @contextlib.contextmanager
 def moto_server() -> Iterator[S3Server]:
     """moto's server, for as long as the block runs."""
-    server = S3Server(_free_port(), "key", "secret")
+    server = S3Server(free_port(), "key", "secret")
     with _child(sys.executable, "-W", "ignore", "-m", "moto.server", "-p", str(server.port)):
         _until(lambda: httpx.put(f"{server.endpoint}/{BUCKET}").status_code == 200)
         yield server
@@ -54,9 +55,9 @@ def has_radosgw() -> bool:
 @contextlib.contextmanager
 def radosgw(folder: Path) -> Iterator[S3Server]:
     """A Ceph of one monitor and one memory disk with its S3 gateway, for as long as the block runs; takes a quarter of a minute."""
-    server = S3Server(_free_port(), secrets.token_hex(10), secrets.token_hex(20))
+    server = S3Server(free_port(), secrets.token_hex(10), secrets.token_hex(20))
     configuration = folder / "ceph.conf"
-    monitor_port, disk = _free_port(), folder / "osd"
+    monitor_port, disk = free_port(), folder / "osd"
     disk.mkdir()
     configuration.write_text(
         f"""[global]
@@ -123,12 +124,6 @@ def _make_bucket(server: S3Server) -> None:
         aws_access_key_id=server.key,
         aws_secret_access_key=server.secret,
     ).create_bucket(Bucket=BUCKET)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextlib.contextmanager
