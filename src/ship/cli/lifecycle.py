@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
-from rich.table import Table
 from rich.text import Text
 
 from ship import errors
@@ -44,9 +43,9 @@ def list_queue(address: Address, prefix: str, *, as_json: bool) -> None:
     elif not tasks:
         terminal.output().print(f"nothing waits in {found.id}")
     else:
-        table = _table("task", "status", "prompt", "model", "limits")
+        table = terminal.Rows("task", "status", "prompt", "model", "limits")
         for task in tasks:
-            table.add_row(task.id, task.status, one_line(task.prompt, 60), task.model, _limits(task))
+            table.add(task.id, task.status, one_line(task.prompt, 60), task.model, _limits(task))
         terminal.output().print(table)
 
 
@@ -155,10 +154,10 @@ def checkpoints(address: Address, prefix: str, *, as_json: bool) -> None:
     elif not found:
         terminal.output().print("No checkpoints yet. One is made after each task, and by: ship checkpoint")
     else:
-        table = _table("checkpoint", "event", "made", "by", "commit", "changed")
+        table = terminal.Rows("checkpoint", "event", "made", "by", "commit", "changed")
         for one in found:
             changed = f"{count(one.files_changed, 'file')} +{one.additions} -{one.deletions}"
-            table.add_row(one.id, str(one.seq), moment(one.at_ms), one.reason, one.commit[:10], changed)
+            table.add(one.id, str(one.seq), moment(one.at_ms), one.reason, one.commit[:10], changed)
         terminal.output().print(table)
 
 
@@ -200,13 +199,11 @@ def children(address: Address, prefix: str, *, start: str, model: str, as_json: 
     elif not found:
         terminal.output().print("No children. Start one: ship children ID --start PROMPT")
     else:
-        table = _table("id", "status", "title", "changed", "said last")
+        table = terminal.Rows("id", "status", "title", "changed", "said last")
         for one in found:
             changed = f"{count(one.files_changed, 'file')} +{one.additions} -{one.deletions}"
             said = one_line(one.summary, 60)
-            table.add_row(
-                one.id, one.status, one_line(one.title, 40), changed if one.files_changed else "", said
-            )
+            table.add(one.id, one.status, one_line(one.title, 40), changed if one.files_changed else "", said)
         terminal.output().print(table)
 
 
@@ -245,13 +242,6 @@ def _limits(task: Task) -> str:
         f"${task.limits.cost_usd:g}" if task.limits.cost_usd else "",
     )
     return ", ".join(part for part in said if part)
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in headings:
-        table.add_column(heading, no_wrap=True, overflow="ellipsis")
-    return table
 
 
 def _say(text: str) -> None:

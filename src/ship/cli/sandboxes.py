@@ -76,7 +76,7 @@ def top(console: E2BConsole, *, interval_s: float, as_json: bool) -> None:
         if as_json:
             terminal.print_json([{**_plain(one), "usage": usage.get(one.sandbox_id)} for one in found])
         else:
-            terminal.output().print(_usage_table(found, usage))
+            terminal.output().print(_usage(found, usage))
         return
     # Ctrl-C is how one leaves.
     try:
@@ -195,10 +195,10 @@ def _plain(one: "SandboxInfo") -> dict[str, Any]:
     return {name: value for name, value in plain.items() if value is not None}
 
 
-def _list(found: "Sequence[SandboxInfo]") -> Table:
-    table = _table("id", "state", "template", "limits", "age", "ends", "metadata")
+def _list(found: "Sequence[SandboxInfo]") -> terminal.Rows:
+    table = terminal.Rows("id", "state", "template", "limits", "age", "ends", "metadata")
     for one in found:
-        table.add_row(
+        table.add(
             one.sandbox_id,
             _state(one),
             clean(one.name or one.template_id),
@@ -222,14 +222,14 @@ def _screen(found: "Sequence[SandboxInfo]", usage: Mapping[str, Usage], url: str
     rows = max(1, height - 4)
     hidden = len(found) - rows
     more = [Text(f"… {hidden} more", "dim")] if hidden > 0 else []
-    return Group(head, Text(), _usage_table(found[:rows], usage), *more)
+    return Group(head, Text(), _usage(found[:rows], usage), *more)
 
 
-def _usage_table(found: "Sequence[SandboxInfo]", usage: Mapping[str, Usage]) -> Table:
-    table = _table("id", "state", "cpu", "memory", "disk", "age", "template", "metadata")
+def _usage(found: "Sequence[SandboxInfo]", usage: Mapping[str, Usage]) -> terminal.Rows:
+    table = terminal.Rows("id", "state", "cpu", "memory", "disk", "age", "template", "metadata")
     for one in found:
         used = usage.get(one.sandbox_id)
-        table.add_row(
+        table.add(
             one.sandbox_id,
             _state(one),
             *(_figures(used) if used else ("", "", "")),
@@ -288,13 +288,6 @@ def _print_entry(entry: LogEntry, *, as_json: bool) -> None:
         (f"  {clean(fields)}".replace("\n", " ") if fields else "", "dim"),
     )
     terminal.output().print(line, soft_wrap=True)
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in headings:
-        table.add_column(heading, no_wrap=True, overflow="ellipsis" if heading == "metadata" else "fold")
-    return table
 
 
 def _state(one: "SandboxInfo") -> Text:

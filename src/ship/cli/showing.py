@@ -49,10 +49,8 @@ def sessions(address: Address, *, archived: bool, limit: int, as_json: bool) -> 
         terminal.output().print('No sessions yet. Start one: ship run . "what is to be done"')
 
 
-def _list(found: list[SessionSummary]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("id", "status", "title", "repository", "changed", "age"):
-        table.add_column(heading, no_wrap=heading != "title", overflow="ellipsis")
+def _list(found: list[SessionSummary]) -> terminal.Rows:
+    table = terminal.Rows("id", "status", "title", "repository", "changed", "age", folded=("title",))
     for one in found:
         changed = (
             f"{count(one.files_changed, 'file')} +{one.additions} -{one.deletions}"
@@ -66,7 +64,7 @@ def _list(found: list[SessionSummary]) -> Table:
         place = (
             "upload" if source.startswith("upload:") else clean(source).removesuffix(".git").split("://")[-1]
         )
-        table.add_row(
+        table.add(
             one.id[: ID_CHARACTERS + 4],
             status,
             one_line(one.title, 60),

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from ship.errors import ShipError
@@ -47,6 +48,24 @@ def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False, emoji=False)
+
+
+class Rows(Table):
+    """A table without lines. Its first column is what people copy into the next command: however narrow the terminal, the others are
+    cut first. Those in ``folded`` go on in a second line instead of being cut."""
+
+    def __init__(self, *headings: str, folded: tuple[str, ...] = ()) -> None:
+        super().__init__(box=None, pad_edge=False, header_style="dim")
+        for heading in headings:
+            self.add_column(
+                heading, no_wrap=heading not in folded, overflow="fold" if heading in folded else "ellipsis"
+            )
+
+    def add(self, name: str, *cells: RenderableType) -> None:
+        """One row."""
+        first = self.columns[0]
+        first.min_width = max(first.min_width or 0, len(name))
+        self.add_row(name, *cells)
 
 
 def interactive() -> bool:

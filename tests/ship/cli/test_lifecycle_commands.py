@@ -58,7 +58,9 @@ async def test_a_checkpoint_is_waited_for_listed_and_forked(
     served: Served,  # noqa: F811 - the fixture itself
     client: Client,
     ship: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     session = await sandboxed(served, prompt="do it")
     async with Work(served, session["id"]) as work:
         await work.runner.until("prompt")
@@ -70,6 +72,8 @@ async def test_a_checkpoint_is_waited_for_listed_and_forked(
     listed = (await ship("checkpoints", session["id"])).stdout
     assert wanted["checkpoint_id"] in listed
     assert "1 file +2 -1" in listed
+    monkeypatch.setenv("COLUMNS", "50")
+    assert wanted["checkpoint_id"] in (await ship("checkpoints", session["id"])).stdout
     forked = (await ship("fork", session["id"], "go on", "--model", "scripted/echo")).stdout.strip()
     fork = await client.session(forked)
     assert (fork.model, fork.tasks[0].prompt) == ("scripted/echo", "go on")
