@@ -10,7 +10,7 @@ import termios
 import time
 import tty
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ship.cli import terminal
 from ship.cli.exits import Exit
@@ -56,9 +56,11 @@ async def _script(console: E2BConsole, prefix: str, script: str) -> int:
 async def _shell(console: E2BConsole, prefix: str) -> int:
     name = await sandbox_id(console, prefix)
     env = {key: os.environ[key] for key in ("TERM", "COLORTERM") if os.environ.get(key)}
-    async with console.terminal(name, _window(), _show, env) as shell:
-        with _raw(sys.stdin.fileno()):
-            code = await _attend(shell)
+    # What is typed ahead must not be kept for whole lines: a terminal that keeps some when that ends may not tell of it.
+    with _keys(tty.setcbreak):
+        async with console.terminal(name, _window(), _show, env) as shell:
+            with _keys(tty.setraw):
+                code = await _attend(shell)
     if code is None:
         terminal.messages().print(f"left the shell in {name}")
         return Exit.DETACHED
@@ -175,10 +177,12 @@ def _show(output: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _raw(descriptor: int) -> Iterator[None]:
-    """Every key goes through as it is, Ctrl-C too; afterwards the terminal is as it was."""
+def _keys(mode: Callable[[int, int], object]) -> Iterator[None]:
+    """Keys come one by one and are not echoed: by ``setcbreak`` Ctrl-C still ends us, by ``setraw`` it goes through like all
+    others. Afterwards the terminal is as it was."""
+    descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    tty.setraw(descriptor, termios.TCSADRAIN)
+    mode(descriptor, termios.TCSADRAIN)
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ def server(running: ProtocolServer) -> ProtocolServer:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own, and nothing of the machine's settings."""
     for name in list(os.environ):
-        if name.startswith(("SHIP_", "XDG_", "OPENAI_", "ANTHROPIC_", "GIT_", "E2B_")):
+        if name.startswith(("SHIP_", "XDG_", "OPENAI_", "ANTHROPIC_", "GIT_", "E2B_", "COLUMNS")):
             monkeypatch.delenv(name)
     folder = tmp_path / "home"
     folder.mkdir()

@@ -60,7 +60,6 @@ async def test_a_checkpoint_is_waited_for_listed_and_forked(
     ship: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
     session = await sandboxed(served, prompt="do it")
     async with Work(served, session["id"]) as work:
         await work.runner.until("prompt")
