@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class SandboxRecord:
         try:
             with scratch.open("w") as file:
                 os.fchmod(file.fileno(), 0o600)
-                json.dump(asdict(self), file)
+                file.write(json.dumps(vars(self), default=vars))  # `dump` and `asdict` take ten times as long
                 file.flush()
                 os.fsync(file.fileno())  # an empty record after a power cut would cost the sandbox
             scratch.replace(folder / FILE_NAME)
