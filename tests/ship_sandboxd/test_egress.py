@@ -266,6 +266,34 @@ def test_a_node_that_stands_still_is_passed_over(monkeypatch: pytest.MonkeyPatch
         assert asyncio.run(reached(Upstream("ship.internal", 80, both[:1]))) == alone
 
 
+async def test_connections_to_a_node_that_comes_to_a_standstill_are_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        if lives:
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    lives = True
+    monkeypatch.setattr(nodes, "WATCH_S", 0.05)
+    monkeypatch.setattr(nodes, "WATCH_TIMEOUT_S", 0.2)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, asyncio.timeout(10):
+        node = server.sockets[0].getsockname()
+        known = nodes.Nodes()
+        (reader, writer), (_, second) = [
+            await known.open(Upstream("ship.internal", 80, (node, node))) for _ in range(2)
+        ]
+        second.close()
+        writer.write(b"GET / HTTP/1.1\r\n")
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        lives = False
+        assert await reader.read() == b"\r\n"
+        while known._watches:
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.system
 def test_requests_wait_while_the_host_is_restarted(own_host: Callable[..., Host], echo: EchoServer) -> None:
     host = own_host("--upstream", f"ship.internal:80=127.0.0.1:{echo.port}")

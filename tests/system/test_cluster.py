@@ -138,6 +138,21 @@ async def test_a_node_that_stands_still_delays_nobody_else(three: Cluster) -> No
     assert await third.until(session_id, ended) == items
 
 
+async def test_a_node_that_stands_still_with_the_runners_link_is_left(three: Cluster) -> None:
+    first, second, _ = three.nodes
+    session_id = await second.begin("long", "talk for 4 seconds")
+    await until_it_talks(second, session_id)
+    first.halt()
+    try:
+        items = await second.until(session_id, ended)
+    finally:
+        first.go_on()
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    # Awake again, it has it all; the end of the model's answer that it was passing on may come on top.
+    assert (await first.until(session_id, ended))[: len(items)] == items
+
+
 async def test_tokens_and_uploads_are_the_clusters_and_no_secret_is_in_a_log(
     three: Cluster, tmp_path: Path
 ) -> None:
