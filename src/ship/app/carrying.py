@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from ship.app import export, storage
+from ship.app import adapters, export, storage
 from ship.app.export import Progress
 from ship.app.folder import DataFolder
-from ship.blobs.folder import FolderBlobs
 from ship.config import Settings
 from ship.errors import ConfigurationError, InvalidInput
+from ship.ports.blobs import BlobStore
 from ship.ports.store import Store
 
 
@@ -49,7 +49,7 @@ def export_to(settings: Settings, file: Path, progress: Progress) -> Counter[str
 
     async def run() -> Counter[str]:
         async with _opened(settings.database, settings, exclusive=False) as store:
-            return await export.export(store, _blobs(settings), file, progress)
+            return await export.export(store, await _blobs(settings), file, progress)
 
     with _file_errors(file):
         return asyncio.run(run())
@@ -60,7 +60,7 @@ def import_from(settings: Settings, file: Path, progress: Progress) -> Counter[s
 
     async def run() -> Counter[str]:
         async with _opened(settings.database, settings) as store:
-            return await export.import_(file, store, _blobs(settings), progress)
+            return await export.import_(file, store, await _blobs(settings), progress)
 
     with _file_errors(file):
         return asyncio.run(run())
@@ -76,8 +76,8 @@ async def _opened(database: str, settings: Settings, *, exclusive: bool = True) 
         await store.close()
 
 
-def _blobs(settings: Settings) -> FolderBlobs:
-    return FolderBlobs(DataFolder(settings.data_path).blobs)
+async def _blobs(settings: Settings) -> BlobStore:
+    return await adapters.open_blobs(settings, DataFolder(settings.data_path))
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ from ship.sessions.logs import Entry, Frame, Pages, packed_frame, unpacked_frame
 FRAME = 500
 FRAME_BYTES = 4 * 1024**2
 LARGEST_LOG_BYTES = 1 << 40
-NAMED_BLOB = re.compile(rb'"[a-z0-9_]*sha256":"([0-9a-f]{64})"')
-"""How an event names a blob."""
+NAMED_BLOB = re.compile(rb'"(?:[a-z0-9_]*sha256":"|upload:)([0-9a-f]{64})"')
+"""How an event names a blob, or the uploaded repository that is kept as one."""
 
 
 async def pack(store: LogStore, blobs: BlobStore, session_id: str, snapshot: Snapshot) -> None:

@@ -34,6 +34,7 @@ from ship.sessions.logs import Logs
 from ship.words import parse
 
 BLOB = b"\x00\xffdiff" * 700_000
+BUNDLE = b"a repository"
 
 
 @asynccontextmanager
@@ -50,7 +51,12 @@ async def a_life(store: Store, blobs: FolderBlobs) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield BLOB
 
+    async def bundle() -> AsyncIterator[bytes]:
+        yield BUNDLE
+
     stored = await blobs.put(pieces(), 1 << 30)
+    uploaded = await blobs.put(bundle(), 1 << 30)
+    source = b'{"data":{"repository":{"source":"upload:%s"}}}' % uploaded.sha256.encode()
     for number in range(30):
         session_id = f"ses_{number}"
         body = b'{"data":{"sha256":"%s"}}' % stored.sha256.encode()
@@ -71,6 +77,7 @@ async def a_life(store: Store, blobs: FolderBlobs) -> None:
     await store.append(
         Append("ses_0", 41, 1, [NewEvent("artifact.stored", b'{"sha256":"' + b"0" * 64 + b'"}')])
     )
+    await store.append(Append("ses_upload", 0, 1, [NewEvent("session.created", source)]))
     body = b'{"type":"artifact.stored","sha256":"%s"}' % (b"1" * 64)
     await store.append(Append("ses_old", 0, 1, [NewEvent("artifact.stored", body)] * 3))
     await packing.pack(store, blobs, "ses_old", Snapshot(3, 1, b"state"))
@@ -96,8 +103,8 @@ async def test_there_and_back_again(postgres_url: str, tmp_path: Path) -> None:
         await a_life(first, blobs[0])
         before = await contents(first)
         counts = await export.export(first, blobs[0], tmp_path / "there", nothing)
-    assert counts["events"] == 30 * 41 + 1
-    assert (counts["blobs"], counts["missing blobs"]) == (2, 2), "also those that a packed log names"
+    assert counts["events"] == 30 * 41 + 2
+    assert (counts["blobs"], counts["missing blobs"]) == (3, 2), "also those that a packed log names"
     async with opened(postgres_url, tmp_path / "1") as second:
         assert await export.import_(tmp_path / "there", second, blobs[1], nothing) == counts
         assert await contents(second) == before
@@ -112,8 +119,9 @@ async def test_there_and_back_again(postgres_url: str, tmp_path: Path) -> None:
         await export.import_(tmp_path / "back", third, blobs[2], nothing)
         assert await contents(third) == after
         assert await third.head("ses_1") == 42
-    digest = sha256(BLOB).hexdigest()
-    assert b"".join([piece async for piece in blobs[2].get(digest)]) == BLOB
+    for body in (BLOB, BUNDLE):
+        kept = blobs[2].get(sha256(body).hexdigest())
+        assert b"".join([piece async for piece in kept]) == body
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "swapped", "not an export"])
