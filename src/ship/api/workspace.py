@@ -37,7 +37,10 @@ async def get_diff(
     if checkpoint:
         return _diff(blob_of(serving, state, _point(state, checkpoint).diff_artifact))
     if live and state.sandbox.status == "ready":
-        return _diff(await _live_diff(serving, state))
+        try:
+            return _diff(await _live_diff(serving, state))
+        except NotFound:  # it was paused or ended just now: what it left is what there is
+            state = await serving.sessions.state(session_id)
     if state.checkpoint is None:
         return _diff(b"")
     return _diff(blob_of(serving, state, state.checkpoint.diff_artifact))

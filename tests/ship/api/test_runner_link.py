@@ -72,6 +72,9 @@ async def test_a_task_goes_from_prompt_to_diff(served: Served) -> None:
     assert state["status"] == "ready"
     assert state["tasks"][0]["status"] == "completed"
     assert (await served.client.get(f"{path}/diff")).content == b"the diff"
+    served.host.sandboxes.clear()  # it is gone, and nobody has noticed
+    live = await served.client.get(f"{path}/diff", params={"live": "true"})
+    assert (live.status_code, live.content) == (200, b"the diff")
     summary = (await served.client.get("/api/v1/sessions")).json()["items"][0]
     assert (summary["files_changed"], summary["additions"]) == (1, 1)
 
