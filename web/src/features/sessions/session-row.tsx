@@ -1,5 +1,5 @@
 import { Link } from "@tanstack/react-router";
-import { FolderGit2 } from "lucide-react";
+import { CornerDownRight, FolderGit2 } from "lucide-react";
 import type { SessionSummary } from "@/api/types";
 import { Ago } from "@/components/ago";
 import { DiffCounts } from "@/components/diff-counts";
@@ -15,7 +15,10 @@ export function SessionRow({ session }: { session: SessionSummary }) {
       className="group flex items-center gap-4 px-4 py-3 -outline-offset-2 transition-colors hover:bg-hover/60"
     >
       <div className="min-w-0 flex-1">
-        <p className="truncate font-medium">{session.title || "Untitled"}</p>
+        <p className="truncate font-medium">
+          {session.parent && <CornerDownRight role="img" aria-label="Started by another session:" className="mr-1.5 inline size-3.5 text-ink-faint" />}
+          {session.title || "Untitled"}
+        </p>
         <p className="mt-0.5 flex min-w-0 items-center gap-1.5 text-xs text-ink-faint">
           <FolderGit2 aria-hidden className="size-3.5 shrink-0" />
           <span className="truncate" title={repository.source}>
