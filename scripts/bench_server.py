@@ -11,12 +11,16 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+
+from starlette.types import ASGIApp
 
 from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
-from ship.api import Services, create_api
+from ship.api.late import LateApplication
 from ship.api.server import listen, server
+from ship.api.services import Services
 from ship.app.folder import DataFolder
 from ship.app.tokens import now_ms
 from ship.blobs.folder import FolderBlobs
@@ -39,8 +43,7 @@ async def serve(data: Path, port: int) -> None:
     await store.open()
     tokens = Tokens(store, now_ms)
     sessions = Sessions(store, LocalBus(), now_ms)
-    app = create_api()
-    app.state.services = Services(
+    services = Services(
         sessions=sessions,
         tokens=tokens,
         sandbox_tokens=SandboxTokens(folder.secret("signing.key").encode()),
@@ -57,13 +60,26 @@ async def serve(data: Path, port: int) -> None:
     token = folder.read_json(CREDENTIAL).get("token") or await tokens.create("bench")
     folder.write_json(CREDENTIAL, {"token": token})
     with listen("127.0.0.1", port) as listening:
-        running = server(app)
+        app = LateApplication(partial(asyncio.to_thread, _application, services))
+        running = server(app, services)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, setattr, running, "should_exit", True)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         sys.stdout.write(json.dumps({"url": url, "token": token, "pid": os.getpid()}) + "\n")
         sys.stdout.flush()
-        await running.serve(sockets=[listening])
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(
+                app.build()
+            )  # begins when this task first waits, which is when the server listens
+            await running.serve(sockets=[listening])
     await store.close()
+
+
+def _application(services: Services) -> ASGIApp:
+    from ship.api.application import create_api  # takes longer to import than all the rest
+
+    app = create_api()
+    app.state.services = services
+    return app
 
 
 async def _no_bundle(stream: AsyncIterator[bytes]) -> str:

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from ship.api import create_api
+from ship.api.application import create_api
 from ship.api.openapi import document
 
 TARGET = Path(__file__).parent.parent / "openapi.json"

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 from ship import config, errors
-from ship.api import create_api
+from ship.api.application import create_api
 from ship.api.openapi import document
 from ship.events import FACTS, Fact, frames
 from ship.sessions import metrics

@@ -6,7 +6,8 @@ from fastapi.responses import RedirectResponse
 from ship.accounts.tokens import BROWSER_LIFE_MS
 from ship.api import schemas
 from ship.api.answers import encoded
-from ship.api.services import Caller, Serving, cookie_name
+from ship.api.dependencies import Caller, Serving
+from ship.api.services import cookie_name
 
 router = APIRouter(tags=["account"])
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from fastapi import Response
+from starlette.responses import Response
 
 
 def encoded(value: Any, status: int = 200) -> Response:

@@ -8,7 +8,8 @@ from fastapi.responses import StreamingResponse
 
 from ship.api import schemas
 from ship.api.answers import encoded
-from ship.api.services import Caller, Services, Serving, bounded_body
+from ship.api.dependencies import Caller, Serving
+from ship.api.services import Services, bounded_body
 from ship.errors import InvalidInput, NotFound
 from ship.model import Actor
 from ship.sessions import commands

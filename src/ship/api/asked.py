@@ -1,11 +1,14 @@
 """What callers ask for, checked against what this server has."""
 
-from ship.api.schemas import LimitsIn
+from ship.api.inputs import MAX_SEQ, LimitsIn
 from ship.api.services import Services
 from ship.errors import InvalidInput, TooLarge
+from ship.events import FACTS
 from ship.model import NO_LIMITS, LimitsPatch
 
 TITLE_CHARACTERS = 80
+
+_EVENT_TYPES = frozenset(fact.TYPE for fact in FACTS)
 
 
 def title(text: str) -> str:
@@ -69,3 +72,18 @@ def _is_priced(serving: Services, of_model: str) -> bool:
         for spec in provider.models
         if spec.name == name
     )
+
+
+def place(text: str) -> int:
+    """The seq that a stream's ``after`` means. Raises InvalidInput (``after_invalid``)."""
+    if not (text.isascii() and text.isdecimal()) or int(text[:20]) > MAX_SEQ:
+        raise InvalidInput("`after` is the last seq that you have seen", code="after_invalid")
+    return int(text)
+
+
+def event_types(text: str) -> list[str]:
+    """The event types that a query names, parted by commas. Raises InvalidInput (``event_type_unknown``)."""
+    chosen = [name for name in text.split(",") if name]
+    if unknown := [name for name in chosen if name not in _EVENT_TYPES]:
+        raise InvalidInput(f"there is no event type {unknown[0]}", code="event_type_unknown")
+    return chosen

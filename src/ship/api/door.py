@@ -1,9 +1,11 @@
 """The server's protocol, with a shorter way for the requests that come most.
 
-A hot request (``hot.py``) goes from the parser straight to its route's function: no ASGI, no middleware, no dependency graph. It is
-authenticated by the same function, validated by the same schema, answered by the same route and refused with the same problems.
+A hot request (``hot.py``) goes from the parser straight to its function: no ASGI, no middleware, no dependency graph. It is
+authenticated by the same function, validated by the same schema, answered by the same function and refused with the same problems.
 What is not plain takes the ordinary way: a body in chunks or above the bound, an encoded path, a request behind another on one
 connection, and all that its schema refuses.
+
+Nothing that is imported here knows FastAPI: a server that starts answers hot requests long before its application is there.
 """
 
 import asyncio
@@ -11,29 +13,19 @@ import re
 from http import HTTPStatus
 from typing import Any, cast
 
-from fastapi import FastAPI, Response
+from pydantic import BaseModel
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from ship.api import problems, sessions, streams, websocket
-from ship.api.hot import HotCall, HotRoutes
+from ship.api import hot, problems, websocket
+from ship.api.hot import Asker, HotCall
 from ship.api.services import Services, caller, key_of
 from ship.api.stream_socket import StreamSocket
 
 BODY_BYTES = 256 * 1024
-
-HOT = HotRoutes(
-    [sessions.router, streams.router],
-    (
-        sessions.create_session,
-        sessions.queue_task,
-        sessions.post_message,
-        sessions.list_messages,
-        streams.list_events,
-    ),
-)
 
 _STREAM = re.compile(rb"/api/v1/sessions/([A-Za-z0-9_-]+)/events/ws")
 _STATUS_LINES = {
@@ -41,13 +33,13 @@ _STATUS_LINES = {
 }
 
 
-def door(app: FastAPI) -> type[asyncio.Protocol]:
-    """What uvicorn makes a protocol of each connection with; the application has its services already."""
+def door(services: Services) -> type[asyncio.Protocol]:
+    """What uvicorn makes a protocol of each connection with."""
 
     def protocol(
         config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop
     ) -> Door:
-        return Door(app.state.services, config, server_state, app_state, _loop)
+        return Door(services, config, server_state, app_state, _loop)
 
     return cast("type[asyncio.Protocol]", protocol)
 
@@ -98,15 +90,15 @@ class Door(HttpToolsProtocol):
             super().on_message_complete()
             return
         body, self._body = self._body, b""
-        arguments = call.arguments(self._query, body)
-        if arguments is None or len(body) > BODY_BYTES:
+        what = call.route.read(self._query, body)
+        if what is None or len(body) > BODY_BYTES:
             super().on_headers_complete()
             super().on_body(body)
             super().on_message_complete()
             return
         turn = _Turn(self.parser.should_keep_alive())
         self.cycle = cast("Any", turn)
-        task = self.loop.create_task(self._serve(turn, call, arguments, self._connection(), body))
+        task = self.loop.create_task(self._serve(turn, call, what, self._connection(), body))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -135,7 +127,7 @@ class Door(HttpToolsProtocol):
         path, _, self._query = self.url.partition(b"?")
         self._path = path
         method = self.parser.get_method()
-        call = HOT.find(method, path)
+        call = hot.find(method, path)
         if call is None or not (self.cycle is None or self.cycle.response_complete):
             return None
         if (
@@ -144,7 +136,7 @@ class Door(HttpToolsProtocol):
             or self.expect_100_continue
         ):
             return None
-        return call if self._is_plain(call.route.takes_body) else None
+        return call if self._is_plain(call.route.posts) else None
 
     def _is_plain(self, takes_body: bool) -> bool:
         """Whether the body, if there is one, is JSON of a known and moderate length."""
@@ -170,13 +162,12 @@ class Door(HttpToolsProtocol):
         return HTTPConnection(cast("dict[str, Any]", self.scope))
 
     async def _serve(
-        self, turn: _Turn, call: HotCall, arguments: dict[str, Any], connection: HTTPConnection, body: bytes
+        self, turn: _Turn, call: HotCall, what: BaseModel, connection: HTTPConnection, body: bytes
     ) -> None:
         try:
             actor = await caller(connection, self._services)
-            if call.route.takes_key:
-                arguments["key"] = key_of(actor, connection, body)
-            response = await call.route.call(**arguments, serving=self._services, actor=actor)
+            key = key_of(actor, connection, body) if call.route.posts else None
+            response = await call.answer(Asker(self._services, actor, key), what)
         except Exception as error:  # the edge of the protocol, as the application's error handlers are
             response = problems.answer(error, connection)
         if self.flow.write_paused:

@@ -1,104 +1,157 @@
-"""The routes that are asked most, bound for the door: what of a request goes into which argument of the route's function.
+"""What is asked most, as plain functions without FastAPI, and which of them a request is for.
 
-They are ordinary routes of the application. The door calls the same functions with the same callers, schemas and keys, and hands
-whatever a schema refuses to the application, which says what was wrong with it.
+The application's routes call the same functions, so that both ways answer alike. The door hands whatever a schema refuses to the
+application, which says what was wrong with it.
 """
 
-import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, get_type_hints
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Response
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
+from starlette.responses import Response
 
-from ship.api.services import Caller, Key, Serving
+from ship.api import asked
+from ship.api.answers import encoded, page
+from ship.api.inputs import MessageIn, MessagesQuery, RecordsQuery, SessionIn, TaskIn
+from ship.api.services import Services
+from ship.model import Actor, Repository
+from ship.sessions import commands
+from ship.sessions.ids import new_id
+from ship.sessions.service import IdempotencyKey
 
-SESSION_ID = "session_id"
-_PLACEHOLDER = "{session_id}"
-_ID_AT = 4
-"""Where the session's id stands in ``/api/v1/sessions/{session_id}/…``, split at its slashes."""
 
-_DEFAULTS: Mapping[str, Any] = {}
+class Asker(NamedTuple):
+    """Who asks, and whom; with a key where something is to be done once."""
+
+    serving: Services
+    actor: Actor
+    key: IdempotencyKey | None = None
+
+
+async def create_session(asker: Asker, body: SessionIn) -> Response:
+    """201 with the new session, whole."""
+    serving, actor, key = asker
+    serving.check_repository(body.repository.source)
+    prompt = asked.prompt(serving, body.prompt)
+    model = asked.model(serving, body.model)
+    command = commands.CreateSession(
+        title=body.title or asked.title(prompt) or body.repository.source,
+        repository=Repository(source=body.repository.source, branch=body.repository.branch),
+        model=model,
+        approval=body.approval,
+        prompt=prompt,
+        task_id=new_id("tsk"),
+        agent=body.agent,
+        limits=asked.limits(serving, body.limits, model),
+    )
+    outcome = await serving.sessions.create(command, actor, key)
+    return encoded(outcome.answer, 201)
+
+
+async def queue_task(asker: Asker, session_id: str, body: TaskIn) -> Response:
+    """202 with what became of it."""
+    serving, actor, key = asker
+    prompt = asked.prompt(serving, body.prompt)
+    model = asked.model(serving, body.model) if body.model else ""
+    command: commands.Command = (
+        commands.SteerTask(
+            task_id=new_id("tsk"), steer_id=new_id("str"), text=prompt, model=model, agent=body.agent
+        )
+        if body.mode == "steer"
+        else commands.QueueTask(
+            task_id=new_id("tsk"),
+            prompt=prompt,
+            model=model,
+            agent=body.agent,
+            limits=asked.limits(serving, body.limits, model),
+        )
+    )
+    outcome = await serving.sessions.execute(session_id, command, actor, key)
+    return encoded(outcome.answer, 202)
+
+
+async def post_message(asker: Asker, session_id: str, body: MessageIn) -> Response:
+    """201 with the message."""
+    serving, actor, key = asker
+    command = commands.PostMessage(message_id=new_id("msg"), text=body.text)
+    outcome = await serving.sessions.post(session_id, command, actor, key)
+    return encoded(outcome.answer, 201)
+
+
+async def list_messages(asker: Asker, session_id: str, query: MessagesQuery) -> Response:
+    """A page of messages, newest last."""
+    rows = await asker.serving.sessions.messages(session_id, query.before, query.limit + 1)
+    return page(rows[-query.limit :], has_more=len(rows) > query.limit)
+
+
+async def list_events(asker: Asker, session_id: str, query: RecordsQuery) -> Response:
+    """A page of the log, oldest first."""
+    sessions = asker.serving.sessions
+    head = await sessions.head(session_id)
+    types = asked.event_types(query.types)
+    rows = await sessions.events(session_id, query.after, query.limit, types)
+    return page([body for _, body in rows], head_seq=head)
 
 
 class HotRoute:
-    """One route. ``takes_body`` and ``takes_key`` say what its function wants besides the caller."""
+    """A function and the schema of what it is asked: a POST carries it in its body, with a key perhaps, a GET in its query."""
 
-    def __init__(self, route: APIRoute) -> None:
-        hints = get_type_hints(route.endpoint, include_extras=True)
-        parameters = inspect.signature(route.endpoint).parameters
-        self.call: Callable[..., Awaitable[Response]] = route.endpoint
-        self.takes_key = hints.get("key") == Key
-        self.takes_session = SESSION_ID in parameters
-        self._body: type[BaseModel] | None = hints.get("body")
-        plain = {"serving": Serving, "actor": Caller, "key": Key}
-        asked: dict[str, Any] = {
-            name: (hints[name], parameter.default)
-            for name, parameter in parameters.items()
-            if name not in (SESSION_ID, "body") and hints[name] != plain.get(name)
-        }
-        self._query = create_model("Query", **asked) if asked else None
-        self.query = lru_cache(256)(self._read_query)
+    def __init__(
+        self, method: str, path: str, answer: Callable[..., Awaitable[Response]], schema: type[BaseModel]
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.answer = answer
+        self.posts = method == "POST"
+        self._schema = schema
+        self._query = lru_cache(256)(self._read_query)
 
-    @property
-    def takes_body(self) -> bool:
-        """Whether its requests have a body."""
-        return self._body is not None
+    def read(self, query: bytes, body: bytes) -> BaseModel | None:
+        """What it is asked; None when the schema refuses it."""
+        try:
+            return self._schema.model_validate_json(body) if self.posts else self._query(query)
+        except (ValidationError, UnicodeDecodeError):
+            return None
 
-    def body(self, data: bytes) -> BaseModel | None:
-        """The body by the route's schema. Raises ValidationError."""
-        return self._body.model_validate_json(data) if self._body else None
-
-    def _read_query(self, query: bytes) -> Mapping[str, Any]:
-        """The query's arguments by their types, with defaults. Raises ValidationError."""
-        if self._query is None:
-            return _DEFAULTS
-        read = self._query.model_validate(dict(parse_qsl(query.decode(), keep_blank_values=True)))
-        return {name: getattr(read, name) for name in self._query.model_fields}
+    def _read_query(self, query: bytes) -> BaseModel:
+        return self._schema.model_validate(dict(parse_qsl(query.decode(), keep_blank_values=True)))
 
 
 class HotCall(NamedTuple):
-    """A route and the session that it is about, if it is about one."""
+    """A route, and the id of the session that it is about, if it is about one."""
 
     route: HotRoute
-    session_id: str | None
+    about: tuple[str, ...]
 
-    def arguments(self, query: bytes, body: bytes) -> dict[str, Any] | None:
-        """What its function takes of the request; None when a schema refuses it."""
-        try:
-            found = dict(self.route.query(query))
-            if self.route.takes_body:
-                found["body"] = self.route.body(body)
-        except (ValidationError, UnicodeDecodeError):
-            return None
-        if self.session_id is not None:
-            found[SESSION_ID] = self.session_id
-        return found
+    async def answer(self, asker: Asker, what: BaseModel) -> Response:
+        """The answer to it."""
+        return await self.route.answer(asker, *self.about, what)
 
 
-class HotRoutes:
-    """Finds the hot route of a request."""
+_SESSIONS = "/api/v1/sessions"
+_ID_AT = 4
+"""Where the session's id stands in ``/api/v1/sessions/{session_id}/…``, split at its slashes."""
 
-    def __init__(self, routers: list[APIRouter], functions: tuple[Callable[..., Any], ...]) -> None:
-        routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-        self._routes: dict[tuple[bytes, bytes], HotRoute] = {}
-        for function in functions:
-            route = next(known for known in routes if known.endpoint is function)
-            path = route.path.replace(_PLACEHOLDER, "").encode()
-            for method in route.methods or ():
-                self._routes[method.encode(), path] = HotRoute(route)
+ROUTES = (
+    HotRoute("POST", _SESSIONS, create_session, SessionIn),
+    HotRoute("POST", f"{_SESSIONS}/{{session_id}}/tasks", queue_task, TaskIn),
+    HotRoute("POST", f"{_SESSIONS}/{{session_id}}/messages", post_message, MessageIn),
+    HotRoute("GET", f"{_SESSIONS}/{{session_id}}/messages", list_messages, MessagesQuery),
+    HotRoute("GET", f"{_SESSIONS}/{{session_id}}/events", list_events, RecordsQuery),
+)
+_FOUND = {(route.method.encode(), route.path.replace("{session_id}", "").encode()): route for route in ROUTES}
 
-    def find(self, method: bytes, path: bytes) -> HotCall | None:
-        """The call that a request is, if it is one of a hot route."""
-        parts = path.split(b"/")
-        if len(parts) <= _ID_AT:
-            route = self._routes.get((method, path))
-            return HotCall(route, None) if route else None
-        session_id, parts[_ID_AT] = parts[_ID_AT], b""
-        route = self._routes.get((method, b"/".join(parts)))
-        if route is None or not session_id or b"%" in session_id or not session_id.isascii():
-            return None
-        return HotCall(route, session_id.decode())
+
+def find(method: bytes, path: bytes) -> HotCall | None:
+    """The call that a request is, if it is one of a hot route."""
+    parts = path.split(b"/")
+    if len(parts) <= _ID_AT:
+        route = _FOUND.get((method, path))
+        return HotCall(route, ()) if route else None
+    session_id, parts[_ID_AT] = parts[_ID_AT], b""
+    route = _FOUND.get((method, b"/".join(parts)))
+    if route is None or not session_id or b"%" in session_id or not session_id.isascii():
+        return None
+    return HotCall(route, (session_id.decode(),))

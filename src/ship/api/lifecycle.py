@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Response
 
-from ship.api import asked, schemas
+from ship.api import asked, inputs, schemas
 from ship.api.answers import encoded
-from ship.api.services import Caller, Key, Serving
+from ship.api.dependencies import Caller, Key, Serving
 from ship.model import NO_LIMITS
 from ship.sessions import commands, forks, views
 from ship.sessions.ids import new_id
@@ -14,7 +14,7 @@ router = APIRouter(prefix="/api/v1", tags=["lifecycle"])
 
 @router.patch("/sessions/{session_id}/tasks/{task_id}", status_code=202, response_model=schemas.Accepted)
 async def edit_task(
-    session_id: str, task_id: str, body: schemas.TaskChange, serving: Serving, actor: Caller, key: Key
+    session_id: str, task_id: str, body: inputs.TaskChange, serving: Serving, actor: Caller, key: Key
 ) -> Response:
     """Change a task that waits, or the limits of the one that runs."""
     limits = NO_LIMITS
@@ -34,7 +34,7 @@ async def edit_task(
 
 @router.post("/sessions/{session_id}/tasks/{task_id}/move", status_code=202, response_model=schemas.Accepted)
 async def move_task(
-    session_id: str, task_id: str, body: schemas.TaskMove, serving: Serving, actor: Caller, key: Key
+    session_id: str, task_id: str, body: inputs.TaskMove, serving: Serving, actor: Caller, key: Key
 ) -> Response:
     """Let a waiting task come before another one, or last."""
     command = commands.MoveTask(task_id=task_id, before=body.before)
@@ -74,7 +74,7 @@ async def request_checkpoint(session_id: str, serving: Serving, actor: Caller, k
 
 @router.post("/sessions/{session_id}/fork", status_code=201, response_model=schemas.SessionOut)
 async def fork_session(
-    session_id: str, body: schemas.ForkIn, serving: Serving, actor: Caller, key: Key
+    session_id: str, body: inputs.ForkIn, serving: Serving, actor: Caller, key: Key
 ) -> Response:
     """A new session that begins with a checkpoint of this one: its files, and what its agent remembers."""
     state = await serving.sessions.state(session_id)
@@ -103,14 +103,14 @@ async def list_children(session_id: str, serving: Serving, actor: Caller) -> Res
 
 @router.post("/sessions/{session_id}/children", status_code=201, response_model=schemas.ChildAccepted)
 async def start_child(
-    session_id: str, body: schemas.ChildIn, serving: Serving, actor: Caller, key: Key
+    session_id: str, body: inputs.ChildIn, serving: Serving, actor: Caller, key: Key
 ) -> Response:
     """Start a session of its own on the same repository; its result comes back as an event."""
     outcome = await serving.sessions.execute(session_id, child(serving, body), actor, key)
     return encoded(outcome.answer, 201)
 
 
-def child(serving: Serving, body: schemas.ChildIn) -> commands.StartChild:
+def child(serving: Serving, body: inputs.ChildIn) -> commands.StartChild:
     """The command for it, whoever asks."""
     prompt = asked.prompt(serving, body.prompt)
     return commands.StartChild(

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ship.api.answers import encoded
-from ship.api.services import Serving
+from ship.api.dependencies import Serving
 
 router = APIRouter(tags=["operations"])
 

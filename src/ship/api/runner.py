@@ -10,9 +10,10 @@ import msgspec
 from fastapi import APIRouter, Request, Response, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from ship.api import artifacts, lifecycle, schemas
+from ship.api import artifacts, inputs, lifecycle, schemas
 from ship.api.answers import encoded
-from ship.api.services import Runner, RunnerCaller, Services, Serving, runner, services
+from ship.api.dependencies import Runner, Serving
+from ship.api.services import RunnerCaller, Services, runner, services
 from ship.errors import NotFound, ShipError
 from ship.events import Cursor, decode_fact, facts, frames
 from ship.model import AGENT, SYSTEM
@@ -126,7 +127,7 @@ async def get_artifact(name: str, serving: Serving, caller: Runner) -> Response:
 
 
 @router.post("/children", status_code=201, response_model=schemas.ChildAccepted)
-async def start_child(body: schemas.ChildIn, serving: Serving, caller: Runner) -> Response:
+async def start_child(body: inputs.ChildIn, serving: Serving, caller: Runner) -> Response:
     """The agent starts a session of its own on the same repository."""
     outcome = await serving.sessions.execute(caller.session_id, lifecycle.child(serving, body), AGENT)
     return encoded(outcome.answer, 201)

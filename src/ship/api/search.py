@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 
 from ship.api import schemas
 from ship.api.answers import encoded
-from ship.api.services import Caller, Serving
+from ship.api.dependencies import Caller, Serving
 from ship.errors import InvalidInput
 from ship.model import SearchMode, SessionStatus
 

@@ -1,14 +1,16 @@
 """The HTTP server under the routes: uvicorn, on a socket that we open, with signals left to the process."""
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from ship.api.door import door
+from ship.api.services import Services
 
 BACKLOG = 2048
 ACCEPTED_A_TURN = 64
@@ -31,14 +33,14 @@ class Server(uvicorn.Server):
             listening.listen(BACKLOG)
 
 
-def server(app: ASGIApp, *, grace_s: int = 1) -> Server:
-    """A server for the application; it ends when ``should_exit`` is set, connections within ``grace_s``. The API's own application
-    is entered by the door."""
+def server(app: ASGIApp, services: Services | None = None, *, grace_s: int = 1) -> Server:
+    """A server for the application; it ends when ``should_exit`` is set, connections within ``grace_s``. With services, which are the
+    API's, it has a door."""
     return Server(
         uvicorn.Config(
             app,
-            http=door(app) if isinstance(app, FastAPI) else "httptools",
-            ws="websockets-sansio",
+            http=door(services) if services else "httptools",
+            ws=cast("type[asyncio.Protocol]", _websocket),
             backlog=ACCEPTED_A_TURN,
             lifespan="off",
             log_config=None,
@@ -48,6 +50,13 @@ def server(app: ASGIApp, *, grace_s: int = 1) -> Server:
             ws_max_size=WEBSOCKET_MESSAGE_BYTES,
         )
     )
+
+
+def _websocket(**connection: Any) -> asyncio.Protocol:
+    # The stream, which most come for, has its own; a server that starts need not import this one.
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+    return WebSocketsSansIOProtocol(**connection)
 
 
 def listen(host: str, port: int) -> socket.socket:

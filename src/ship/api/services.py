@@ -2,11 +2,10 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Header, Request
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
@@ -48,10 +47,7 @@ def services(connection: HTTPConnection) -> Services:
     return found
 
 
-Serving = Annotated[Services, Depends(services)]
-
-
-async def caller(connection: HTTPConnection, serving: Serving) -> Actor:
+async def caller(connection: HTTPConnection, serving: Services) -> Actor:
     """Who asks: the holder of the bearer token, or of the sign-in cookie.
 
     Raises:
@@ -69,9 +65,6 @@ async def caller(connection: HTTPConnection, serving: Serving) -> Actor:
         )
     _refuse_other_sites(connection)
     return await serving.tokens.authenticate(cookie)
-
-
-Caller = Annotated[Actor, Depends(caller)]
 
 
 def _refuse_other_sites(connection: HTTPConnection) -> None:
@@ -107,18 +100,6 @@ def key_of(actor: Actor, connection: HTTPConnection, body: bytes) -> Idempotency
     return IdempotencyKey(f"{actor.name}:{path}", key, digest.hexdigest())
 
 
-async def idempotency_key(
-    request: Request,
-    actor: Caller,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=KEY_CHARACTERS)] = None,
-) -> IdempotencyKey | None:
-    """See ``key_of``."""
-    return key_of(actor, request, await request.body())
-
-
-Key = Annotated[IdempotencyKey | None, Depends(idempotency_key)]
-
-
 class RunnerCaller(NamedTuple):
     """The runner of a session's present sandbox."""
 
@@ -127,7 +108,7 @@ class RunnerCaller(NamedTuple):
     state: SessionState
 
 
-async def runner(connection: HTTPConnection, serving: Serving) -> RunnerCaller:
+async def runner(connection: HTTPConnection, serving: Services) -> RunnerCaller:
     """Which runner asks, by its session token.
 
     Raises:
@@ -142,9 +123,6 @@ async def runner(connection: HTTPConnection, serving: Serving) -> RunnerCaller:
     if state.sandbox.generation != generation or not state.sandbox.is_alive:
         raise StaleGeneration("this sandbox is not the session's any more")
     return RunnerCaller(session_id, generation, state)
-
-
-Runner = Annotated[RunnerCaller, Depends(runner)]
 
 
 async def bounded_body(request: Request, limit_bytes: int) -> AsyncIterator[bytes]:

@@ -7,37 +7,20 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Query, Response
 
-from ship.api import asked, schemas
+from ship.api import hot, inputs, schemas
 from ship.api.answers import encoded, page
-from ship.api.services import Caller, Key, Serving
+from ship.api.dependencies import Caller, Key, Serving
 from ship.errors import InvalidInput
-from ship.model import Answer, Repository, SessionStatus
+from ship.model import Answer, SessionStatus
 from ship.sessions import commands, views
-from ship.sessions.ids import new_id
 
 router = APIRouter(prefix="/api/v1", tags=["sessions"])
 
-Limit = Annotated[int, Query(ge=1, le=500)]
-
 
 @router.post("/sessions", status_code=201, response_model=schemas.SessionOut)
-async def create_session(body: schemas.SessionIn, serving: Serving, actor: Caller, key: Key) -> Response:
+async def create_session(body: inputs.SessionIn, serving: Serving, actor: Caller, key: Key) -> Response:
     """Start a session; with a prompt it gets to work as soon as its sandbox is ready."""
-    serving.check_repository(body.repository.source)
-    prompt = asked.prompt(serving, body.prompt)
-    model = asked.model(serving, body.model)
-    command = commands.CreateSession(
-        title=body.title or asked.title(prompt) or body.repository.source,
-        repository=Repository(source=body.repository.source, branch=body.repository.branch),
-        model=model,
-        approval=body.approval,
-        prompt=prompt,
-        task_id=new_id("tsk"),
-        agent=body.agent,
-        limits=asked.limits(serving, body.limits, model),
-    )
-    outcome = await serving.sessions.create(command, actor, key)
-    return encoded(outcome.answer, 201)
+    return await hot.create_session(hot.Asker(serving, actor, key), body)
 
 
 @router.get("/sessions", response_model=schemas.SessionPage)
@@ -46,7 +29,7 @@ async def list_sessions(
     actor: Caller,
     status: SessionStatus | None = None,
     cursor: str | None = None,
-    limit: Limit = 50,
+    limit: inputs.Limit = 50,
 ) -> Response:
     """The sessions, newest first."""
     rows = await serving.sessions.summaries(status, _decoded(cursor), limit)
@@ -56,7 +39,7 @@ async def list_sessions(
 
 @router.get("/sessions/{session_id}", response_model=schemas.SessionOut)
 async def get_session(
-    session_id: str, serving: Serving, actor: Caller, at: Annotated[int | None, Query(ge=1, le=2**53)] = None
+    session_id: str, serving: Serving, actor: Caller, at: inputs.Place | None = None
 ) -> Response:
     """A session, whole: as it is, or as it was after the event ``at``."""
     sessions = serving.sessions
@@ -66,26 +49,10 @@ async def get_session(
 
 @router.post("/sessions/{session_id}/tasks", status_code=202, response_model=schemas.TaskAccepted)
 async def queue_task(
-    session_id: str, body: schemas.TaskIn, serving: Serving, actor: Caller, key: Key
+    session_id: str, body: inputs.TaskIn, serving: Serving, actor: Caller, key: Key
 ) -> Response:
     """Queue a follow-up, or steer the running task with it."""
-    prompt = asked.prompt(serving, body.prompt)
-    model = asked.model(serving, body.model) if body.model else ""
-    command: commands.Command = (
-        commands.SteerTask(
-            task_id=new_id("tsk"), steer_id=new_id("str"), text=prompt, model=model, agent=body.agent
-        )
-        if body.mode == "steer"
-        else commands.QueueTask(
-            task_id=new_id("tsk"),
-            prompt=prompt,
-            model=model,
-            agent=body.agent,
-            limits=asked.limits(serving, body.limits, model),
-        )
-    )
-    outcome = await serving.sessions.execute(session_id, command, actor, key)
-    return encoded(outcome.answer, 202)
+    return await hot.queue_task(hot.Asker(serving, actor, key), session_id, body)
 
 
 @router.post(
@@ -116,7 +83,7 @@ async def archive_session(session_id: str, serving: Serving, actor: Caller, key:
     "/sessions/{session_id}/requests/{request_id}/answer", status_code=202, response_model=schemas.Accepted
 )
 async def answer_request(
-    session_id: str, request_id: str, body: schemas.AnswerIn, serving: Serving, actor: Caller, key: Key
+    session_id: str, request_id: str, body: inputs.AnswerIn, serving: Serving, actor: Caller, key: Key
 ) -> Response:
     """Answer what the agent asked."""
     answer = Answer(
@@ -129,25 +96,18 @@ async def answer_request(
 
 @router.post("/sessions/{session_id}/messages", status_code=201, response_model=schemas.MessageOut)
 async def post_message(
-    session_id: str, body: schemas.MessageIn, serving: Serving, actor: Caller, key: Key
+    session_id: str, body: inputs.MessageIn, serving: Serving, actor: Caller, key: Key
 ) -> Response:
     """Leave a note for the other people."""
-    command = commands.PostMessage(message_id=new_id("msg"), text=body.text)
-    outcome = await serving.sessions.post(session_id, command, actor, key)
-    return encoded(outcome.answer, 201)
+    return await hot.post_message(hot.Asker(serving, actor, key), session_id, body)
 
 
 @router.get("/sessions/{session_id}/messages", response_model=schemas.MessagePage)
 async def list_messages(
-    session_id: str,
-    serving: Serving,
-    actor: Caller,
-    before: Annotated[int | None, Query(ge=1, le=2**53)] = None,
-    limit: Limit = 50,
+    session_id: str, serving: Serving, actor: Caller, query: Annotated[inputs.MessagesQuery, Query()]
 ) -> Response:
     """What was said last, newest last."""
-    rows = await serving.sessions.messages(session_id, before, limit + 1)
-    return page(rows[-limit:], has_more=len(rows) > limit)
+    return await hot.list_messages(hot.Asker(serving, actor), session_id, query)
 
 
 @router.get("/models", response_model=schemas.ModelPage, tags=["models"])

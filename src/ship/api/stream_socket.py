@@ -9,9 +9,8 @@ from typing import cast
 from starlette.requests import HTTPConnection
 from uvicorn.server import ServerState
 
-from ship.api import websocket
+from ship.api import asked, websocket
 from ship.api.services import Services, caller
-from ship.api.streams import chosen_types, stream_place
 from ship.errors import Forbidden, InvalidInput, NotFound, ShipError, Unauthenticated
 from ship.sessions.feeds import End
 
@@ -102,8 +101,8 @@ class StreamSocket(asyncio.Protocol):
         """See who it is and what it wants, and let it follow; or close with the reason."""
         try:
             await caller(connection, services)
-            after = stream_place(connection.query_params.get("after", "0"))
-            self.types = frozenset(chosen_types(connection.query_params.get("types", "")))
+            after = asked.place(connection.query_params.get("after", "0"))
+            self.types = frozenset(asked.event_types(connection.query_params.get("types", "")))
             await self._feeds.join(session_id, after, self)
         except ShipError as error:
             self.close(_close_code(error), error.code)

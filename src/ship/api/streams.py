@@ -10,11 +10,8 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from ship.api import schemas
-from ship.api.answers import page
-from ship.api.services import Caller, Serving
-from ship.errors import InvalidInput
-from ship.events import FACTS
+from ship.api import asked, hot, inputs, schemas
+from ship.api.dependencies import Caller, Serving
 from ship.model import SessionStatus
 from ship.ports.bus import HEAD, Bus
 from ship.sessions.feeds import HEARTBEAT_S, check_after
@@ -22,29 +19,16 @@ from ship.sessions.heads import SUMMARIES
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
 
-MAX_SEQ = 2**53
 SEND_TIMEOUT_S = 30.0
 """A client that takes nothing for this long is told to come back and resume."""
-
-_KNOWN_TYPES = frozenset(fact.TYPE for fact in FACTS)
-
-After = Annotated[int, Query(ge=0, le=MAX_SEQ)]
-Types = Annotated[str, Query(description="Event types, parted by commas; empty means all.")]
 
 
 @router.get("/sessions/{session_id}/events", response_model=schemas.RecordPage)
 async def list_events(
-    session_id: str,
-    serving: Serving,
-    actor: Caller,
-    after: After = 0,
-    types: Types = "",
-    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+    session_id: str, serving: Serving, actor: Caller, query: Annotated[inputs.RecordsQuery, Query()]
 ) -> Response:
     """A page of the log past ``after``, oldest first."""
-    head = await serving.sessions.head(session_id)
-    rows = await serving.sessions.events(session_id, after, limit, chosen_types(types))
-    return page([body for _, body in rows], head_seq=head)
+    return await hot.list_events(hot.Asker(serving, actor), session_id, query)
 
 
 @router.get("/sessions/stream", response_class=StreamingResponse)
@@ -58,24 +42,16 @@ async def stream_events(
     session_id: str,
     serving: Serving,
     actor: Caller,
-    after: After = 0,
-    types: Types = "",
-    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_SEQ)] = None,
+    query: Annotated[inputs.StreamQuery, Query()],
+    last_event_id: Annotated[int | None, Header(ge=0, le=inputs.MAX_SEQ)] = None,
 ) -> Response:
     """The log past ``after`` (or ``Last-Event-ID``), then live, as Server-Sent Events."""
     state = await serving.sessions.state(session_id)
-    start = last_event_id if last_event_id is not None else after
+    start = last_event_id if last_event_id is not None else query.after
     check_after(start, await serving.sessions.head(session_id))
     if state.status is SessionStatus.ARCHIVED and start >= state.head_seq:
         return Response(status_code=204)  # what tells an EventSource not to come back
-    return _server_sent(_events(serving.sessions.follow(session_id, start, chosen_types(types))))
-
-
-def stream_place(text: str) -> int:
-    """The seq that a stream's ``after`` means. Raises InvalidInput (``after_invalid``)."""
-    if not (text.isascii() and text.isdecimal()) or int(text[:20]) > MAX_SEQ:
-        raise InvalidInput("`after` is the last seq that you have seen", code="after_invalid")
-    return int(text)
+    return _server_sent(_events(serving.sessions.follow(session_id, start, asked.event_types(query.types))))
 
 
 def _server_sent(stream: AsyncIterator[bytes]) -> Response:
@@ -125,11 +101,3 @@ async def _summaries(bus: Bus) -> AsyncIterator[bytes]:
 
 class _Named(msgspec.Struct):
     id: str
-
-
-def chosen_types(types: str) -> list[str]:
-    """The event types that a query names, parted by commas. Raises InvalidInput (``event_type_unknown``)."""
-    chosen = [name for name in types.split(",") if name]
-    if unknown := [name for name in chosen if name not in _KNOWN_TYPES]:
-        raise InvalidInput(f"there is no event type {unknown[0]}", code="event_type_unknown")
-    return chosen

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from ship.api import schemas
 from ship.api.answers import encoded
-from ship.api.services import Caller, Serving
+from ship.api.dependencies import Caller, Serving
 
 router = APIRouter(prefix="/api/v1", tags=["repositories"])
 

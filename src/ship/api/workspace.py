@@ -10,7 +10,8 @@ from fastapi.responses import StreamingResponse
 from ship.api import schemas
 from ship.api.answers import encoded
 from ship.api.artifacts import INERT, blob_of
-from ship.api.services import Caller, Services, Serving
+from ship.api.dependencies import Caller, Serving
+from ship.api.services import Services
 from ship.errors import Conflict, InvalidInput, NotFound, SandboxFailed
 from ship.sessions.state import SavedPoint, SessionState
 

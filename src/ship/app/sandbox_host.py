@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-
-import httpx
+from urllib.parse import urlsplit
 
 from ship.app.folder import DataFolder
 from ship.errors import ConfigurationError
@@ -190,11 +191,19 @@ async def _exit_of(pid: int) -> None:
 
 
 async def _answers(url: str) -> bool:
+    return await asyncio.to_thread(_is_healthy, urlsplit(url).netloc)
+
+
+def _is_healthy(address: str) -> bool:
+    # Not httpx: importing it would take a good part of a start.
+    connection = HTTPConnection(address, timeout=2)
     try:
-        async with httpx.AsyncClient(timeout=2) as client:
-            return (await client.get(f"{url}/health")).is_success
-    except httpx.HTTPError:
+        connection.request("GET", "/health")
+        return HTTPStatus.OK <= connection.getresponse().status < HTTPStatus.MULTIPLE_CHOICES
+    except (OSError, HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def _plain_environment() -> dict[str, str]:

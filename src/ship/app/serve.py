@@ -10,23 +10,21 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
-from ship.api import Services, create_api
+from ship.api.late import LateApplication
 from ship.api.server import listen, server
-from ship.app import adapters, web
+from ship.api.services import Services
+from ship.app import adapters
 from ship.app.folder import DataFolder
-from ship.app.grants import SessionGrants
 from ship.app.sandbox_host import SandboxHostProcess
 from ship.app.tokens import SERVER_FILE, now_ms
 from ship.config import Provider, Settings
 from ship.errors import ConfigurationError, SandboxFailed, Unauthenticated
-from ship.gateway import git as git_gateway
-from ship.gateway import models as model_gateway
-from ship.gateway import upstream
 from ship.model import Limits
 from ship.ports.store import Store
 from ship.repositories import sources
@@ -37,7 +35,10 @@ from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.policy import Policy
 from ship.sessions.service import Sessions
 from ship.sessions.worker import Worker
-from ship.testing import scripted_model
+
+if TYPE_CHECKING:
+    import httpx
+    from fastapi import FastAPI
 
 LOCAL_CREDENTIAL = "local"
 GRACE_S = 2
@@ -98,7 +99,6 @@ async def _serve(
             store_bundle=uploads.store,
             ready=partial(_ready, store, sandbox_host),
         )
-        app = await _application(services, settings, uploads, stack)
         if store.shared:
             _in_background(stack, sessions.reconcile())
         work = Worker(store, sessions, Effects(sessions, sandbox_host, runner)).run()
@@ -108,30 +108,35 @@ async def _serve(
         known = {"url": url, "token": token, "pid": os.getpid(), "database": settings.database}
         folder.write_json(SERVER_FILE, known)
         on_ready(url, f"{url}/login?token={await tokens.create_login('owner')}")
-        await _run(app, listening)
-        if working.done():
-            working.result()  # it works until we end it: it has failed
+        app = LateApplication(partial(_application, services, settings, uploads, stack))
+        # It begins when this task first waits, which is when the server listens.
+        building = _in_background(stack, app.build())
+        await _run(app, services, listening)
+        for part in (building, working):
+            if part.done():
+                part.result()  # raises when it has failed, which is why we end
 
 
 async def _application(
     services: Services, settings: Settings, uploads: Uploads, stack: contextlib.AsyncExitStack
-) -> FastAPI:
-    grants = SessionGrants(services.sessions, services.sandbox_tokens)
-    http = await stack.enter_async_context(upstream.client())
-    app = create_api()
-    app.state.services = services
-    app.router.routes += model_gateway.routes(grants, services.providers, http)
-    app.router.routes += git_gateway.routes(
-        grants, http, local_roots=settings.repositories.local_roots, uploads=uploads
-    )
-    app.router.routes += web.routes()
+) -> ASGIApp:
+    app, http = await asyncio.to_thread(_built, services, settings, uploads)
+    await stack.enter_async_context(http)
     return app
+
+
+def _built(services: Services, settings: Settings, uploads: Uploads) -> "tuple[FastAPI, httpx.AsyncClient]":
+    from ship.app import application  # takes longer to import than all the rest
+
+    return application.build(services, settings, uploads)
 
 
 async def _providers(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Provider, ...]:
     providers = settings.models.providers
     if not settings.models.scripted:
         return providers
+    from ship.testing import scripted_model
+
     url = await stack.enter_async_context(scripted_model.serve(scripted_model.ScriptedModel()))
     return (*providers, scripted_model.provider(url))
 
@@ -217,8 +222,8 @@ def _in_background(
     return task
 
 
-async def _run(app: FastAPI, listening: socket.socket) -> None:
-    running = server(app, grace_s=GRACE_S)
+async def _run(app: ASGIApp, services: Services, listening: socket.socket) -> None:
+    running = server(app, services, grace_s=GRACE_S)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, setattr, running, "should_exit", True)

@@ -11,7 +11,8 @@ import pytest
 
 from ship.accounts.sandbox_tokens import SandboxTokens
 from ship.accounts.tokens import Tokens
-from ship.api import Services, create_api
+from ship.api.application import create_api
+from ship.api.services import Services
 from ship.blobs.folder import FolderBlobs
 from ship.bus import LocalBus
 from ship.config import LimitSettings, ModelSpec, Provider
@@ -90,7 +91,7 @@ async def served(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
     worker = asyncio.create_task(Worker(store, sessions, Effects(sessions, host, runner)).run())
     token = await tokens.create("me")
     headers = {"Authorization": f"Bearer {token}"}
-    async with serving(app) as url, httpx.AsyncClient(base_url=url, headers=headers) as client:
+    async with serving(app, services) as url, httpx.AsyncClient(base_url=url, headers=headers) as client:
         yield Served(url, client, services, host, token)
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)

@@ -4,13 +4,16 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 from tests.ship.api.conftest import Served
 from tests.ship.api.test_sessions_api import begun
 
 from ship.accounts import tokens
-from ship.api import door
+from ship.api import door, hot
+from ship.api.application import create_api
 from ship.errors import Unauthenticated
+from ship.testing.serving import serving
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -90,6 +93,63 @@ async def test_errors_of_the_service_are_the_same_problems(served: Served) -> No
     path = f"/api/v1/sessions/{session_id}/messages"
     answer = await served.client.post(path, json={"text": "x"}, headers=long_key)
     assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_invalid")
+
+
+@pytest.mark.parametrize("stranger", [False, True])
+async def test_the_application_alone_answers_the_same(served: Served, stranger: bool) -> None:
+    session_id = (await begun(served, prompt="Fix it"))["id"]
+    there = f"/api/v1/sessions/{session_id}"
+    bodies: list[tuple[str, Any]] = [
+        ("/api/v1/sessions", {"repository": {"source": "https://example.org/a.git"}, "prompt": "x"}),
+        ("/api/v1/sessions", {"repository": {"source": "elsewhere"}}),
+        ("/api/v1/sessions", {"repository": {"source": "/x"}, "model": "scripted/none"}),
+        (f"{there}/tasks", {"prompt": "more", "limits": {"tokens": 5}}),
+        (f"{there}/tasks", {"prompt": "more", "limits": {"tokens": -5}}),
+        (f"{there}/messages", {"text": "hello"}),
+        (f"{there}/messages", {}),
+        ("/api/v1/sessions/ses_none/messages", {"text": "hello"}),
+    ]
+    pages = [
+        *(
+            "messages",
+            "messages?limit=2&more=1",
+            "messages?before=3",
+            "messages?limit=501",
+            "messages?before=x",
+        ),
+        *("events", "events?after=2&limit=3", "events?types=task.queued,message.posted", "events?types=none"),
+        *("events?after=-1", "events?limit=", "events?limit=1&limit=2", "events?after=%32"),
+    ]
+    headers = {"Authorization": "Bearer no"} if stranger else {}
+    app = create_api()
+    app.state.services = served.services
+    async with serving(app) as url:
+        for number, (path, body) in enumerate(bodies):
+            once = {**headers, "Idempotency-Key": f"k{number}"}
+            hot, cold = [
+                await served.client.post(f"{base}{path}", json=body, headers=once)
+                for base in (served.url, url)
+            ]
+            assert _told(hot) == _told(cold), path
+        for page in pages:
+            hot, cold = [
+                await served.client.get(f"{base}{there}/{page}", headers=headers)
+                for base in (served.url, url)
+            ]
+            assert _told(hot) == _told(cold), page
+
+
+def _told(answer: httpx.Response) -> tuple[int, str, bytes]:
+    return answer.status_code, answer.headers["content-type"], answer.content
+
+
+def test_every_hot_route_is_one_of_the_application() -> None:
+    routes = {
+        (method.upper(), path)
+        for path, methods in create_api().openapi()["paths"].items()
+        for method in methods
+    }
+    assert {(route.method, route.path) for route in hot.ROUTES} <= routes
 
 
 async def test_pages_of_messages_stay_true_while_notes_come(served: Served) -> None:

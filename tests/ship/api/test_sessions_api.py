@@ -9,7 +9,7 @@ import httpx
 import pytest
 from tests.ship.api.conftest import Served
 
-from ship.api import schemas
+from ship.api import inputs, schemas
 
 REPOSITORY = {"source": "https://example.com/a.git", "branch": "main"}
 
@@ -32,7 +32,7 @@ async def test_answers_fit_their_documented_shapes(served: Served) -> None:
     schemas.MessageOut.model_validate(
         (await served.client.post(f"{path}/messages", json={"text": "hi"})).json()
     )
-    shapes: dict[str, type[schemas.Schema]] = {
+    shapes: dict[str, type[inputs.Schema]] = {
         path: schemas.SessionOut,
         "/api/v1/sessions": schemas.SessionPage,
         f"{path}/messages": schemas.MessagePage,

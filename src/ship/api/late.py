@@ -1,0 +1,30 @@
+"""An application that comes later than its server."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class LateApplication:
+    """An ASGI application that is built while its server listens already. Requests that need it wait for it.
+
+    ``make`` builds it; what takes long of that belongs into a thread.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[ASGIApp]]) -> None:
+        self._make = make
+        self._app: ASGIApp | None = None
+        self._is_there = asyncio.Event()
+
+    async def build(self) -> None:
+        """Build it. Raises what ``make`` raises: then there will never be one, and the server has to end."""
+        self._app = await self._make()
+        self._is_there.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or WebSocket."""
+        if self._app is None:
+            await self._is_there.wait()
+            assert self._app is not None
+        await self._app(scope, receive, send)
