@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -78,11 +79,7 @@ def top(console: E2BConsole, *, interval_s: float, as_json: bool) -> None:
         else:
             terminal.output().print(_usage(found, usage))
         return
-    # Ctrl-C is how one leaves.
-    try:
-        asyncio.run(_watch(console, interval_s))
-    except KeyboardInterrupt:
-        return
+    asyncio.run(_watch(console, interval_s))
 
 
 def pause(console: E2BConsole, prefix: str) -> None:
@@ -151,11 +148,21 @@ async def _glance(console: E2BConsole) -> "tuple[list[SandboxInfo], dict[str, Us
 
 async def _watch(console: E2BConsole, interval_s: float) -> None:
     out = terminal.output()
+    # Ctrl-C is how one leaves, also where whoever started us had us ignore it, as a script does with what it puts in the background.
+    left = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, left.set)
+    leaving = asyncio.create_task(left.wait())
     with Live(console=out, screen=True, auto_refresh=False) as live:
-        while True:
-            found, usage = await _glance(console)
+        while not left.is_set():
+            looking = asyncio.create_task(_glance(console))
+            await asyncio.wait([looking, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if not looking.done():
+                looking.cancel()
+                break
+            found, usage = looking.result()
             live.update(_screen(found, usage, console.url, out.height), refresh=True)
-            await asyncio.sleep(interval_s)
+            await asyncio.wait([leaving], timeout=interval_s)
+    leaving.cancel()
 
 
 async def _logs(console: E2BConsole, prefix: str, *, follow: bool, as_json: bool) -> None:
