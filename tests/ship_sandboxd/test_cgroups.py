@@ -43,11 +43,16 @@ def group(request: pytest.FixtureRequest) -> Iterator[str]:
     pytest.skip(f"this machine does not let us freeze by cgroups of {request.param}")
 
 
-async def test_a_frozen_group_stands_still_until_it_is_thawed(group: str) -> None:
+async def test_a_frozen_group_that_forks_stands_still_until_it_is_thawed(group: str) -> None:
     process = _talker()
     assert process.stdout is not None
     try:
         cgroups.join([group], process.pid)
+        # It forks all the time: one in twenty of the kernel's first requests of version 1 passes it by.
+        for _ in range(100):
+            await cgroups.freeze([group])
+            await cgroups.thaw([group])
+            await asyncio.sleep(0)
         await cgroups.freeze([group])
         os.set_blocking(process.stdout.fileno(), False)
         while process.stdout.read():

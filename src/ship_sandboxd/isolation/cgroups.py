@@ -208,6 +208,8 @@ class _Freezer:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.state} does not say {self.frozen}")
             await asyncio.sleep(_FREEZE_POLL_S)
+            # Version 1 asks each process once, and one that is just forking may miss it: it is asked again.
+            _write(self.control, self.words[frozen])
 
 
 def _freezer(folders: list[str]) -> _Freezer | None:
