@@ -10,7 +10,8 @@ from tests.system.conftest import Ship, check_whole
 pytestmark = [pytest.mark.browser, pytest.mark.system]
 
 OFFLINE = (
-    r"ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION_RESET|WebSocket connection to"
+    r"ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE"
+    r"|WebSocket connection to"
 )
 
 

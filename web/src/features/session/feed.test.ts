@@ -53,6 +53,9 @@ class Server implements Wire {
 }
 
 class Socket {
+  readonly CONNECTING = WebSocket.CONNECTING;
+  readyState: number = WebSocket.OPEN;
+  onopen: (() => void) | null = null;
   onmessage: ((event: { data: string }) => void) | null = null;
   onclose: ((event: { code: number }) => void) | null = null;
   onerror: (() => void) | null = null;
@@ -198,6 +201,15 @@ describe("a feed", () => {
     expect(server.latest.isClosed).toBe(true);
     await settle(60_000);
     expect(server.sockets).toHaveLength(1);
+  });
+
+  it("lets a connection that is being made come about before it lets go", async () => {
+    await settle();
+    server.latest.readyState = WebSocket.CONNECTING;
+    stop();
+    expect(server.latest.isClosed).toBe(false);
+    server.latest.onopen?.();
+    expect(server.latest.isClosed).toBe(true);
   });
 });
 

@@ -122,7 +122,12 @@ export class Feed {
         clearTimeout(silence);
         signal.removeEventListener("abort", abort);
         socket.onmessage = socket.onclose = socket.onerror = null;
-        socket.close();
+        // Browsers complain of a socket that is closed before it has opened.
+        if (socket.readyState === socket.CONNECTING) {
+          socket.onopen = () => {
+            socket.close();
+          };
+        } else socket.close();
         resolve({ code, wasLive });
       };
       const abort = (): void => {
