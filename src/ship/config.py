@@ -6,7 +6,7 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 
@@ -227,11 +227,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parsed(keys: tuple[str, ...], value: str) -> Any:
-    if keys[-1] in ("scripted", "semantic_search"):
+    if _type_of(keys) is bool:
         return value.lower() in ("1", "true", "yes", "on")
     if keys[-1] == "local_roots":
         return [root for root in value.split(":") if root]
     return value
+
+
+def _type_of(keys: tuple[str, ...]) -> Any:
+    kind: Any = Settings
+    for key in keys:
+        kind = get_type_hints(kind)[key]
+    return kind
 
 
 def _set(tables: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:

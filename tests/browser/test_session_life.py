@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.async_api import expect
-from tests.browser.conftest import PHONE, TASK_MS, Visitor
+from tests.browser.conftest import PHONE, TASK_MS, WIDE, Visitor
 from tests.system.conftest import Ship
 
 pytestmark = [pytest.mark.browser, pytest.mark.system]
@@ -75,7 +75,7 @@ async def test_the_past_is_looked_at_and_forked(visitor: Visitor) -> None:
     await page.set_viewport_size(PHONE)
     await visitor.fits()
     await visitor.accessible()
-    await page.set_viewport_size({"width": 1440, "height": 900})
+    await page.set_viewport_size(WIDE)
 
     await history.get_by_role("link", name=re.compile("^Diff of")).click()
     await expect(page.get_by_role("region", name="timesheet/durations.py")).to_be_visible()

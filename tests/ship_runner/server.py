@@ -1,10 +1,11 @@
 """An ASGI application on a free port of the loopback, inside the test's own event loop."""
 
 import asyncio
-import socket
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from ship.testing.ports import free_port
 
 
 class Server:
@@ -12,9 +13,7 @@ class Server:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None

@@ -1,6 +1,7 @@
 """A whole Ship on this machine: `ship up` as a process of its own, with a scripted model beside it that outlives it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -105,13 +106,14 @@ class Ship:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    def halt(self) -> None:
-        """It stands still, with its connections open."""
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """It stands still meanwhile, with its connections open."""
         os.kill(self.pid, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """After ``halt``."""
-        os.kill(self.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it with everything that it started."""

@@ -5,7 +5,6 @@ The broker and the database are started by the main thread: they end with the th
 
 import asyncio
 import contextlib
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from tests.system.cluster import Cluster, cluster
 from tests.system.conftest import Ship, check_whole, ended, types
 
+from ship.cli.checkout import Checkout
 from ship.client import Client
 from ship.events import Record
 
@@ -60,6 +60,17 @@ async def until_it_talks(node: Ship, session_id: str) -> None:
             if line == "event: delta":
                 return
     raise AssertionError("the stream ended")
+
+
+async def seen_while_halted(node: Ship, *, asked: Ship, watched: Ship) -> tuple[str, list[dict[str, object]]]:
+    """A session that was begun at ``asked``, and its log at the task's end as ``watched`` tells it while ``node`` stands still."""
+    session_id = await asked.begin("long", "talk for 4 seconds")
+    await until_it_talks(asked, session_id)
+    with node.halted():
+        items = await watched.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    return session_id, items
 
 
 async def test_a_task_survives_the_node_that_its_runner_talks_to(three: Cluster) -> None:
@@ -126,29 +137,13 @@ async def test_a_database_that_dies_at_once_and_comes_back_has_everything(three:
 
 async def test_a_node_that_stands_still_delays_nobody_else(three: Cluster) -> None:
     _, second, third = three.nodes
-    session_id = await third.begin("long", "talk for 4 seconds")
-    await until_it_talks(third, session_id)
-    third.halt()
-    try:
-        items = await second.until(session_id, ended)
-    finally:
-        third.go_on()
-    check_whole(items)
-    assert types(items)[-1] == "task.completed", items[-1]
+    session_id, items = await seen_while_halted(third, asked=third, watched=second)
     assert await third.until(session_id, ended) == items
 
 
 async def test_a_node_that_stands_still_with_the_runners_link_is_left(three: Cluster) -> None:
     first, second, _ = three.nodes
-    session_id = await second.begin("long", "talk for 4 seconds")
-    await until_it_talks(second, session_id)
-    first.halt()
-    try:
-        items = await second.until(session_id, ended)
-    finally:
-        first.go_on()
-    check_whole(items)
-    assert types(items)[-1] == "task.completed", items[-1]
+    session_id, items = await seen_while_halted(first, asked=second, watched=second)
     # Awake again, it has it all; the end of the model's answer that it was passing on may come on top.
     assert (await first.until(session_id, ended))[: len(items)] == items
 
@@ -163,18 +158,7 @@ async def test_tokens_and_uploads_are_the_clusters_and_no_secret_is_in_a_log(
     async with httpx.AsyncClient(base_url=second.url, headers=headers) as client:
         assert (await client.get("/api/v1/me")).json() == {"name": "robot"}
     bundle = tmp_path / "bundle"
-    command = [
-        "git",
-        "-C",
-        str(second.repository),
-        "bundle",
-        "create",
-        "-q",
-        str(bundle),
-        "HEAD",
-        "--branches",
-    ]
-    subprocess.run(command, check=True)
+    Checkout.at(second.repository).bundle(bundle)
     async with second.client() as client:
         source = (await client.put("/api/v1/uploads", content=bundle.read_bytes())).json()["source"]
     # The sandbox clones from the first node, which has seen nothing of the upload.

@@ -153,16 +153,13 @@ async def _watch(console: E2BConsole, interval_s: float) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, left.set)
     leaving = asyncio.create_task(left.wait())
     with Live(console=out, screen=True, auto_refresh=False) as live:
-        while not left.is_set():
+        while not leaving.done():
             looking = asyncio.create_task(_glance(console))
             await asyncio.wait([looking, leaving], return_when=asyncio.FIRST_COMPLETED)
-            if not looking.done():
-                looking.cancel()
-                break
-            found, usage = looking.result()
-            live.update(_screen(found, usage, console.url, out.height), refresh=True)
-            await asyncio.wait([leaving], timeout=interval_s)
-    leaving.cancel()
+            if looking.done():
+                found, usage = looking.result()
+                live.update(_screen(found, usage, console.url, out.height), refresh=True)
+                await asyncio.wait([leaving], timeout=interval_s)
 
 
 async def _logs(console: E2BConsole, prefix: str, *, follow: bool, as_json: bool) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import resource
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +14,7 @@ from ship.blobs import s3
 from ship.blobs.s3 import S3Blobs
 from ship.errors import ConfigurationError, Unavailable
 from ship.testing.contracts import check_blob_store
+from ship.testing.ports import free_port
 from ship.testing.s3_servers import S3Server, has_radosgw, moto_server, radosgw
 
 needs_radosgw = pytest.mark.skipif(not has_radosgw(), reason="radosgw, ceph-mon and ceph-osd are not here")
@@ -87,10 +87,8 @@ async def test_a_bucket_that_is_not_there_is_said_at_the_start(moto: S3Server, t
 async def test_a_server_that_is_not_there_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     monkeypatch.setattr(s3, "RETRY_S", 1)
-    blobs = S3Blobs(f"s3://k:s@bucket?endpoint=http://127.0.0.1:{port}&region=r", tmp_path)
+    blobs = S3Blobs(f"s3://k:s@bucket?endpoint=http://127.0.0.1:{free_port()}&region=r", tmp_path)
     with pytest.raises(Unavailable) as refused:
         await blobs.put(random_pieces(1), 1 << 30)
     assert refused.value.code == "blobs_unavailable"

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from ship.errors import ConfigurationError
 from ship.ports.bus import Notice
 from ship.testing.bus_contract import check_bus, check_buses
 from ship.testing.nats_server import NatsServer
+from ship.testing.ports import free_port
 
 WAIT_S = 15.0
 
@@ -256,9 +256,7 @@ def test_several_brokers_of_a_cluster_may_be_named() -> None:
 
 
 async def test_the_next_broker_of_a_cluster_takes_over(broker: NatsServer, secret: bytes) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        dead: int = probe.getsockname()[1]
-    async with opened(f"nats://127.0.0.1:{dead},127.0.0.1:{broker.port}", secret) as bus:
+    async with opened(f"nats://127.0.0.1:{free_port()},127.0.0.1:{broker.port}", secret) as bus:
         await until(lambda: bus._connection is not None)
 
 
