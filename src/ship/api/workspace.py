@@ -40,7 +40,10 @@ async def get_diff(
     if live and state.sandbox.status == "ready":
         try:
             return _diff(await _live_diff(serving, state))
-        except NotFound:  # it was paused or ended just now: what it left is what there is
+        except NotFound as error:
+            if error.code == "file_not_found":
+                raise
+            # It was paused or ended just now: what it left is what there is.
             state = await serving.sessions.state(session_id)
     if state.checkpoint is None:
         return _diff(b"")
