@@ -106,12 +106,16 @@ def plain_command() -> None:
 
 
 def start(plan: Plan) -> list[Figure]:
-    """From nothing to the first command's result."""
-    rounds = plan.rounds or 20
+    """From the first request to the first command's result: with a process that waits for what it becomes, and without."""
+    samples, rounds = [], plan.rounds or 20
     with host(plan) as there:
+        for _ in range(rounds):
+            _until(lambda: _warm_sandboxes(there) > 0, "a process waits")
+            samples.append(_start(there))
+    with host(plan, "--spares", "0") as there:
         there.create().kill()
-        samples = [_start(there) for _ in range(rounds)]
-    return _starts("cold", samples, 100)
+        alone = [_start(there) for _ in range(rounds)]
+    return [*_starts("cold", samples, 100), *_starts("cold, nothing waits", alone)]
 
 
 def warm(plan: Plan) -> list[Figure]:
@@ -134,7 +138,9 @@ def _start(host: Host) -> tuple[float, float, float]:
     return (created - began) * 1000, (ran - created) * 1000, took_ms(made.kill)
 
 
-def _starts(kind: str, samples: Sequence[tuple[float, float, float]], goal: float) -> list[Figure]:
+def _starts(
+    kind: str, samples: Sequence[tuple[float, float, float]], goal: float | None = None
+) -> list[Figure]:
     floor = tuple(took_ms(plain_command) for _ in samples)
     create, command, kill = (tuple(column) for column in zip(*samples, strict=True))
     both = tuple(a + b for a, b in zip(create, command, strict=True))

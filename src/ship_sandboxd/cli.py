@@ -13,7 +13,7 @@ from . import logs, server
 from .errors import SetupError
 from .network.rules import Block, Upstream, parse_private
 from .quotas import MIN_FREE_MB
-from .settings import PARK_AFTER_S, Settings, Tls
+from .settings import PARK_AFTER_S, SPARES, Settings, Tls
 from .templates import MAX_WARM
 
 API_KEY_VARIABLE = "SHIP_SANDBOXD_API_KEY"
@@ -152,6 +152,13 @@ def _parser() -> argparse.ArgumentParser:
         help="keep so many sandboxes of a template ready to be handed out; repeatable",
     )
     parser.add_argument(
+        "--spares",
+        type=int,
+        default=SPARES,
+        metavar="N",
+        help="keep so many processes waiting to become a sandbox of any template (default %(default)d)",
+    )
+    parser.add_argument(
         "--stop-all", action="store_true", help="end every sandbox of the data folder, and exit"
     )
     return parser
@@ -185,6 +192,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         debian_root=_existing("--debian-root", arguments.debian_root),
         park_after_s=max(0.0, arguments.park_after),
         warm=tuple(_warm(text) for text in arguments.warm),
+        spares=min(max(0, arguments.spares), MAX_WARM),
         quotas=arguments.quotas.resolve() if arguments.quotas else None,
         min_free_mb=max(0, arguments.min_free),
     )

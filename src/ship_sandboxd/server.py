@@ -176,6 +176,7 @@ def _sandboxes(
         quotas,
         settings.park_after_s,
         dict(settings.warm),
+        settings.spares,
     )
     store.layers.add_holder(sandboxes.layers_in_use)
     return sandboxes

@@ -7,6 +7,7 @@ from .network.rules import Block, Upstream
 from .quotas import MIN_FREE_MB
 
 PARK_AFTER_S = 600.0
+SPARES = 1
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Tls:
 class Settings:
     """`api_key` is that of the tenant `default`, `keys` the file of all tenants' keys; one of them is given. `domain` is the
     suffix of `{port}-{sandbox id}.{domain}` host names, `api_key_variable` the environment's variable that `api_key` is from, if any.
-    `warm` says how many sandboxes of a template are kept ready. `private` are the special addresses that sandboxes may
+    `warm` says how many sandboxes of a template are kept ready, `spares` how many processes for one of any template. `private` are the special addresses that sandboxes may
     reach. `blobs` is where layers and snapshots are kept. A paused sandbox keeps its memory for `park_after_s`
     seconds. `debian_root` is the file of a layer to take in place of
     a Debian that mmdebstrap makes. `quotas` is the file of what tenants may have; `min_free_mb` of the disk stay free."""
@@ -45,6 +46,7 @@ class Settings:
     blobs: str = ""
     park_after_s: float = PARK_AFTER_S
     warm: tuple[tuple[str, int], ...] = ()
+    spares: int = SPARES
     debian_root: Path | None = None
     quotas: Path | None = None
     min_free_mb: int = MIN_FREE_MB

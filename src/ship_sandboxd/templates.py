@@ -17,6 +17,8 @@ BASE, DEBIAN = "base", "debian"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked for, unless a template says something else."""
 MAX_WARM = 1000
+SPARE = ".spare"
+"""The name, which nobody can give, of what any sandbox on the machine's `/usr` can be made of."""
 _NUMBERS = ("memory_mb", "cpu_count", "pids", "disk_mb")
 KEYS = frozenset({"mounts", "env", "backend", "warm", *_NUMBERS})
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -78,6 +80,10 @@ class Template:
     alias: str = ""
     backend: str = ""
     warm: int = 0
+
+    @property
+    def lies_on_machine(self) -> bool:
+        return self.on_machine or not self.layers
 
 
 def laid(layers: tuple[str, ...], layer: str) -> tuple[str, ...]:

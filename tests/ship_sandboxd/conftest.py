@@ -135,11 +135,11 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture
 def own_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
-    """Makes hosts of a test's own, which it may kill."""
+    """Makes hosts of a test's own, which it may kill. Nothing runs in them but what it makes, unless its options say so."""
     hosts: list[Host] = []
 
     def make(*options: str) -> Host:
-        hosts.append(Host(tmp_path / f"host{len(hosts)}" / "data", options))
+        hosts.append(Host(tmp_path / f"host{len(hosts)}" / "data", ("--spares", "0", *options)))
         return hosts[-1]
 
     yield make

@@ -15,7 +15,6 @@ from ship_sandboxd.errors import LaunchFailed
 from ship_sandboxd.isolation.forkserver import FIRST_FD, ForkServer, Launch
 
 pytestmark = pytest.mark.system
-GIB = 1024**3
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ForkServer]:
 
 
 def launch(*argv: str) -> Launch:
-    return Launch(argv, None, (), GIB)
+    return Launch(argv, None, ())
 
 
 async def run(server: ForkServer, *argv: str, theirs: tuple[int, ...] = ()) -> tuple[int, bytes]:

@@ -16,6 +16,8 @@ import traces
 from conftest import API_KEY, Host, eventually
 from e2b import Sandbox
 
+from ship_sandboxd.templates import SPARE
+
 pytestmark = pytest.mark.system
 
 MakeHost = Callable[..., Host]
@@ -72,8 +74,11 @@ def _resident_mb(pid: int) -> int:
     return int(status.partition("VmRSS:")[2].split()[0]) // 1024
 
 
-def test_a_host_that_is_killed_while_it_makes_sandboxes_leaves_whole_ones_or_none(own_host: MakeHost) -> None:
-    host = own_host()
+@pytest.mark.parametrize("spares", [0, 2])
+def test_a_host_that_is_killed_while_it_makes_sandboxes_leaves_whole_ones_or_none(
+    own_host: MakeHost, spares: int
+) -> None:
+    host = own_host("--spares", str(spares))
     host.create().kill()
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")
@@ -90,12 +95,15 @@ def test_a_host_that_is_killed_while_it_makes_sandboxes_leaves_whole_ones_or_non
         seen |= {folder.name for folder in (host.data / "sandboxes").iterdir()}
         host.start()
         kept = {info.sandbox_id for info in Sandbox.list(**_api(host)).next_items()}
-        assert {folder.name for folder in (host.data / "sandboxes").iterdir()} == kept
+        there = {record["id"] for record in host.records() if record["template"] != SPARE}
+        assert there == kept
         assert traces.processes(set(), seen - kept) == []
         for name in kept:
             sandbox = Sandbox.connect(name, **host.options_of_sdk)
             assert sandbox.commands.run("echo whole", timeout=60).stdout == "whole\n"
             sandbox.kill()
+    host.options = ()
+    host.restart()
     eventually(lambda: traces.of(host) == traces.Traces())
     assert traces.groups(seen) == []
     assert traces.processes(set(), seen) == []

@@ -1,4 +1,5 @@
-"""Sandboxes that wait ready: handed out with what the caller wants, refilled, renewed, and gone with their host."""
+"""Sandboxes that wait ready, and processes that wait for what they become: handed out with what the caller wants,
+refilled, renewed, and gone with their host."""
 
 import json
 import os
@@ -122,3 +123,82 @@ def test_a_snapshot_is_not_kept_warm_whatever_it_is_called(own_host: MakeHost) -
     assert host.record(made.sandbox_id)["made_of"]["warm"] == 0
     warm = filled(host, 1)
     assert [record["template"] for record in warm.values()] == ["base"]
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a root is laid later by a host that is root alone")
+
+
+@needs_root
+def test_what_waits_becomes_a_sandbox_of_any_template_on_the_machine(
+    own_host: MakeHost, open_path: Path
+) -> None:
+    (open_path / "lent").write_text("lent\n")
+    host = own_host("--spares", "1")
+    folder = host.data / "templates" / "small"
+    folder.mkdir()
+    template = {
+        "mounts": [{"source": str(open_path), "target": "/opt/lent"}],
+        "env": {"OF": "template"},
+        "memory_mb": 256,
+        "pids": 100,
+        "disk_mb": 100,
+    }
+    (folder / "template.json").write_text(json.dumps(template))
+    boots, looks = set[str](), []
+    for name in ("small", "base", "small"):
+        (spare,) = filled(host, 1)
+        sandbox = host.create(template=name, envs={"OWN": "yes"})
+        assert sandbox.sandbox_id == spare
+        script = (
+            "cat /proc/sys/kernel/random/boot_id; ls -A / /home /home/user /run /dev; cut -d' ' -f2- /proc/mounts | sed 's/.id=[0-9]*//g' | sort; pwd;"
+            "ulimit -f; cat /opt/lent/lent; echo $OF $OWN; df --output=size -m / | tail -1; touch /usr/x /home/user/kept || true"
+        )
+        boot_id, look = sandbox.commands.run(script).stdout.split("\n", 1)
+        boots.add(boot_id)
+        looks.append(look)
+        record = host.record(spare)
+        assert (record["template"], record["made_of"]["name"], record["state"]) == (name, name, "running")
+    assert len(boots) == 3
+    assert "lent\ntemplate yes\n" in looks[0]
+    assert "template" not in looks[1]
+    assert looks[0] == looks[2]
+    # The same as what is started for its template from the beginning.
+    host.options = ("--spares", "0")
+    host.restart()
+    alone = host.create(template="small", envs={"OWN": "yes"}).commands.run(script).stdout
+    assert alone.split("\n", 1)[1] == looks[0]
+
+
+@needs_root
+def test_what_waits_and_dies_is_replaced_and_holds_nobody_up(own_host: MakeHost) -> None:
+    host = own_host("--spares", "1")
+    (first,) = filled(host, 1).values()
+    os.kill(first["init"]["pid"], signal.SIGKILL)
+    assert host.create().commands.run("echo ok").stdout == "ok\n"
+    eventually(lambda: first["id"] not in records(host, "warm"))
+    (second,) = filled(host, 1)
+    assert second != first["id"]
+
+
+@needs_root
+def test_what_waits_ends_by_itself_when_its_host_is_killed(own_host: MakeHost) -> None:
+    host = own_host("--spares", "2")
+    spares = filled(host, 2)
+    host.stop(kill=True)
+    eventually(lambda: traces.processes(set(), set(spares)) == [])
+    host.start()
+    assert not filled(host, 2).keys() & spares.keys()
+    assert traces.groups(set(spares)) == []
+
+
+@needs_root
+def test_what_waits_becomes_what_a_snapshot_has_kept(own_host: MakeHost) -> None:
+    host = own_host("--spares", "1")
+    filled(host, 1)
+    taken = host.create()
+    taken.files.write("/srv/kept", "kept")
+    snapshot = taken.create_snapshot()
+    (spare,) = filled(host, 1)
+    again = host.create(template=snapshot.snapshot_id)
+    assert again.sandbox_id == spare
+    assert again.files.read("/srv/kept") == "kept"

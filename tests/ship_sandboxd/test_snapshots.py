@@ -319,7 +319,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_told_and_the_rest_goes_on(small_disk: Path) -> None:
-    host = Host(small_disk / "data", ("--min-free", "0"))
+    host = Host(small_disk / "data", ("--min-free", "0", "--spares", "0"))
     try:
         sandbox = host.create()
         sandbox.files.write("/home/user/a.txt", "a")

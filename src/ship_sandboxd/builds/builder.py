@@ -79,7 +79,7 @@ class Builder:
 
     def _layered(self, name: str, tenant: str) -> Template:
         template = self._catalogue.known(name, tenant)
-        if not template.layers or template.on_machine:
+        if template.lies_on_machine:
             raise BadRequest(
                 f"the template '{template.name}' lies on the machine's own /usr, which nothing can be built on; "
                 f"use '{DEBIAN}'",

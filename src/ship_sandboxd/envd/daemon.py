@@ -1,22 +1,27 @@
 """The daemon's entry: the routes of envd on the socket that the host has bound for it.
 
-The host starts it with the number of a descriptor to read its configuration from, a JSON object:
-`listen_fd` (the bound Unix socket), `ready_fd` (told once we listen, together with the listeners that lead out),
-`listeners` (those: pairs of "tcp" or "udp" and a port of loopback), `token` (what X-Access-Token must hold), `envs`,
-`memory_mb`, `cpu_count`, `max_processes` (a number where no cgroup counts them, else null); and if they are given,
-`user` and `workdir`: who runs commands, and where, when a caller names neither. Where descriptors cannot be
-handed over, `link` stands in place of the two of them and of the listeners, see `link.py`.
+The host starts it with the number of a descriptor. Where that is a socket, the daemon says `here` and waits, its root
+being laid meanwhile, for two descriptors: its configuration, and the bound Unix socket to listen on. It answers `ready`
+once it listens, together with the listeners that lead out. Any other descriptor is the configuration itself.
+
+That is a JSON object: `listeners` (those: pairs of "tcp" or "udp" and a port of loopback), `token` (what X-Access-Token
+must hold), `envs`, `memory_mb`, `cpu_count`, `max_processes` (a number where no cgroup counts them, else null); and if
+they are given, `file_bytes`, the most that a file may hold; `user` and `workdir`: who runs commands, and where, when a
+caller names neither. Where descriptors cannot be handed over, `link` stands in place of the listeners, see `link.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import os
 import resource
 import socket
+import stat
 import sys
+from _operator import _compare_digest
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -240,9 +245,8 @@ def _bind(serve: Callable[[Exchange, Any], Awaitable[None]], method: Any) -> Rou
 
 
 def _equal(given: str, expected: str) -> bool:
-    from hmac import compare_digest
-
-    return compare_digest(given.encode(), expected.encode())
+    """In constant time. It is what `hmac.compare_digest` is where there is no OpenSSL, which takes 10 ms to load."""
+    return _compare_digest(given.encode(), expected.encode())
 
 
 def error_body(status: int, message: str) -> tuple[bytes, str]:
@@ -266,13 +270,14 @@ def _hide() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
-def _limit(max_processes: int | None) -> None:
+def _limit(config: dict[str, Any]) -> None:
     """What every process of the sandbox inherits, and cannot raise again."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, OPEN_FILES), hard))
-    if max_processes is not None:
-        resource.setrlimit(resource.RLIMIT_NPROC, (max_processes, max_processes))
+    for limit, name in ((resource.RLIMIT_NPROC, "max_processes"), (resource.RLIMIT_FSIZE, "file_bytes")):
+        if (value := config.get(name)) is not None:
+            resource.setrlimit(limit, (value, value))
 
 
 def _start_threads() -> None:
@@ -297,8 +302,17 @@ async def _run_linked(config: dict[str, Any]) -> None:
     await daemon.link.run()
 
 
-async def _run(config: dict[str, Any]) -> None:
+async def _run_handed_over(host: socket.socket) -> None:
     _start_threads()
+    inspect.iscoroutinefunction(main)  # loads, while there may be time for it, what watching children needs
+    host.send(b"here")
+    # Nobody else is served yet. The root changes before this comes, where it was not ours yet.
+    word, descriptors, _, _ = socket.recv_fds(host, 16, 2)
+    if not word:
+        return  # the host has ended, or has no use for us
+    config = _configuration(descriptors[0])
+    os.chdir(Account.home)
+    _limit(config)
     listeners = [_listener(kind, port) for kind, port in config["listeners"]]
     daemon = Daemon(config, listeners)
     daemon.processes.watch_children()
@@ -307,10 +321,10 @@ async def _run(config: dict[str, Any]) -> None:
         await serve_connection(reader, writer, daemon.handle, error_body)
 
     server = await asyncio.start_unix_server(
-        serve, sock=socket.socket(fileno=config["listen_fd"]), limit=CHUNK_BYTES, backlog=BACKLOG
+        serve, sock=socket.socket(fileno=descriptors[1]), limit=CHUNK_BYTES, backlog=BACKLOG
     )
-    with socket.socket(fileno=config["ready_fd"]) as ready:
-        send_sockets(ready, b"ready", listeners)
+    with host:
+        send_sockets(host, b"ready", listeners)
     await server.serve_forever()
 
 
@@ -327,13 +341,19 @@ def _listener(kind: str, port: int) -> socket.socket:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    with open(int(sys.argv[1]), "rb") as file:
-        config = json.load(file)
     os.umask(0o022)
     _hide()
-    _limit(config["max_processes"])
-    if "link" in config:
-        os.open(os.devnull, os.O_RDWR)  # in place of the standard input, which is closed
-        asyncio.run(_run_linked(config))
+    given = int(sys.argv[1])
+    if stat.S_ISSOCK(os.fstat(given).st_mode):
+        asyncio.run(_run_handed_over(socket.socket(fileno=given)))
     else:
-        asyncio.run(_run(config))
+        config = _configuration(given)
+        os.open(os.devnull, os.O_RDWR)  # in place of the standard input, which is closed
+        _limit(config)
+        asyncio.run(_run_linked(config))
+
+
+def _configuration(descriptor: int) -> dict[str, Any]:
+    with open(descriptor, "rb") as file:
+        config: dict[str, Any] = json.load(file)
+    return config

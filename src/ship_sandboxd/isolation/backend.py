@@ -15,11 +15,11 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass(frozen=True)
 class Root:
-    """What a sandbox's own files lie on. Without layers the machine's `/usr`, read-only; else the unpacked layers,
-    lowest first, each a folder that belongs to `STORAGE_UID`; with the machine's `/usr` all the same if `on_machine`."""
+    """What a sandbox's own files lie on: unpacked layers, lowest first, each a folder that belongs to `STORAGE_UID`; and
+    the machine's `/usr`, read-only, if `on_machine`."""
 
     layers: tuple[Path, ...] = ()
-    on_machine: bool = False
+    on_machine: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Backend(Protocol):
     new host process can end, freeze and thaw what an earlier one launched.
 
         (nothing) ── launch ──► running ⇄ frozen            freeze, thaw: no process of it runs meanwhile
+            └── prepare ──► waiting ── furnish ──► running
                                    └── end, or checkpoint, from either ──► (nothing)
     """
 
@@ -69,6 +70,10 @@ class Backend(Protocol):
     @property
     def keeps_memory(self) -> bool:
         """Whether `freeze` works here. Where it does not, a pause can only end the processes and keep the disk."""
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` and `furnish` work here."""
 
     @property
     def parks_memory(self) -> bool:
@@ -84,6 +89,15 @@ class Backend(Protocol):
 
         Raises LaunchFailed with what was said last; nothing of it runs then.
         """
+
+    async def prepare(self, spec: LaunchSpec) -> tuple[ProcessIdentity, ProcessIdentity]:
+        """Start the processes of a sandbox, and wait until they wait for what it is to be: of `spec` the id, the folder, the
+        uid and the groups count. Answers `Launched.init` and `monitor`. They end with this host. Raises what `launch`
+        raises."""
+
+    async def furnish(self, spec: LaunchSpec) -> Launched:
+        """Let what was prepared with this id become the sandbox, on a root with the machine's `/usr`. Raises what `launch`
+        raises."""
 
     async def connect(self, folder: Path) -> Streams:
         """A connection to the daemon of the sandbox that was launched on this folder. Raises OSError when it does not
@@ -124,6 +138,11 @@ class Backends:
     @property
     def names(self) -> list[str]:
         return list(self._by_name)
+
+    @property
+    def preparing(self) -> str:
+        """The name of the one that starts processes ahead of what they become; empty where none does."""
+        return next((backend.name for backend in self._by_name.values() if backend.prepares), "")
 
     def named(self, name: str) -> Backend:
         """The one of this name; the default for an empty one. Raises BadRequest `backend_missing`."""

@@ -8,8 +8,9 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..envd.daemon import LISTENER_PATH
@@ -20,23 +21,25 @@ from ..pids import ProcessIdentity, find_by_argument, readable
 from . import daemon_log, layout
 from .backend import Launched, LaunchSpec, Streams
 from .cgroups import freeze, thaw
-from .forkserver import FIRST_FD, ForkServer, Launch
+from .forkserver import FIRST_FD, ForkServer, Launch, memory_file
 from .rootfs import PreparedRoot, Roots
 
 INSIDE_ID = 1000
 _READY_TIMEOUT_S = 20.0
 _MONITOR_TIMEOUT_S = 2.0
 _HANDOVER_TIMEOUT_S = 5.0
+_ENDED = "what was to become a sandbox has ended"
+_LIBRARY = "/run/envd/lib"
 # TLS ends at the host: asyncio does without `ssl` where it cannot be imported, which saves a fifth of the daemon's start.
 # What is loaded stays, so collecting garbage meanwhile is for nothing.
 _DAEMON = (
-    "import gc, sys; gc.disable(); sys.modules['ssl'] = None; sys.path.insert(0, '/run/envd/lib'); "
+    f"import gc, sys; gc.disable(); sys.modules['ssl'] = None; sys.path.insert(0, '{_LIBRARY}'); "
     "from envd import later; later.put_off(); from envd.daemon import main; gc.freeze(); gc.enable(); main()"
 )
 _PYTHON = (layout.SANDBOX_PYTHON, "-I", "-S", "-B", "-c")
 _NEEDED_OPTIONS = ("--disable-userns", "--as-pid-1", "--info-fd", "--seccomp")
 # Where a launch's descriptors stand among those that are handed to it.
-_INFO, _SECCOMP, _CONFIG, _LISTENER, _READY = range(5)
+_INFO, _SECCOMP, _HOST = range(3)
 
 
 def find() -> str:
@@ -94,42 +97,90 @@ class Bubblewrap:
         self._roots = roots
         self._daemon = daemon
         self._seccomp = seccomp
+        self._waiting: dict[str, _Waiting] = {}
+
+    @property
+    def prepares(self) -> bool:
+        return not self._roots.obstacle
 
     async def launch(self, spec: LaunchSpec) -> Launched:
         """Raises also Unsupported `layers_unsupported` where roots cannot be laid of layers."""
-        binds = [(str(self._daemon), "/run/envd/lib")]
-        binds += [(mount.source, mount.target) for mount in spec.mounts]
-        with (
-            self._roots.prepared(spec.folder, spec.uid, spec.root, binds, spec.disk_mb) as root,
-            _Descriptors(spec, self._seccomp) as descriptors,
-        ):
-            return await self._start(spec, root, descriptors)
+        with self._root(spec) as root:
+            async with self._within_time(spec):
+                waiting = await self._start(spec, root)
+                return await waiting.configure(spec)
 
-    async def _start(self, spec: LaunchSpec, root: PreparedRoot, descriptors: "_Descriptors") -> Launched:
-        argv = [*arguments(self._program, root), *_PYTHON, _DAEMON, str(FIRST_FD + _CONFIG), spec.id]
-        launch = Launch(
-            argv=tuple(argv),
-            uid=spec.uid,
-            cgroups=tuple(spec.cgroups),
-            file_bytes=spec.disk_mb * 1024 * 1024,
-            root=root.plan,
-            stage=root.stage,
-            staged=root.staged,
-        )
-        monitor: ProcessIdentity | None = None
+    async def prepare(self, spec: LaunchSpec) -> tuple[ProcessIdentity, ProcessIdentity]:
+        async with self._within_time(spec):
+            waiting = await self._start(spec, self._roots.empty([(str(self._daemon), _LIBRARY)]))
+        self._waiting[spec.id] = waiting
+        return waiting.init, waiting.monitor
+
+    async def furnish(self, spec: LaunchSpec) -> Launched:
+        waiting = self._waiting.pop(spec.id, None)
+        if waiting is None:
+            raise LaunchFailed(_ENDED)
+        with (
+            waiting.host,
+            waiting.monitor.opened() as outside,
+            waiting.init.opened() as inside,
+            self._root(spec) as root,
+        ):
+            if root.plan is None or outside is None or inside is None:
+                raise LaunchFailed(_ENDED)
+            async with self._within_time(spec):
+                await self._forks.furnish(root.plan, root.device, outside, inside)
+                return await waiting.configure(spec)
+
+    def _root(self, spec: LaunchSpec) -> contextlib.AbstractContextManager[PreparedRoot]:
+        binds = [(str(self._daemon), _LIBRARY), *((mount.source, mount.target) for mount in spec.mounts)]
+        return self._roots.prepared(spec.folder, spec.uid, spec.root, binds, spec.disk_mb)
+
+    @asynccontextmanager
+    async def _within_time(self, spec: LaunchSpec) -> AsyncIterator[None]:
+        """A launch, of which nothing is left if it fails."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
-                pid = await self._forks.launch(launch, descriptors.log, root.device, descriptors.theirs)
-                monitor = ProcessIdentity.of(pid)
-                descriptors.close_theirs()
-                if monitor is None:
-                    raise LaunchFailed("bubblewrap has ended")
-                return await descriptors.follow(monitor)
+                yield
         except (LaunchFailed, OSError) as error:
             await self.end(spec.id, None, None, spec.cgroups)
             raise LaunchFailed(
                 f"the sandbox did not start: {error}; {daemon_log.last_words(spec.folder)}"
             ) from error
+
+    async def _start(self, spec: LaunchSpec, root: PreparedRoot) -> "_Waiting":
+        """Start its daemon, which waits for its configuration then."""
+        argv = [*arguments(self._program, root), *_PYTHON, _DAEMON, str(FIRST_FD + _HOST), spec.id]
+        launch = Launch(
+            argv=tuple(argv),
+            uid=spec.uid,
+            cgroups=tuple(spec.cgroups),
+            root=root.plan,
+            stage=root.stage,
+            staged=root.staged,
+        )
+        host, host_there = socket.socketpair()
+        host.setblocking(False)
+        info, info_there = os.pipe()
+        try:
+            # What is theirs is closed once they have it, so that their end shows here as an end of the stream.
+            with ExitStack() as theirs:
+                theirs.callback(os.close, info_there)
+                theirs.enter_context(host_there)
+                seccomp = theirs.enter_context(memory_file("seccomp", self._seccomp))
+                log = theirs.enter_context(daemon_log.opened(spec.folder))
+                given = [info_there, seccomp, host_there.fileno()]
+                monitor = ProcessIdentity.of(await self._forks.launch(launch, log, root.device, given))
+            if monitor is None:
+                raise LaunchFailed("bubblewrap has ended")
+            waiting = _Waiting(await _read_init(info), monitor, host)
+            await waiting.hear(b"here")
+        except BaseException:
+            host.close()
+            raise
+        finally:
+            os.close(info)
+        return waiting
 
     async def connect(self, folder: Path) -> Streams:
         with short_path(folder, "envd.sock") as path:
@@ -146,6 +197,8 @@ class Bubblewrap:
         self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
     ) -> None:
         """The end of the first process is the end of all others; bubblewrap's own has then nothing to wait for."""
+        if (waiting := self._waiting.pop(name, None)) is not None:
+            waiting.host.close()
         if init is not None:
             # The signal first: so nothing of a frozen sandbox runs before it ends.
             init.signal(signal.SIGKILL)
@@ -172,102 +225,65 @@ class Bubblewrap:
         raise CheckpointFailed("bubblewrap cannot write a sandbox's memory out")
 
 
-class _Descriptors:
-    """The descriptors of one launch, to be used in a `with`. What is theirs is closed once they have it, so that their
-    end shows here as an end of the stream."""
+@dataclass(frozen=True)
+class _Waiting:
+    """A daemon that is there and waits for its configuration; `host` is our end of the socket that it waits on."""
 
-    def __init__(self, spec: LaunchSpec, seccomp: bytes) -> None:
-        self._spec = spec
-        self._seccomp = seccomp
-        self._ours = ExitStack()
-        self._theirs = ExitStack()
+    init: ProcessIdentity
+    monitor: ProcessIdentity
+    host: socket.socket
 
-    def __enter__(self) -> "_Descriptors":
-        with ExitStack() as undo:
-            undo.callback(self.__exit__)
-            self._open()
-            undo.pop_all()
-        return self
+    async def configure(self, spec: LaunchSpec) -> Launched:
+        """Let it begin, and wait until it listens."""
+        content = json.dumps({**spec.config, "file_bytes": spec.disk_mb * 1024 * 1024}).encode()
+        with self.host, memory_file("config", content) as config:
+            with _bind_control_socket(spec.folder) as listener:
+                socket.send_fds(self.host, [b"go"], [config, listener.fileno()])
+            return Launched(self.init, self.monitor, Listeners.of(await self.hear(b"ready")))
 
-    def __exit__(self, *_: object) -> None:
-        self.close_theirs()
-        self._ours.close()
-
-    def _open(self) -> None:
-        self._info, info_there = os.pipe()
-        self._ours.callback(os.close, self._info)
-        self._theirs.callback(os.close, info_there)
-        self._ready, ready_there = socket.socketpair()
-        self._ours.enter_context(self._ready)
-        self._theirs.enter_context(ready_there)
-        self._ready.setblocking(False)
-        listener = self._theirs.enter_context(_bind_control_socket(self._spec.folder))
-        numbers = {"listen_fd": FIRST_FD + _LISTENER, "ready_fd": FIRST_FD + _READY}
-        config = json.dumps({**self._spec.config, **numbers}).encode()
-        self.theirs = [
-            info_there,
-            self._memory_file("seccomp", self._seccomp),
-            self._memory_file("config", config),
-            listener.fileno(),
-            ready_there.fileno(),
-        ]
-        self.log = self._theirs.enter_context(daemon_log.opened(self._spec.folder))
-
-    def _memory_file(self, name: str, content: bytes) -> int:
-        fd = os.memfd_create(name)
-        self._theirs.callback(os.close, fd)
-        os.write(fd, content)
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
-
-    def close_theirs(self) -> None:
-        self._theirs.close()
-
-    async def follow(self, monitor: ProcessIdentity) -> Launched:
-        """Learn the sandbox's first process and wait for the daemon's word."""
-        init = await self._read_init()
-        return Launched(init, monitor, await self._read_ready())
-
-    async def _read_init(self) -> ProcessIdentity:
-        text = b""
-        while not text.rstrip().endswith(b"}"):
-            await readable(self._info)
-            piece = os.read(self._info, 4096)
-            if not piece:
-                raise LaunchFailed("bubblewrap refused")
-            text += piece
-        init = ProcessIdentity.of(json.loads(text)["child-pid"])
-        if init is None:
-            raise LaunchFailed("the sandbox's first process has ended")
-        return init
-
-    async def _read_ready(self) -> Listeners:
-        await readable(self._ready.fileno())
-        word, descriptors, _, _ = socket.recv_fds(self._ready, 16, len(OPENED))
-        if word != b"ready":
+    async def hear(self, word: bytes) -> list[int]:
+        """Wait for a word of it; answers the descriptors that came with it."""
+        await readable(self.host.fileno())
+        said, descriptors, _, _ = socket.recv_fds(self.host, 16, len(OPENED))
+        if said != word:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise LaunchFailed("the daemon in the sandbox did not start")
-        return Listeners.of(descriptors)
+        return descriptors
+
+
+async def _read_init(info: int) -> ProcessIdentity:
+    """The first process, of what bubblewrap says of it."""
+    text = b""
+    while not text.rstrip().endswith(b"}"):
+        await readable(info)
+        piece = os.read(info, 4096)
+        if not piece:
+            raise LaunchFailed("bubblewrap refused")
+        text += piece
+    init = ProcessIdentity.of(json.loads(text)["child-pid"])
+    if init is None:
+        raise LaunchFailed("the sandbox's first process has ended")
+    return init
 
 
 def arguments(program: str, root: PreparedRoot) -> list[str]:
     """bubblewrap's command line, up to the command."""
     words = [program, "--unshare-all", "--unshare-user", "--disable-userns", "--as-pid-1", "--new-session"]
     words += ["--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--hostname", layout.HOSTNAME]
-    words += ["--cap-drop", "ALL", "--clearenv"]
+    words += ["--cap-drop", "ALL", "--clearenv", "--chdir", "/"]
     words += ["--info-fd", str(FIRST_FD + _INFO), "--seccomp", str(FIRST_FD + _SECCOMP)]
     if root.plan is not None:
         words += ["--bind", root.plan.root, "/", *_kernel_folders()]
         words += ["--ro-bind", root.plan.boot_id, "/proc/sys/kernel/random/boot_id"]
-        return [*words, "--chdir", "/home/user", "--"]
+        return [*words, "--"]
     words += ["--ro-bind", "/usr", "/usr", *_system_links(), *_kernel_folders()]
     for folder in ("/home", "/etc", "/run", "/run/envd", "/var", "/opt"):
         words += ["--perms", "0755", "--dir", folder]
     words += ["--symlink", "/tmp", "/var/tmp", "--symlink", "/run", "/var/run"]  # noqa: S108 - paths of the sandbox
     for source, target, option in root.binds:
         words += [option, source, target]
-    return [*words, "--remount-ro", "/", "--chdir", "/home/user", "--"]
+    return [*words, "--remount-ro", "/", "--"]
 
 
 def _kernel_folders() -> list[str]:

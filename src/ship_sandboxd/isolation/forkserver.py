@@ -1,7 +1,8 @@
 """A small process that starts sandboxes: it has one thread and little memory, and forks once per launch.
 
 The child gives itself a mount namespace, assembles the sandbox's root in it, joins the sandbox's groups, becomes the
-sandbox's uid and then the program that it was asked for. What it mounted ends with that program's namespaces, whether
+sandbox's uid and then the program that it was asked for; or it gives its root to a sandbox whose processes are there
+already, and ends. What it mounted ends with that program's namespaces, whether
 or not a host still runs. The fork server ends with its host; until both and every child that has not become its program
 yet are gone, they hold a lock that the next host waits for. A fork server that ends alone is started anew.
 """
@@ -19,15 +20,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import LaunchFailed, SetupError
 from ..pids import readable
 from . import mounts
-from .rootfs import RootPlan, assemble
+from .rootfs import RootPlan, assemble, furnish
 
 _log = logging.getLogger("ship_sandboxd.isolation.forkserver")
 FIRST_FD = 10
@@ -43,14 +45,12 @@ class Launch:
     """What a child does, in this order: join `cgroups`; assemble `root` or, where roots cannot be assembled, bind
     `staged` to `stage/0`, `stage/1` and so on; become `uid`; run `argv` with no environment.
 
-    `file_bytes` bounds each file that it writes. `feeds_stdin`: the first descriptor that is handed to it becomes its
-    standard input.
+    `feeds_stdin`: the first descriptor that is handed to it becomes its standard input.
     """
 
     argv: tuple[str, ...]
     uid: int | None
     cgroups: tuple[str, ...]
-    file_bytes: int
     root: RootPlan | None = None
     stage: str = ""
     staged: tuple[str, ...] = ()
@@ -106,17 +106,27 @@ class ForkServer:
     async def launch(self, launch: Launch, log: int, device: int | None, theirs: Sequence[int]) -> int:
         """Start a child and wait until it runs its program; answers its pid. It finds `theirs` as descriptors from
         FIRST_FD on, and writes to `log`. Raises LaunchFailed."""
+        return await self._fork("launch", asdict(launch), device, [log, *theirs])
+
+    async def furnish(self, root: RootPlan, device: int | None, outside: int, inside: int) -> None:
+        """Give processes that run their root, see `rootfs.furnish`. Raises LaunchFailed."""
+        await self._fork("furnish", asdict(root), device, [outside, inside])
+
+    async def _fork(self, task: str, values: dict[str, object], device: int | None, theirs: list[int]) -> int:
+        """A child that does this, until it runs a program or has ended; answers its pid."""
+        message = {"task": task, "values": values, "has_device": device is not None}
         failure, failure_there = os.pipe()
         try:
             try:
-                given = [failure_there, log, *([] if device is None else [device]), *theirs]
-                pid = await self._ask(launch, given, has_device=device is not None)
+                given = [failure_there, *([] if device is None else [device]), *theirs]
+                pid = await self._ask(json.dumps(message).encode(), given)
             finally:
                 os.close(failure_there)
             try:
                 await readable(failure)
             except asyncio.CancelledError:
-                os.kill(pid, signal.SIGKILL)  # nobody could find it before it runs its program
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # nobody could find it before it runs its program
                 raise
             words = os.read(failure, _FAILURE_BYTES)
             if words:
@@ -125,8 +135,7 @@ class ForkServer:
         finally:
             os.close(failure)
 
-    async def _ask(self, launch: Launch, given: list[int], *, has_device: bool) -> int:
-        message = json.dumps({**asdict(launch), "has_device": has_device}).encode()
+    async def _ask(self, message: bytes, given: list[int]) -> int:
         if len(message) > _MESSAGE_BYTES:
             raise LaunchFailed("too many mounts or layers for one sandbox", "root_too_large")
         await self._turn.acquire()
@@ -163,6 +172,18 @@ class ForkServer:
         if "pid" not in answer:
             raise LaunchFailed(f"no process can be made: {answer['error']}", "no_process_left")
         return int(answer["pid"])
+
+
+@contextmanager
+def memory_file(name: str, content: bytes) -> Iterator[int]:
+    """A descriptor to hand to a child, which reads this from it."""
+    fd = os.memfd_create(name)
+    try:
+        os.write(fd, content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _end_unwanted(answer: "asyncio.Task[int]") -> None:
@@ -215,41 +236,50 @@ def _serve(channel: socket.socket, stage: str) -> None:
             answer: dict[str, object] = {"error": error.strerror}
         else:
             if pid == 0:
-                _become(json.loads(message), given, stage)
+                _do(json.loads(message), given, stage)
             answer = {"pid": pid}
         for fd in given:
             os.close(fd)
         channel.send(json.dumps(answer).encode())
 
 
-def _become(values: dict[str, object], given: list[int], stage: str) -> NoReturn:
-    """The child: turn into the sandbox's program, or say why not."""
+def _do(message: dict[str, Any], given: list[int], stage: str) -> NoReturn:
+    """The child: do the task, or say why not."""
     failure = given[0]
     try:
         for number in _DEFAULT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        has_device = values.pop("has_device")
-        root = values.pop("root")
-        launch = Launch(**values, root=None if root is None else RootPlan(**root))  # type: ignore[arg-type] # from our own process
-        # Out of the way of the numbers that the program is promised.
-        log, *others = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in given[1:])
-        device = others.pop(0) if has_device else None
-        _prepare(launch, device, stage)
-        os.setsid()
-        if launch.feeds_stdin:
-            os.dup2(others.pop(0), 0)
-        for place, fd in ((1, log), (2, log), *((FIRST_FD + count, fd) for count, fd in enumerate(others))):
-            os.dup2(fd, place)
-        os.chdir("/")
-        if launch.uid is not None:
-            os.setgroups([])
-            os.setresgid(launch.uid, launch.uid, launch.uid)
-            os.setresuid(launch.uid, launch.uid, launch.uid)
-        os.execve(launch.argv[0], launch.argv, {})  # noqa: S606 - no shell is wanted
+        # Out of the way of the numbers that a program is promised.
+        theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in given[1:]]
+        device = theirs.pop(0) if message["has_device"] else None
+        values = message["values"]
+        if message["task"] == "furnish":
+            furnish(RootPlan(**values), device, *theirs)
+        else:
+            root = values.pop("root")
+            launch = Launch(**values, root=None if root is None else RootPlan(**root))
+            _become(launch, device, theirs, stage)
     except BaseException as error:
         os.write(failure, f"{type(error).__name__}: {error}".encode()[:_FAILURE_BYTES])
     finally:
         os._exit(127)
+
+
+def _become(launch: Launch, device: int | None, theirs: list[int], stage: str) -> NoReturn:
+    """Turn into the sandbox's program."""
+    log, *others = theirs
+    _prepare(launch, device, stage)
+    os.setsid()
+    if launch.feeds_stdin:
+        os.dup2(others.pop(0), 0)
+    for place, fd in ((1, log), (2, log), *((FIRST_FD + count, fd) for count, fd in enumerate(others))):
+        os.dup2(fd, place)
+    os.chdir("/")
+    if launch.uid is not None:
+        os.setgroups([])
+        os.setresgid(launch.uid, launch.uid, launch.uid)
+        os.setresuid(launch.uid, launch.uid, launch.uid)
+    os.execve(launch.argv[0], launch.argv, {})  # noqa: S606 - no shell is wanted
 
 
 def _prepare(launch: Launch, device: int | None, stage: str) -> None:
@@ -268,4 +298,3 @@ def _prepare(launch: Launch, device: int | None, stage: str) -> None:
             point.mkdir() if Path(source).is_dir() else point.touch()
             mounts.bind(source, str(point))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (launch.file_bytes, launch.file_bytes))

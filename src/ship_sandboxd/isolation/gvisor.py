@@ -11,12 +11,9 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +24,7 @@ from ..pids import ProcessIdentity
 from . import daemon_log, layout, lines, oci
 from .backend import Launched, LaunchSpec, Streams
 from .cgroups import freeze, thaw
-from .forkserver import ForkServer, Launch
+from .forkserver import ForkServer, Launch, memory_file
 from .lines import Lines
 from .rootfs import PreparedRoot, RootPlan, Roots
 
@@ -67,6 +64,7 @@ class GVisor:
     """The backend of gVisor, see `Backend`."""
 
     name = "gvisor"
+    prepares = False
     parks_memory = True
     shares_kernel = False
 
@@ -108,6 +106,12 @@ class GVisor:
             config["max_processes"] = min(config["max_processes"], _MAX_PROCESSES_PTRACE)
         return await self._launch(spec, ["run"], json.dumps(config).encode())
 
+    async def prepare(self, spec: LaunchSpec) -> tuple[ProcessIdentity, ProcessIdentity]:
+        raise LaunchFailed("gVisor starts nothing before there is a root")
+
+    async def furnish(self, spec: LaunchSpec) -> Launched:
+        raise LaunchFailed("gVisor starts nothing before there is a root")
+
     async def _launch(self, spec: LaunchSpec, verb: list[str], config: bytes | None) -> Launched:
         """Start it: anew with a configuration for its daemon, or, without one, as it was."""
         binds = [(str(self._daemon), _LIBRARY), (str(spec.folder / "link"), _LINK)]
@@ -136,13 +140,12 @@ class GVisor:
             argv=tuple(self._command(spec.folder, *verb, "--detach", "--bundle", bundle, spec.id)),
             uid=None,
             cgroups=tuple(spec.cgroups),
-            file_bytes=resource.RLIM_INFINITY,
             root=plan,
             stage=root.stage,
             feeds_stdin=config is not None,
         )
         found = await self._opened(spec.folder)
-        with _memory_file(config or b"") as stdin, daemon_log.opened(spec.folder) as log:
+        with memory_file("config", config or b"") as stdin, daemon_log.opened(spec.folder) as log:
             pid = await self._forks.launch(launch, log, root.device, [stdin])
         runtime = ProcessIdentity.of(pid)
         if runtime is not None:
@@ -302,14 +305,3 @@ async def _dialled(found: Lines, kernel: ProcessIdentity) -> None:
         for task in (ready, end):
             task.cancel()
         await asyncio.gather(ready, end, return_exceptions=True)
-
-
-@contextmanager
-def _memory_file(content: bytes) -> Iterator[int]:
-    fd = os.memfd_create("config")
-    try:
-        os.write(fd, content)
-        os.lseek(fd, 0, os.SEEK_SET)
-        yield fd
-    finally:
-        os.close(fd)

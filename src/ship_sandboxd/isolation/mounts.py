@@ -1,6 +1,6 @@
 """The kernel's mount calls: trees cloned, given another owner, made read-only and put in their place.
 
-Sources: open_tree(2), mount_setattr(2), move_mount(2), openat2(2), user_namespaces(7). Every function raises OSError.
+Sources: open_tree(2), mount_setattr(2), move_mount(2), openat2(2), pivot_root(2), setns(2), user_namespaces(7). Every function raises OSError.
 """
 
 import ctypes
@@ -32,6 +32,29 @@ def own_namespace() -> None:
     way."""
     _check(_libc.unshare(_CLONE_NEWNS))
     mount("none", "/", None, _REC | _SLAVE)
+
+
+def enter_namespace(process: int) -> None:
+    """Let this process, which has one thread, see the mounts that another one sees, whose pidfd is given."""
+    _check(_libc.setns(process, _CLONE_NEWNS))
+
+
+def move(source: str, target: int) -> None:
+    """Take a mount, with all below it, to what the descriptor is open on."""
+    fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    try:
+        _call(_MOVE_MOUNT, fd, b"", target, b"", _MOVE_EMPTY_PATHS)
+    finally:
+        os.close(fd)
+
+
+def change_root(root: int) -> None:
+    """Make a mount the root of this mount namespace, for all whose root or current folder the old one was; the old one
+    goes."""
+    os.fchdir(root)
+    _check(_libc.pivot_root(b".", b"."))
+    unmount(".")
+    os.chdir("/")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0, options: str | None = None) -> None:

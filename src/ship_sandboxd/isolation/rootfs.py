@@ -6,7 +6,8 @@
 Everything on disk belongs to `STORAGE_UID`; idmapped mounts show it as the sandbox's uid, which is `user` inside. So
 layers and disks are free of uids, and a sandbox may change every file of its root.
 
-`assemble` runs in the process that becomes the sandbox (see forkserver.py): its mounts die with the sandbox.
+`assemble` runs in the process that becomes the sandbox (see forkserver.py): its mounts die with the sandbox. Where a
+sandbox's processes are there already, `furnish` gives them their root.
 """
 
 import contextlib
@@ -16,9 +17,10 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..errors import LaunchFailed, Unsupported, is_full
@@ -113,6 +115,31 @@ def assemble(plan: RootPlan, device: int | None) -> None:
             _lend(root, source, target, plan.uid)
     finally:
         os.close(root)
+
+
+def furnish(plan: RootPlan, device: int | None, outside: int, inside: int) -> None:
+    """Assemble the root in the mount namespace of the process `outside` and make it the root of the process `inside`, which
+    keeps its /proc and /dev; both are pidfds. Leaves this process in the latter's namespace. Raises OSError."""
+    mounts.enter_namespace(outside)
+    assemble(plan, device)
+    with mounts.Tree(plan.root, recursive=True) as tree, mounts.Tree(plan.boot_id) as boot_id:
+        boot_id.restrict(read_only=True)
+        mounts.enter_namespace(inside)
+        here = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        _at(here, "home", tree.place)
+        root = mounts.open_below(here, "home")
+        for name in ("proc", "dev"):
+            _at(root, name, partial(mounts.move, f"/{name}"))
+        _at(root, "proc/sys/kernel/random/boot_id", boot_id.place)
+        mounts.change_root(root)  # both descriptors end with this process
+
+
+def _at(root: int, path: str, place: Callable[[int], None]) -> None:
+    point = mounts.open_below(root, path)
+    try:
+        place(point)
+    finally:
+        os.close(point)
 
 
 def _show(source: str, name: str, owners: int, *, read_only: bool) -> None:
@@ -284,8 +311,7 @@ class Roots:
             if is_full(error):
                 raise
             raise LaunchFailed(f"the sandbox's disk cannot be made: {error}", "disk_failed") from error
-        on_machine = root.on_machine or not root.layers
-        machine = [(path, path) for path in _machine_folders()] if on_machine else []
+        machine = [(path, path) for path in _machine_folders()] if root.on_machine else []
         with self.disks.device(folder) as device:
             plan = RootPlan(
                 stage=self._stage,
@@ -308,13 +334,20 @@ class Roots:
         read_only += [(path, path) for path in layout.HOST_ETC if Path(path).exists()]
         every = [(str(folder / name), target, "--bind") for name, (target, _) in own.items()]
         every += [(os.path.realpath(source), target, "--ro-bind") for source, target in [*read_only, *binds]]
+        return self._staged(every)
+
+    def empty(self, binds: list[tuple[str, str]]) -> PreparedRoot:
+        """The machine's `/usr` with this bound into it, for a process that gets its own root later. `binds` are (source,
+        target)."""
+        return self._staged([(source, target, "--ro-bind") for source, target in binds])
+
+    def _staged(self, binds: list[tuple[str, str, str]]) -> PreparedRoot:
         if not self._stage:
-            return PreparedRoot("", binds=tuple(every))
-        staged = tuple(source for source, _, _ in every)
+            return PreparedRoot("", binds=tuple(binds))
         shown = tuple(
-            (f"{self._stage}/{number}", target, option) for number, (_, target, option) in enumerate(every)
+            (f"{self._stage}/{number}", target, option) for number, (_, target, option) in enumerate(binds)
         )
-        return PreparedRoot(self._stage, binds=shown, staged=staged)
+        return PreparedRoot(self._stage, binds=shown, staged=tuple(source for source, _, _ in binds))
 
 
 def _machine_folders() -> list[str]:

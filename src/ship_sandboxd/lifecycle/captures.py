@@ -56,7 +56,7 @@ class Captures:
             template,
             env={**template.env, **record.envs},
             layers=laid(template.layers, layer.digest),
-            on_machine=template.on_machine or not template.layers,
+            on_machine=template.lies_on_machine,
             warm=0,
         )
         return made, layer.size_bytes

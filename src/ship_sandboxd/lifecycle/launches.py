@@ -39,44 +39,54 @@ class Launches:
         """Where its control groups are going to be."""
         return self._groups.folders(sandbox_id)
 
+    async def prepare(self, sandbox: Sandbox) -> None:
+        """Start its processes, which wait until `start` tells them what it is. Raises LaunchFailed."""
+        record = sandbox.record
+        record.init, record.monitor = await sandbox.backend.prepare(await self._spec(sandbox))
+
     async def start(self, sandbox: Sandbox) -> None:
-        """Start its processes and open its way out. The record knows them then, but is not saved.
+        """Start its processes, if they do not wait for this, and open its way out. The record knows them then, but is not
+        saved.
 
         Raises LaunchFailed and what `Layers.unpacked` raises.
         """
-        record, template = sandbox.record, sandbox.record.made_of
-        layers = [await self._layers.unpacked(digest) for digest in template.layers]
-        is_counted = sandbox.backend.shares_kernel and "pids" in self._groups.controllers
-        tasks = template.pids if sandbox.backend.shares_kernel else _TASKS_OF_A_KERNEL
-        self._groups.create(record.id, Limits(template.memory_mb, tasks, template.cpu_count))
-        launched = await sandbox.backend.launch(
-            LaunchSpec(
-                id=record.id,
-                folder=sandbox.folder,
-                uid=record.uid,
-                root=Root(tuple(layers), template.on_machine),
-                mounts=template.mounts,
-                config={
-                    "token": record.token,
-                    "envs": _environment(record),
-                    "user": template.user,
-                    "workdir": template.workdir,
-                    "memory_mb": record.memory_mb,
-                    "cpu_count": record.cpu_count,
-                    "listeners": OPENED,
-                    "max_processes": None if is_counted else template.pids,
-                },
-                cgroups=record.cgroups,
-                disk_mb=record.disk_mb,
-                resumes=record.state == RESUMING,
-            )
-        )
+        record, backend = sandbox.record, sandbox.backend
+        begin = backend.launch if record.init is None else backend.furnish
+        launched = await begin(await self._spec(sandbox))
         record.init, record.monitor = launched.init, launched.monitor
         if record.state == RESUMING:
             record.memory_kept = launched.memory_kept
         self.watch_memory(sandbox)
         await self._redirect(sandbox, launched.listeners)
         await self._open_egress(sandbox, launched.listeners)
+
+    async def _spec(self, sandbox: Sandbox) -> LaunchSpec:
+        """What its backend must know. Its control groups are there then, with its limits."""
+        record, template = sandbox.record, sandbox.record.made_of
+        layers = [await self._layers.unpacked(digest) for digest in template.layers]
+        is_counted = sandbox.backend.shares_kernel and "pids" in self._groups.controllers
+        tasks = template.pids if sandbox.backend.shares_kernel else _TASKS_OF_A_KERNEL
+        self._groups.create(record.id, Limits(template.memory_mb, tasks, template.cpu_count))
+        return LaunchSpec(
+            id=record.id,
+            folder=sandbox.folder,
+            uid=record.uid,
+            root=Root(tuple(layers), template.lies_on_machine),
+            mounts=template.mounts,
+            config={
+                "token": record.token,
+                "envs": _environment(record),
+                "user": template.user,
+                "workdir": template.workdir,
+                "memory_mb": record.memory_mb,
+                "cpu_count": record.cpu_count,
+                "listeners": OPENED,
+                "max_processes": None if is_counted else template.pids,
+            },
+            cgroups=record.cgroups,
+            disk_mb=record.disk_mb,
+            resumes=record.state == RESUMING,
+        )
 
     def watch_memory(self, sandbox: Sandbox) -> None:
         """Tell its log and its daemon when the kernel ends a process of it for want of memory."""

@@ -1,7 +1,8 @@
 """The sandboxes of this host: made, found, kept alive for their time, found again after a restart, ended.
 
     creating ── launched ──► running ⇄ paused ── killed, or a running one's time is over ──► gone
-        │└─ launched ahead ──► warm ── handed out ──► running         see pool.py
+        │├─ launched ahead ──► warm ── handed out ──► running         see pool.py
+        │└─ its processes ahead of all else ──► warm ── told what it is ──► creating
         └── the launch failed, or the host died meanwhile ──► gone
 
 A record on disk comes before anything else that a sandbox uses and goes last, so nothing can be left without one.
@@ -49,6 +50,7 @@ DEFAULT_TIMEOUT_S = 300
 _AUTO_RESUME_S = 300
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _UIDS = range(200_000, 265_536)
+_UNLIMITED = 1_000_000
 _log = logging.getLogger("ship_sandboxd.lifecycle.sandboxes")
 
 
@@ -75,7 +77,7 @@ class NewSandbox:
 class Sandboxes:
     """All of them. `data` holds one folder each; `find` tells what a template's or a snapshot's name means to a tenant, and
     raises NotFound; `per_uid` says whether each gets a Unix user of its own. A frozen one
-    is parked after `park_after_s` seconds."""
+    is parked after `park_after_s` seconds. `spares` processes wait to become a sandbox of any template."""
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class Sandboxes:
         quotas: Quotas,
         park_after_s: float = PARK_AFTER_S,
         warm: Iterable[str] = (),
+        spares: int = 0,
     ) -> None:
         self._folder = data / "sandboxes"
         self._trash = data / "trash"
@@ -100,6 +103,14 @@ class Sandboxes:
         self._quotas = quotas
         self._pauses = Pauses(launches, self._attend, self._sync)
         self._warm = frozenset(warm)
+        able = backends.preparing
+        self._spare = Template(
+            templates.SPARE,
+            memory_mb=_UNLIMITED,  # limits are lowered more easily than raised
+            pids=_UNLIMITED,
+            backend=able,
+            warm=spares if able else 0,
+        )
         self.pool = Pool(self._make_warm, self._end)
         self._per_uid = per_uid
         self._park_after_s = park_after_s
@@ -153,6 +164,8 @@ class Sandboxes:
         warm = sandbox is not None
         if sandbox is None:
             self._check_quota(wanted.tenant, template)
+            sandbox = await self._furnish(wanted, template)
+        if sandbox is None:
             sandbox = self._register(template)
             _give(sandbox.record, wanted)
             await self._launch(sandbox, RUNNING)
@@ -175,9 +188,12 @@ class Sandboxes:
     async def _launch(self, sandbox: Sandbox, state: str) -> None:
         record = sandbox.record
         try:
-            _make_folders(sandbox)
-            await self._launches.start(sandbox)
-            await startup.start(sandbox, record.made_of)
+            _make_folder(sandbox)
+            if record.made_of == self._spare:
+                await self._launches.prepare(sandbox)
+            else:
+                await self._launches.start(sandbox)
+                await startup.start(sandbox, record.made_of)
             # Its time begins when it is there to be used.
             record.state = state
             record.started_at, record.end = round(time.time(), 3), Moment.after(record.timeout_s)
@@ -185,6 +201,22 @@ class Sandboxes:
         except BaseException:
             await asyncio.shield(self._end(sandbox))
             raise
+
+    async def _furnish(self, wanted: NewSandbox, template: Template) -> Sandbox | None:
+        """A sandbox of processes that waited for it; None when there are none that could be it."""
+        backend = self._backends.named(template.backend)
+        if not template.lies_on_machine or backend.name != self._spare.backend:
+            return None
+        while (sandbox := self.pool.take(self._spare)) is not None:
+            try:
+                _make_of(sandbox.record, template)
+                _give(sandbox.record, wanted)
+                await self._launch(sandbox, RUNNING)
+            except LaunchFailed as error:
+                sandbox.tell("what was to become a sandbox is of no use", "warning", reason=str(error))
+            else:
+                return sandbox
+        return None
 
     async def _make_warm(self, template: Template) -> Sandbox:
         sandbox = self._register(template)
@@ -214,6 +246,7 @@ class Sandboxes:
 
     async def warm_up(self) -> None:
         """Start filling the pool with what the operator wants to have at hand."""
+        self.pool.fill(self._spare)
         for name in {*self._warm, *templates.names(self._templates)}:
             try:
                 self.pool.fill(await self._find(name, DEFAULT_TENANT))
@@ -537,11 +570,20 @@ def _give(record: SandboxRecord, wanted: NewSandbox) -> None:
     record.idempotency_key, record.request_digest = wanted.idempotency_key, wanted.request_digest
 
 
-def _make_folders(sandbox: Sandbox) -> None:
-    """The record, and what the sandbox may write to, before anything runs."""
-    record = sandbox.record
-    sandbox.folder.mkdir(mode=0o700)
-    record.save(sandbox.folder)
+def _make_of(record: SandboxRecord, template: Template) -> None:
+    """Make what waited become a sandbox of this template."""
+    record.template, record.made_of, record.state = template.name, template, CREATING
+    record.cpu_count, record.memory_mb, record.disk_mb = (
+        template.cpu_count,
+        template.memory_mb,
+        template.disk_mb,
+    )
+
+
+def _make_folder(sandbox: Sandbox) -> None:
+    """With the record, before anything runs."""
+    sandbox.folder.mkdir(mode=0o700, exist_ok=True)
+    sandbox.record.save(sandbox.folder)
 
 
 async def _remove_tree(folder: Path) -> None:
