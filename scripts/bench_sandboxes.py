@@ -121,7 +121,7 @@ def start(plan: Plan) -> list[Figure]:
 def warm(plan: Plan) -> list[Figure]:
     """The same from the pool of warm sandboxes, while it is full."""
     samples = []
-    with host(plan, "--warm", f"base={WARM}") as there:
+    with host(plan, "--warm", f"base={WARM}", "--spares", "0") as there:
         for _ in range(plan.rounds or 20):
             _until(lambda: _warm_sandboxes(there) >= WARM, "the pool is full")
             samples.append(_start(there))
