@@ -23,6 +23,9 @@ need() { # need essential|optional PACKAGE WHY CHECK…
 }
 
 has_python() { "$(dirname "$0")/find-python.sh"; }
+has_quick_python() { # the system's own, if it is new enough
+    ! /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || /usr/bin/python3 -c 'import venv, ensurepip'
+}
 has_libseccomp() {
     compgen -G '/usr/lib*/libseccomp.so.2*' || compgen -G '/usr/lib/*/libseccomp.so.2*' || compgen -G '/lib/*/libseccomp.so.2*'
 }
@@ -32,6 +35,9 @@ has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' || command -v i
 has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
 need essential python3-venv "Ship is written in Python and installs into an environment of its own (3.11 or newer)" has_python
+if has_python >/dev/null; then
+    need optional python3-venv "the system's own Python is built to be quicker than most others" has_quick_python
+fi
 need essential bubblewrap "isolates the sandboxes that agents work in" command -v bwrap
 need essential libseccomp2 "filters the system calls of a sandbox" has_libseccomp
 need essential util-linux "starts sandboxes as a user of their own (setpriv)" command -v setpriv

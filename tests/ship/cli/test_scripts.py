@@ -76,3 +76,13 @@ def test_a_python_that_is_too_old_is_passed_over(path: Path) -> None:
     program(path / "python3", "exit 1")
     fallback = run("find-python.sh", path)
     assert fallback.stdout.strip() in ("", "/usr/bin/python3")
+
+
+def test_the_systems_own_python_comes_before_one_that_was_compiled_by_hand(path: Path) -> None:
+    own = Path("/usr/bin/python3")
+    check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))"
+    if not own.exists() or subprocess.run([own, "-c", check], check=False, capture_output=True).returncode:
+        pytest.skip("this system has no Python of its own that would do")
+    (path / "python3").unlink()
+    program(path / "python3", "exit 0")
+    assert run("find-python.sh", path).stdout.strip() == str(own)
