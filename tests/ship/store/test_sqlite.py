@@ -177,3 +177,16 @@ def test_a_second_server_on_the_folder_is_refused(tmp_path: Path) -> None:
         first.communicate()
     assert second.returncode != 0
     assert "another Ship uses the data folder" in second.stderr
+
+
+async def test_the_write_ahead_log_is_written_again_from_its_start_while_appends_go_on(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    async def append(begin: int, end: int) -> int:
+        for head in range(begin, end):
+            await store.append(event("s", head))
+        return (tmp_path / "ship.db-wal").stat().st_size
+
+    grown = await append(0, 600)
+    assert await append(600, 2_000) <= grown
+    assert await store.head("s") == 2_000

@@ -45,7 +45,7 @@ SLOW_COMMIT_S = 0.002
 LOOK_EVERY = 64
 CHECKPOINT_EVERY = 256
 LONGEST_LOG_FRAMES = 16_384
-"""When the write-ahead log has so many frames (of 4 KiB), commits wait for its end instead of making it longer."""
+"""When so many frames (of 4 KiB) of the write-ahead log are not home, commits wait for those who still read it."""
 
 READERS = 2
 
@@ -73,6 +73,7 @@ class Database:
         self._commit_s = 0.0
         self._checkpointing: asyncio.Future[int] | None = None
         self._frames = 0
+        self._rest_is_due = False
         self._lock_file = -1
 
     async def open(self) -> None:
@@ -170,8 +171,9 @@ class Database:
         """Commit what has come, here on the event loop: threads that take turns at the interpreter cost more than the statements do.
         The fsync moves to a thread when the disk is slow, and all of it while another process writes."""
         self._commits += 1
-        if self._frames > LONGEST_LOG_FRAMES:
-            self._checkpoint(self._writer, "TRUNCATE").add_done_callback(lambda done: self._start_commit())
+        if self._rest_is_due:
+            mode = "RESTART" if self._frames > LONGEST_LOG_FRAMES else "PASSIVE"
+            self._checkpoint(self._writer, mode).add_done_callback(lambda done: self._start_commit())
             return
         if self._commits % CHECKPOINT_EVERY == 0 and self._checkpointing is None:
             self._checkpoint(self._readers, "PASSIVE")
@@ -199,16 +201,18 @@ class Database:
         self._settle(batch, outcomes)
 
     def _checkpoint(self, pool: ThreadPoolExecutor, mode: str) -> "asyncio.Future[int]":
-        """Bring the write-ahead log home, beside the commits (passive) or while they wait."""
+        """Bring the write-ahead log home: beside the commits, and while they wait for what came meanwhile. Once it is all home it is
+        written again from its start, and a file that does not grow is on disk in two thirds of the time."""
 
         def checkpointed() -> int:
             with contextlib.suppress(sqlite3.Error):
                 _, frames, home = self._connection().execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-                return int(frames) if mode == "PASSIVE" and home < frames else 0
+                return int(frames) if home < frames else 0
             return 0
 
         def done(future: "asyncio.Future[int]") -> None:
             self._checkpointing, self._frames = None, future.result()
+            self._rest_is_due = pool is self._readers
 
         self._checkpointing = asyncio.get_running_loop().run_in_executor(pool, checkpointed)
         self._checkpointing.add_done_callback(done)
