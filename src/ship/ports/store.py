@@ -4,7 +4,8 @@ Sessions, effects, alarms and answers travel as bytes and plain values: the stor
 Times are milliseconds since the Unix epoch.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ship.errors import Conflict
@@ -178,7 +179,7 @@ class Page(NamedTuple):
 class LogStore(Protocol):
     """The logs of all sessions, and what is projected from them."""
 
-    def append(self, append: Append) -> Awaitable[None]:
+    def append(self, append: Append) -> "asyncio.Future[None]":
         """Done when it is durable: an acknowledged append survives kill -9 and a power cut.
 
         Appends that arrive together share a transaction; one that is refused leaves its neighbours alone. Appends of one session

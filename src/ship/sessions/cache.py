@@ -1,5 +1,6 @@
 """The folded states of the sessions that were used lately."""
 
+import asyncio
 from collections import OrderedDict
 from typing import Protocol
 
@@ -33,6 +34,7 @@ class StateCache:
         self._logs = logs
         self._states: OrderedDict[str, SessionState] = OrderedDict()
         self._heard: dict[str, int] = {}
+        self._reading: dict[str, asyncio.Task[SessionState]] = {}
 
     async def newest(self, session_id: str) -> SessionState:
         """The state as it is on disk now.
@@ -46,9 +48,14 @@ class StateCache:
 
     async def known(self, session_id: str) -> SessionState:
         """The state with all that this node has committed or heard of. Raises as ``newest``."""
-        state = self._states.get(session_id)
-        if state is None or state.head_seq < self._heard.get(session_id, 0):
-            return await self._read(session_id)
+        while (state := self.peek(session_id)) is None or state.head_seq < self._heard.get(session_id, 0):
+            # All whose commands were refused together come here together: they share one look.
+            reading = self._reading.get(session_id)
+            if reading is None:
+                reading = self._reading[session_id] = asyncio.create_task(self._read(session_id))
+                reading.add_done_callback(lambda done: self._reading.pop(session_id, None))
+                reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.shield(reading)
         self._states.move_to_end(session_id)
         return state
 

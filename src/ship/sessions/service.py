@@ -1,7 +1,6 @@
 """The session service: load, decide, commit, publish. Any node may serve any session."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -156,9 +155,6 @@ class Sessions:
             ShipError: the command was refused or could not be committed; nothing of it is kept.
         """
         for attempt in range(ATTEMPTS):
-            # The store refuses a key that is taken: a first answer is looked for only after a refusal.
-            if key and attempt and (first := await self._first_answer(key)):
-                return first
             begins = isinstance(command, commands.CreateSession) and attempt == 0
             state = None if begins else await self._newest(session_id)
             try:
@@ -174,10 +170,14 @@ class Sessions:
                     continue
                 return Outcome(session_id, answer(decision), decision.state)
             told = answer(decision)
-            with contextlib.suppress(HeadMoved, KeyTaken):
-                # Who asked may leave; what is on its way to the disk is still published when it is there.
-                await asyncio.shield(self._land(session_id, state, decision, key, told))
+            try:
+                await self._land(session_id, state, decision, key, told)
                 return Outcome(session_id, told, decision.state)
+            except HeadMoved:
+                continue
+            except KeyTaken:  # the store says so: a first answer is not looked for before
+                if key and (first := await self._first_answer(key)):
+                    return first
         raise Conflict("this session is too busy", code="session_busy", hint="Try again.")
 
     def _land(
@@ -188,14 +188,18 @@ class Sessions:
         key: IdempotencyKey | None,
         answer: dict[str, Any],
     ) -> "asyncio.Future[None]":
-        """Commit, then publish; the future is done after both."""
+        """Commit, then publish; the future is done after both. Who waits for it may leave: what is on its way to the disk is still
+        published when it is there."""
         chain = self._chains.setdefault(session_id, _Chain())
         chain.state = decision.state
-        append = self._append(session_id, before, decision, key, answer)._replace(chain=chain)
+        append = self._append(session_id, before, decision, key, answer, chain)
+        landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         began = time.perf_counter()
 
-        def landed(done: "asyncio.Future[None]") -> None:
+        def settle(done: "asyncio.Future[None]") -> None:
             error = asyncio.CancelledError() if done.cancelled() else done.exception()
+            if not landed.done():  # it wakes who waits after this turn
+                landed.set_exception(error) if error else landed.set_result(None)
             if error is None:
                 metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
                 self._settle(session_id, chain, decision.state)
@@ -208,9 +212,8 @@ class Sessions:
             else:
                 self._states.forget(session_id)
 
-        landing = asyncio.ensure_future(self._store.append(append))
-        landing.add_done_callback(landed)
-        return landing
+        self._store.append(append).add_done_callback(settle)
+        return landed
 
     async def state(self, session_id: str) -> SessionState:
         """The folded state of what is on disk.
@@ -386,6 +389,7 @@ class Sessions:
         decision: Decision,
         key: IdempotencyKey | None,
         answer: dict[str, Any],
+        chain: _Chain,
     ) -> Append:
         """All that is kept of a decision."""
         records, state = decision.records, decision.state
@@ -420,6 +424,7 @@ class Sessions:
                 for alarm in decision.alarms
             ],
             first_answer=FirstAnswer(*key, msgspec.json.encode((session_id, answer))) if key else None,
+            chain=chain,
         )
 
     def _publish(self, session_id: str, decision: Decision, append: Append) -> None:

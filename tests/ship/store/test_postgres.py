@@ -1,6 +1,7 @@
 """PostgreSQL as a store: what happens when it is away, full, read-only, or dies in the middle."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -11,8 +12,14 @@ import pytest
 from tests.ship.store.commit_proxy import CommitProxy, Fault, commit_proxy
 from tests.ship.store.small_disk import fill, small_disk
 
+from ship.app.tokens import now_ms
+from ship.bus import LocalBus
 from ship.errors import ConfigurationError, InvalidInput, Unavailable
-from ship.ports.store import Append, FirstAnswer, NewAlarm, NewEvent, StoredToken
+from ship.model import Actor, ActorKind, Repository
+from ship.ports.store import Append, FirstAnswer, HeadMoved, NewAlarm, NewEvent, StoredToken
+from ship.sessions.commands import CreateSession, PostMessage
+from ship.sessions.ids import new_id
+from ship.sessions.service import IdempotencyKey, Sessions
 from ship.store.postgres import PostgresStore
 from ship.testing.postgres_server import PostgresServer, fresh_database, postgres_server
 
@@ -59,6 +66,49 @@ async def test_appends_that_come_together_share_a_transaction(
     await asyncio.gather(*(store.append(event(f"s{number}")) for number in range(100)))
     async with connected(postgres_url) as connection:
         assert await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM events") == 1
+
+
+async def append_anew(store: PostgresStore, session_id: str) -> int:
+    """Append at the head, wherever it is; returns how many attempts it took."""
+    for attempt in itertools.count(1):
+        with contextlib.suppress(HeadMoved):
+            await store.append(event(session_id, await store.head(session_id)))
+            return attempt
+    raise AssertionError
+
+
+async def test_a_node_that_never_pauses_is_not_always_first(store: PostgresStore, postgres_url: str) -> None:
+    async def flood() -> None:
+        while True:
+            await append_anew(store, "s")
+
+    await append_anew(store, "s")
+    async with opened(postgres_url) as other, asyncio.TaskGroup() as group:
+        floods = [group.create_task(flood()) for _ in range(4)]
+        attempts = [await append_anew(other, "s") for _ in range(20)]
+        for task in floods:
+            task.cancel()
+    assert sum(attempts) <= 45, attempts
+
+
+async def test_commands_through_three_nodes_on_one_session_are_all_kept(postgres_url: str) -> None:
+    actor = Actor(kind=ActorKind.USER, name="owner")
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(opened(postgres_url)) for _ in range(3)]
+        nodes = [Sessions(store, LocalBus(), now_ms) for store in stores]
+        create = CreateSession(title="t", repository=Repository(source="https://git.invalid/r"), model="m/m")
+        session_id = (await nodes[0].create(create, actor)).session_id
+        head = await nodes[0].head(session_id)
+
+        async def post(node: Sessions, number: int) -> None:
+            for count in range(10):
+                key = IdempotencyKey("notes", f"{number}-{count}", "f")
+                await node.post(session_id, PostMessage(message_id=new_id("msg"), text="n"), actor, key)
+
+        await asyncio.gather(*(post(nodes[number % 3], number) for number in range(60)))
+        assert await nodes[0].head(session_id) == head + 600
+        rows = await nodes[1].events(session_id, head, 1_000)
+        assert [seq for seq, _ in rows] == list(range(head + 1, head + 601))
 
 
 async def test_many_nodes_that_start_at_once_make_the_tables_once(postgres_url: str) -> None:

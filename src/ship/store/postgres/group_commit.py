@@ -2,14 +2,19 @@
 
 Its end is always known. When the connection breaks in COMMIT, a new one asks for the number of the batch, and waits for the row of
 it as long as the old transaction still holds it.
+
+Who is refused because another node came first decides anew while the head of the log stays locked, and comes into the same
+transaction. So a node that appends without a pause cannot be first every time.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from typing import NamedTuple
 
 import asyncpg
 
@@ -21,6 +26,8 @@ from ship.store.postgres.batch import Number
 BATCH = 256
 BATCH_BYTES = 8 * 1024**2
 PATIENCE_S = 10.0
+HOLD_S = 0.1
+"""How long a head stays locked for those who decide anew on it."""
 
 Outcome = BaseException | None
 
@@ -31,6 +38,22 @@ class _NotKept(Exception):
     """The connection broke in COMMIT, and the transaction turned out to be undone."""
 
 
+class _Asked(NamedTuple):
+    append: Append
+    future: "asyncio.Future[None]"
+
+    def tell(self, outcome: Outcome) -> None:
+        """What became of it."""
+        if outcome is not None:
+            self.append.break_chain()
+        if self.future.done():
+            return
+        if outcome is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(outcome)
+
+
 class GroupCommit:
     """The one writer of appends of this node; it keeps the order of the calls."""
 
@@ -39,17 +62,19 @@ class GroupCommit:
         self._read_back_s = read_back_s
         self._writer = secrets.token_hex(16)
         self._batches = 0
-        self._pending: deque[tuple[Append, asyncio.Future[None]]] = deque()
+        self._pending: deque[_Asked] = deque()
+        self._arrived = asyncio.Event()
         self._committing: asyncio.Task[None] | None = None
         self._connection: pool.Connection | None = None
 
-    async def append(self, append: Append) -> None:
+    def append(self, append: Append) -> "asyncio.Future[None]":
         """Put it into the next transaction. Raises as ``LogStore.append``."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.append((append, future))
+        self._pending.append(_Asked(append, future))
+        self._arrived.set()
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
-        await future
+        return future
 
     async def close(self) -> None:
         """Finish what is pending."""
@@ -67,61 +92,82 @@ class GroupCommit:
         await asyncio.sleep(0)  # whoever asks in the same turn of the loop comes along
         while self._pending:
             asked = self._take()
-            outcomes = await self._commit([append for append, _ in asked])
-            for (append, future), outcome in zip(asked, outcomes, strict=True):
-                if outcome is not None:
-                    append.break_chain()
-                if future.done():
-                    continue
-                if outcome is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(outcome)
+            outcomes = await self._commit(asked)
+            for one, outcome in zip(asked, outcomes, strict=True):
+                one.tell(outcome)
         self._committing = None
 
-    def _take(self) -> list[tuple[Append, asyncio.Future[None]]]:
+    def _take(self) -> list[_Asked]:
         taken = [self._pending.popleft()]
-        size_bytes = _size_bytes(taken[0][0])
+        size_bytes = _size_bytes(taken[0].append)
         while self._pending and len(taken) < BATCH:
-            size_bytes += _size_bytes(self._pending[0][0])
+            size_bytes += _size_bytes(self._pending[0].append)
             if size_bytes > BATCH_BYTES:
                 break
             taken.append(self._pending.popleft())
         return taken
 
-    async def _commit(self, appends: list[Append]) -> Sequence[Outcome]:
-        """Never raises: whatever goes wrong is the outcome of each."""
+    async def _commit(self, asked: list[_Asked]) -> Sequence[Outcome]:
+        """The outcome of each of ``asked`` as it is at the end, see ``_transaction``. Never raises: whatever goes wrong is an outcome."""
         deadline = time.monotonic() + PATIENCE_S
         singly = False
         for pause_s in (*pool.PAUSES_S, None):
             try:
-                return await self._transaction(appends, singly)
+                return await self._transaction(asked, singly)
             except (asyncpg.IntegrityConstraintViolationError, *pool.BAD_VALUES) as error:
                 if singly:
-                    return [pool.unavailable(error)] * len(appends)
+                    return [pool.unavailable(error)] * len(asked)
                 singly = True
                 continue
             except Exception as error:  # the edge of the writer: whoever waits is told
                 if pause_s is None or not _may_try_again(error) or time.monotonic() > deadline:
-                    return [pool.unavailable(error) for _ in appends]
-                _log.warning("a batch of %d appends is tried again: %s", len(appends), error)
+                    return [pool.unavailable(error) for _ in asked]
+                _log.warning("a batch of %d appends is tried again: %s", len(asked), error)
             await asyncio.sleep(pause_s or 0)
         raise AssertionError
 
-    async def _transaction(self, appends: list[Append], singly: bool) -> Sequence[Outcome]:
+    async def _transaction(self, asked: list[_Asked], singly: bool) -> Sequence[Outcome]:
+        """Takes from ``asked`` those that came too late, who are told at once, and adds what they come back with."""
         connection = await self._connected()
         self._batches += 1
         number = Number(self._writer, self._batches, int(time.time() * 1000))
+        write = _write_singly if singly else batch.write
         transaction = connection.transaction()
         try:
             await transaction.start()
-            write = _write_singly if singly else batch.write
-            outcomes: Sequence[Outcome] = await write(connection, number, appends)
+            outcomes = list(await write(connection, number, [one.append for one in asked]))
+            if late := _dismiss_late(asked, outcomes):
+                again = await self._decided_anew(late)
+                asked += again
+                outcomes += await write(connection, number, [one.append for one in again])
         except BaseException as error:
             await self._roll_back(transaction, error)
             raise
         await self._end(transaction, number)
         return outcomes
+
+    async def _decided_anew(self, session_ids: Set[str]) -> list[_Asked]:
+        """What comes for these sessions, whose heads are locked, within ``HOLD_S``."""
+        for one in self._take_of(session_ids):
+            if one.append.chain and one.append.chain.broken:
+                one.tell(
+                    HeadMoved(f"what this append to {one.append.session_id} was decided on was not kept")
+                )
+            else:
+                self._pending.append(one)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HOLD_S):
+                while not any(one.append.session_id in session_ids for one in self._pending):
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        await asyncio.sleep(0)  # those who were refused together come back together
+        return self._take_of(session_ids)
+
+    def _take_of(self, session_ids: Set[str]) -> list[_Asked]:
+        """All that is pending of these sessions."""
+        taken = [one for one in self._pending if one.append.session_id in session_ids]
+        self._pending = deque(one for one in self._pending if one.append.session_id not in session_ids)
+        return taken
 
     async def _end(self, transaction: asyncpg.transaction.Transaction, number: Number) -> None:
         try:
@@ -175,6 +221,22 @@ class GroupCommit:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+
+def _dismiss_late(asked: list[_Asked], outcomes: list[Outcome]) -> set[str]:
+    """Tell those before whom another node came, in their order, and take them out of both lists; returns their sessions."""
+    judged = list(zip(asked, outcomes, strict=True))
+    late: set[str] = set()
+    asked.clear()
+    outcomes.clear()
+    for one, outcome in judged:
+        if isinstance(outcome, HeadMoved):
+            one.tell(outcome)
+            late.add(one.append.session_id)
+        else:
+            asked.append(one)
+            outcomes.append(outcome)
+    return late
 
 
 async def _write_singly(

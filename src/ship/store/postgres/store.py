@@ -1,5 +1,6 @@
 """The port's store in PostgreSQL: appends by group commit, everything else one statement on a pooled connection."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from functools import partial
@@ -70,9 +71,9 @@ class PostgresStore:
             )
         )
 
-    async def append(self, append: Append) -> None:
+    def append(self, append: Append) -> "asyncio.Future[None]":
         """As the port says."""
-        await self._appends.append(append)
+        return self._appends.append(append)
 
     async def head(self, session_id: str) -> int:
         """As the port says."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class SqliteStore:
         """As the port says."""
         await self._db.write(_probe)
 
-    def append(self, append: Append) -> Awaitable[None]:
+    def append(self, append: Append) -> "asyncio.Future[None]":
         """As the port says."""
         return self._db.write_together(append_all, append, append.break_chain)
 
