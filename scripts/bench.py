@@ -3,6 +3,8 @@
 make bench                                            # everything
 make bench ARGS="sessions --rounds 5 --json figures.json"
 make bench ARGS="load.append load.fan_out"            # some scenarios of what one control plane bears
+make bench ARGS="load --beside-workerd"               # beside the baseline itself, on this machine
+make bench ARGS=cluster                               # three nodes on PostgreSQL and NATS
 make bench ARGS="sandboxes.start sandboxes.commands"  # some sections of the sandbox host's
 """
 
@@ -17,6 +19,7 @@ import bench_runner
 import bench_sandboxes
 import bench_sessions
 from bench_figures import Figure, machine, table
+from bench_servers import NODES, contest
 from rich.console import Console
 
 KEPT = Path(__file__).parents[1] / "docs" / "performance.json"
@@ -24,6 +27,7 @@ SECTIONS = [
     "sessions",
     "runner",
     *(f"load.{name}" for name in bench_load.SECTIONS),
+    *(f"cluster.{name}" for name in bench_load.CLUSTER),
     *(f"sandboxes.{name}" for name in bench_sandboxes.SECTIONS),
 ]
 
@@ -34,12 +38,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "sections", nargs="*", help=f"any of load, sandboxes, {', '.join(SECTIONS)}; default all"
+        "sections", nargs="*", help=f"any of load, cluster, sandboxes, {', '.join(SECTIONS)}; default all"
     )
     parser.add_argument("--rounds", type=int, default=0, help="how often; the default depends on what it is")
     parser.add_argument("--count", type=int, default=200, help="sandboxes at once, commands at once")
     parser.add_argument("--size-mb", type=int, default=1024, help="of the file that goes in and out")
     parser.add_argument("--backend", default="", help="the sandbox host's, by its option")
+    parser.add_argument(
+        "--beside-workerd",
+        action="store_true",
+        help="measure the baseline of load and cluster here, too, instead of holding it against what was published",
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--keep", action="store_true", help=f"let them stand in {KEPT.name} for the next run")
     arguments = parser.parse_args()
@@ -73,9 +82,12 @@ def _measurement(name: str, arguments: argparse.Namespace) -> Callable[[], list[
         return lambda: bench_sessions.measure(arguments.rounds or 3)
     if name == "runner":
         return lambda: bench_runner.measure(arguments.rounds or 3)
-    section = name.partition(".")[2]
-    if name.startswith("load."):
-        return lambda: bench_load.SECTIONS[section](arguments.rounds or 3)
+    kind, _, section = name.partition(".")
+    if kind in ("load", "cluster"):
+        measured = bench_load.SECTIONS if kind == "load" else bench_load.CLUSTER
+        nodes = 1 if kind == "load" else NODES
+        it = contest(arguments.rounds or 3, nodes=nodes, beside_workerd=arguments.beside_workerd)
+        return lambda: measured[section](it)
     measure = bench_sandboxes.SECTIONS[section]
     plan = bench_sandboxes.Plan(arguments.rounds, arguments.count, arguments.size_mb, arguments.backend)
     return lambda: measure(plan)

@@ -5,6 +5,7 @@ to time and to check what comes: a client that did more would measure itself.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -24,14 +25,14 @@ POSTED = b'"type":"message.posted"'
 
 
 class Target(NamedTuple):
-    """A server, and the token that it knows."""
+    """The ports of equal servers, which many clients take in turn, and the token that they know."""
 
-    port: int
+    ports: tuple[int, ...]
     token: str
 
     def request(self, method: str, path: str, body: bytes = b"", key: str = "") -> bytes:
         """One HTTP request."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAuthorization: Bearer {self.token}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self.token}\r\n"
         if key:
             head += f"Idempotency-Key: {key}\r\n"
         if body:
@@ -46,7 +47,7 @@ class Target(NamedTuple):
     def follow(self, session_id: str, after: int) -> bytes:
         """A WebSocket's handshake."""
         return (
-            f"GET /api/v1/sessions/{session_id}/events/ws?after={after} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            f"GET /api/v1/sessions/{session_id}/events/ws?after={after} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"Authorization: Bearer {self.token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         ).encode()
@@ -84,7 +85,7 @@ def connected(port: int) -> socket.socket:
 
 def ask(target: Target, request: bytes) -> tuple[int, bytes]:
     """One request on a connection of its own: (status, body)."""
-    with connected(target.port) as made:
+    with connected(target.ports[0]) as made:
         made.sendall(request)
         answer = b""
         while (found := _answer(answer)) is None:
@@ -128,8 +129,8 @@ def closed_loop(target: Target, plans: Sequence[Iterator[bytes]], seconds: float
             sent_at[number] = clock()
             made.sendall(request)
 
-        for plan in plans:
-            made = connected(target.port)
+        for plan, port in zip(plans, itertools.cycle(target.ports)):
+            made = connected(port)
             open_[made.fileno()] = (made, plan)
             waiting.register(made.fileno(), select.EPOLLIN)
         for number in list(open_):
@@ -153,7 +154,7 @@ def closed_loop(target: Target, plans: Sequence[Iterator[bytes]], seconds: float
 def at_rate(target: Target, session_id: str, rate: float, seconds: float, key: str) -> tuple[Load, int]:
     """Notes at a fixed rate, each with the moment at which it was due as its text; (load, the last one's seq)."""
     load, last = Load(), 0
-    with timed(load), connected(target.port) as made:
+    with timed(load), connected(target.ports[0]) as made:
         began = time.monotonic_ns()
         for number in range(int(rate * seconds)):
             due = began + int(number / rate * 1e9)
@@ -196,10 +197,11 @@ class Listeners:
     def connect(self) -> float:
         """All at once; returns the seconds until each one is live."""
         began = time.perf_counter()
+        ports = itertools.cycle(self._target.ports)
         for number, socket_ in enumerate(self.sockets):
             made = socket.socket()
             made.setblocking(False)
-            made.connect_ex(("127.0.0.1", self._target.port))
+            made.connect_ex(("127.0.0.1", next(ports)))
             socket_.made, socket_.buffer = made, b""
             socket_.upgraded = socket_.live = False
             self._by_number[made.fileno()] = socket_

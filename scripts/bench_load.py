@@ -12,10 +12,8 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,84 +25,15 @@ from typing import Any, NamedTuple
 import bench_sessions
 from bench_clients import Listeners, Load, Target, ask, at_rate, closed_loop, pin
 from bench_figures import Figure, summary
+from bench_servers import CLIENT_CORES, CREATE, Contest, Start, resident_mb
 
 from ship.app.tokens import SERVER_FILE
 
 SPAWN = multiprocessing.get_context("spawn")
-CORES = sorted(os.sched_getaffinity(0))
-SERVER_CORE, CLIENT_CORES = (CORES[0], CORES[1:]) if len(CORES) > 1 else (-1, CORES)
 SECONDS = 4.0
-START_S = 60.0
 RATE = 40.0
-CREATE = b'{"repository":{"source":"https://example.org/repository.git"},"title":"measured"}'
-
-
-class Server:
-    """A server on a folder that outlives it."""
-
-    def __init__(self, data: Path) -> None:
-        self._data = data
-        self._process: subprocess.Popen[bytes] | None = None
-        self.target = Target(0, "")
-        self.pid = 0
-
-    def start(self) -> None:
-        """Start it, on the port that it had before."""
-        script = Path(__file__).with_name("bench_server.py")
-        command = [sys.executable, str(script), "--data", str(self._data)]
-        command += ["--port", str(self.target.port), "--core", str(SERVER_CORE)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            sys.exit("the server did not start")
-        said = json.loads(line)
-        self.pid = said["pid"]
-        self.target = Target(int(said["url"].rpartition(":")[2]), said["token"])
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it by that signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
-        self._process.wait(START_S)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def memory_mb(self) -> float:
-        """What it holds of the machine's memory now."""
-        return resident_mb(self.pid)
-
-    def create(self) -> str:
-        """A session."""
-        status, body = ask(self.target, self.target.request("POST", "/api/v1/sessions", CREATE))
-        assert status == 201, body
-        session_id: str = json.loads(body)["id"]
-        return session_id
-
-    def head(self, session_id: str) -> int:
-        """The session's last seq."""
-        _, body = ask(self.target, self.target.request("GET", f"/api/v1/sessions/{session_id}"))
-        return int(json.loads(body)["head_seq"])
-
-
-def resident_mb(pid: int) -> float:
-    """A process's resident memory."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
-@contextlib.contextmanager
-def server() -> Iterator[Server]:
-    """A server on an empty folder."""
-    with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
-        made = Server(Path(name))
-        made.start()
-        try:
-            yield made
-        finally:
-            made.end()
+ON_THREE_NODES = 1.5
+"""How many times the baseline's appends three nodes shall reach that share the machine with their database."""
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -263,34 +192,53 @@ def _texts(target: Target, session_id: str) -> list[str]:
 # Scenarios
 
 
-def create(rounds: int) -> list[Figure]:
+def create(contest: Contest) -> list[Figure]:
     """S1."""
-    figures = []
-    for clients, baseline in ((1, 131), (16, 158), (64, 136)):
-        with server() as there:
+
+    def creating(start: Start, clients: int) -> list[Load]:
+        with start() as there:
             apart(_creates, there.target, clients, 0.5)
-            loads = [apart(_creates, there.target, clients, SECONDS) for _ in range(rounds)]
+            return [apart(_creates, there.target, clients, SECONDS) for _ in range(contest.rounds)]
+
+    figures = []
+    for clients, published in ((1, 131), (16, 158), (64, 136)):
+        baseline = _rate(creating(contest.held, clients)) if contest.held else published
         goal = 20 * baseline if clients == 64 else None
-        figures.append(rate_figure(f"S1 sessions created, {clients} clients", loads, baseline, goal))
+        name = f"S1 sessions created, {clients} clients"
+        figures.append(rate_figure(name, creating(contest.ours, clients), baseline, goal))
     return figures
 
 
-def append(rounds: int) -> list[Figure]:
+def append(contest: Contest) -> list[Figure]:
     """S2."""
-    figures = []
-    plans = ((1, 1, 789, 3, 1.8), (16, 1, 1122, 6, 34), (64, 1, 1211, 6, 99), (64, 64, 1266, 5, 0))
-    for clients, sessions, baseline, factor, baseline_p99 in plans:
-        with server() as there:
+
+    def appending(start: Start, clients: int, sessions: int) -> list[Load]:
+        with start() as there:
             ids = [there.create() for _ in range(sessions)]
             apart(_appends, there.target, ids, clients, 0.5)
-            loads = [apart(_appends, there.target, ids, clients, SECONDS) for _ in range(rounds)]
+            return [apart(_appends, there.target, ids, clients, SECONDS) for _ in range(contest.rounds)]
+
+    figures = []
+    plans = ((1, 1, 789, 3, 1.8), (16, 1, 1122, 6, 34), (64, 1, 1211, 6, 99), (64, 64, 1266, 5, None))
+    for clients, sessions, rate, factor, p99 in plans:
+        beside = appending(contest.held, clients, sessions) if contest.held else None
+        baseline = _rate(beside) if beside else rate
+        loads = appending(contest.ours, clients, sessions)
         name = f"S2 appends, {clients} clients on {sessions}"
-        figures.append(rate_figure(name, loads, baseline, factor * baseline))
-        if baseline_p99:
-            p99 = tuple(summary(load.latencies_ms)["p99"] for load in loads)
-            goal = 0.3 * baseline_p99
-            figures.append(Figure(f"{name}, p99", "ms", p99, goal=goal, baseline=baseline_p99))
+        goal = baseline * (factor if contest.nodes == 1 else ON_THREE_NODES)
+        figures.append(rate_figure(name, loads, baseline, goal))
+        if p99 is not None:
+            slowest = statistics.median(_p99(beside)) if beside else p99
+            figures.append(Figure(f"{name}, p99", "ms", _p99(loads), goal=0.3 * slowest, baseline=slowest))
     return [*figures, Figure("the disk: a commit of SQLite alone", "ms", plain_commits(300))]
+
+
+def _rate(loads: Sequence[Load]) -> float:
+    return statistics.median(load.rate for load in loads)
+
+
+def _p99(loads: Sequence[Load]) -> tuple[float, ...]:
+    return tuple(summary(load.latencies_ms)["p99"] for load in loads)
 
 
 def plain_commits(count: int) -> tuple[float, ...]:
@@ -310,11 +258,19 @@ def plain_commits(count: int) -> tuple[float, ...]:
     return tuple(took)
 
 
-def fan_out(rounds: int) -> list[Figure]:
-    """S3."""
-    figures = []
-    with server() as there:
-        rates, lost, shares = [], 0, []
+class _Heard(NamedTuple):
+    """What listeners heard in each round: ``rates`` in events a second where it went as fast as it went, in messages a second otherwise."""
+
+    rates: tuple[float, ...]
+    p50_ms: tuple[float, ...]
+    p99_ms: tuple[float, ...]
+    lost: int
+    client: float
+
+
+def _flat_out(start: Start, rounds: int) -> _Heard:
+    rates, lost, client = [], 0, 0.0
+    with start() as there:
         for _ in range(rounds):
             session_id = there.create()
             watch = Watch(there.target, [session_id] * 1000, there.head(session_id), count=True)
@@ -323,42 +279,56 @@ def fan_out(rounds: int) -> list[Figure]:
             seen = watch.end(len(load.latencies_ms))
             rates.append(seen.posted / (time.perf_counter() - began))
             lost += seen.missed + seen.repeated
-            shares.append(seen.cpu_share)
-        figures.append(
-            Figure(
-                "S3 events, 1000 listeners, flat out",
-                "events/s",
-                tuple(rates),
-                goal=8 * 25_900,
-                baseline=25_900,
-                client=max(shares),
-            )
-        )
-        for listeners, baseline, goal, kept in ((1000, 181, 40, 26), (100, 16, 0.3 * 16, 40)):
-            p50, p99, sent, shares = [], [], [], []
-            for _ in range(rounds):
-                session_id = there.create()
-                watch = Watch(there.target, [session_id] * listeners, there.head(session_id))
-                load, _last = apart(at_rate, there.target, session_id, RATE, SECONDS * 2, "rate")
-                seen = watch.end(len(load.latencies_ms))
-                ages = summary(seen.ages_ms)
-                p50.append(ages["p50"])
-                p99.append(ages["p99"])
-                sent.append(len(load.latencies_ms) / load.took_s)
-                lost += seen.missed + seen.repeated
-                shares.append(seen.cpu_share + load.cpu_share)
-            name = f"S3 {listeners} listeners at {RATE:.0f}/s"
-            figures += [
-                Figure(f"{name}, kept", "messages/s", tuple(sent), goal=RATE - 0.5, baseline=kept),
-                Figure(f"{name}, p50", "ms", tuple(p50)),
-                Figure(f"{name}, p99", "ms", tuple(p99), goal=goal, baseline=baseline, client=max(shares)),
-            ]
+            client = max(client, seen.cpu_share)
+    return _Heard(tuple(rates), (), (), lost, client)
+
+
+def _steadily(start: Start, listeners: int, rounds: int) -> _Heard:
+    rates, p50, p99, lost, client = [], [], [], 0, 0.0
+    with start() as there:
+        for _ in range(rounds):
+            session_id = there.create()
+            watch = Watch(there.target, [session_id] * listeners, there.head(session_id))
+            load, _last = apart(at_rate, there.target, session_id, RATE, SECONDS * 2, "rate")
+            seen = watch.end(len(load.latencies_ms))
+            ages = summary(seen.ages_ms)
+            p50.append(ages["p50"])
+            p99.append(ages["p99"])
+            rates.append(len(load.latencies_ms) / load.took_s)
+            lost += seen.missed + seen.repeated
+            client = max(client, seen.cpu_share + load.cpu_share)
+    return _Heard(tuple(rates), tuple(p50), tuple(p99), lost, client)
+
+
+def fan_out(contest: Contest) -> list[Figure]:
+    """S3."""
+    ours, held, rounds = contest.ours, contest.held, contest.rounds
+    baseline = statistics.median(_flat_out(held, rounds).rates) if held else 25_900
+    heard = _flat_out(ours, rounds)
+    lost = heard.lost
+    name = "S3 events, 1000 listeners, flat out"
+    figures = [
+        Figure(name, "events/s", heard.rates, goal=8 * baseline, baseline=baseline, client=heard.client)
+    ]
+    for listeners, kept, p99_ms, factor, bound_ms in ((1000, 26, 181, 0.25, 40), (100, 40, 16, 0.3, None)):
+        if held:
+            beside = _steadily(held, listeners, rounds)
+            kept, p99_ms = statistics.median(beside.rates), statistics.median(beside.p99_ms)
+        goal = min(factor * p99_ms, bound_ms or p99_ms)
+        heard = _steadily(ours, listeners, rounds)
+        lost += heard.lost
+        name = f"S3 {listeners} listeners at {RATE:.0f}/s"
+        figures += [
+            Figure(f"{name}, kept", "messages/s", heard.rates, goal=RATE - 0.5, baseline=kept),
+            Figure(f"{name}, p50", "ms", heard.p50_ms),
+            Figure(f"{name}, p99", "ms", heard.p99_ms, goal=goal, baseline=p99_ms, client=heard.client),
+        ]
     return [*figures, Figure("S3 missed or repeated", "events", (lost,), goal=0)]
 
 
-def idle(rounds: int) -> list[Figure]:
+def idle(contest: Contest) -> list[Figure]:
     """S4."""
-    with server() as there:
+    with contest.ours() as there:
         apart(_create_many, there.target, 50)
         base = there.memory_mb()
         ids = apart(_create_many, there.target, 5_000)
@@ -377,17 +347,17 @@ def idle(rounds: int) -> list[Figure]:
     ]
 
 
-def crash(rounds: int) -> list[Figure]:
+def crash(contest: Contest) -> list[Figure]:
     """S5."""
     recovered, missing, twice = [], 0, 0
-    with server() as there:
+    with contest.ours() as there:
         session_id = there.create()
         said: list[str] = []
-        for number in range(max(rounds, 3)):
+        for number in range(max(contest.rounds, 3)):
             with ProcessPoolExecutor(1, SPAWN, pin, (CLIENT_CORES,)) as pool:
                 dying = pool.submit(_appends_until_death, there.target, session_id, 16, f"k{number}")
                 time.sleep(1.0)
-                there.end(signal.SIGKILL)
+                there.kill()
                 acknowledged = dying.result()
             began = time.perf_counter()
             there.start()
@@ -410,53 +380,74 @@ def crash(rounds: int) -> list[Figure]:
     ]
 
 
-def messages(rounds: int) -> list[Figure]:
+def messages(contest: Contest) -> list[Figure]:
     """S6."""
-    figures = []
-    with server() as there:
-        session_id = there.create()
-        apart(_append_many, there.target, session_id, 10_000)
-        for clients, baseline in ((1, 1011), (16, 1358)):
-            apart(_pages, there.target, session_id, clients, 0.5)
-            loads = [apart(_pages, there.target, session_id, clients, SECONDS) for _ in range(rounds)]
-            name = f"S6 last 50 of 10,000 messages, {clients} clients"
-            figures.append(rate_figure(name, loads, baseline, 5 * baseline))
-        loads = [apart(_appends, there.target, [session_id], 64, SECONDS) for _ in range(rounds)]
-        figures.append(rate_figure("S2 appends, 64 clients on 1 of 10,000 messages", loads, None, None))
-    return figures
+    plans = ((1, 1011), (16, 1358))
 
-
-def reconnect(rounds: int) -> list[Figure]:
-    """S7."""
-    back, missed, repeated = [], 0, 0
-    with server() as there:
-        for _ in range(rounds):
+    def reading(start: Start) -> tuple[list[list[Load]], list[Load]]:
+        with start() as there:
             session_id = there.create()
-            watch = Watch(there.target, [session_id] * 1000, there.head(session_id))
-            with ProcessPoolExecutor(1, SPAWN, pin, (CLIENT_CORES,)) as pool:
-                sending = pool.submit(at_rate, there.target, session_id, RATE, SECONDS, "back")
-                time.sleep(SECONDS / 2)
-                watch.drop()
-                load, _last = sending.result()
-            seen = watch.end(len(load.latencies_ms))
-            back.append(seen.connect_s[-1])
-            missed += seen.missed
-            repeated += seen.repeated
+            apart(_append_many, there.target, session_id, 10_000)
+            pages = []
+            for clients, _ in plans:
+                apart(_pages, there.target, session_id, clients, 0.5)
+                pages.append(
+                    [apart(_pages, there.target, session_id, clients, SECONDS) for _ in range(contest.rounds)]
+                )
+            return pages, [
+                apart(_appends, there.target, [session_id], 64, SECONDS) for _ in range(contest.rounds)
+            ]
+
+    figures = []
+    beside = reading(contest.held)[0] if contest.held else None
+    pages, appended = reading(contest.ours)
+    for number, (clients, published) in enumerate(plans):
+        baseline = _rate(beside[number]) if beside else published
+        name = f"S6 last 50 of 10,000 messages, {clients} clients"
+        figures.append(rate_figure(name, pages[number], baseline, 5 * baseline))
+    return [*figures, rate_figure("S2 appends, 64 clients on 1 of 10,000 messages", appended, None, None)]
+
+
+def reconnect(contest: Contest) -> list[Figure]:
+    """S7."""
+
+    def returning(start: Start) -> tuple[tuple[float, ...], int, int]:
+        back, missed, repeated = [], 0, 0
+        with start() as there:
+            for _ in range(contest.rounds):
+                session_id = there.create()
+                watch = Watch(there.target, [session_id] * 1000, there.head(session_id))
+                with ProcessPoolExecutor(1, SPAWN, pin, (CLIENT_CORES,)) as pool:
+                    sending = pool.submit(at_rate, there.target, session_id, RATE, SECONDS, "back")
+                    time.sleep(SECONDS / 2)
+                    watch.drop()
+                    load, _last = sending.result()
+                seen = watch.end(len(load.latencies_ms))
+                back.append(seen.connect_s[-1])
+                missed += seen.missed
+                repeated += seen.repeated
+        return tuple(back), missed, repeated
+
+    baseline, lost = 1.12, 28_000
+    if contest.held:
+        beside, lost, _ = returning(contest.held)
+        baseline, lost = statistics.median(beside), lost // contest.rounds
+    back, missed, repeated = returning(contest.ours)
     return [
-        Figure("S7 1,000 clients drop and are back", "s", tuple(back), goal=0.8, baseline=1.12),
-        Figure("S7 missed", "events", (missed,), goal=0, baseline=28_000),
+        Figure("S7 1,000 clients drop and are back", "s", back, goal=0.8, baseline=baseline),
+        Figure("S7 missed", "events", (missed,), goal=0, baseline=lost),
         Figure("S7 repeated", "events", (repeated,), goal=0),
     ]
 
 
-def replay(rounds: int) -> list[Figure]:
+def replay(contest: Contest) -> list[Figure]:
     """A new subscriber of a long log."""
     count = 100_000
     rates, most = [], 0.0
-    with server() as there:
+    with contest.ours() as there:
         session_id = there.create()
         apart(_append_many, there.target, session_id, count)
-        for _ in range(rounds):
+        for _ in range(contest.rounds):
             base = there.memory_mb()
             seen = Watch(there.target, [session_id], 0, count=True).end(count)
             rates.append(count / seen.connect_s[0])
@@ -467,7 +458,7 @@ def replay(rounds: int) -> list[Figure]:
     ]
 
 
-def memory(rounds: int) -> list[Figure]:
+def memory(contest: Contest) -> list[Figure]:
     """``ship up`` as it is, with its sandbox host beside it, when nothing happens."""
     return [Figure("an idle `ship up`", "MB", (asyncio.run(_idle_memory()),), goal=120)]
 
@@ -485,7 +476,8 @@ def rate_figure(name: str, loads: Sequence[Load], baseline: float | None, goal: 
     return Figure(name, "/s", tuple(load.rate for load in loads), goal=goal, baseline=baseline, client=share)
 
 
-SECTIONS: dict[str, Callable[[int], list[Figure]]] = {
+Section = Callable[[Contest], list[Figure]]
+SECTIONS: dict[str, Section] = {
     "create": create,
     "append": append,
     "fan_out": fan_out,
@@ -496,3 +488,11 @@ SECTIONS: dict[str, Callable[[int], list[Figure]]] = {
     "replay": replay,
     "memory": memory,
 }
+"""On one node."""
+CLUSTER: dict[str, Section] = {
+    "append": append,
+    "fan_out": fan_out,
+    "crash": crash,
+    "reconnect": reconnect,
+}
+"""On three."""

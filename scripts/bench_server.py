@@ -1,11 +1,12 @@
 """The control plane without sandboxes, for measurements: the real store, bus, service, routes and server on a data folder.
 
 What a session would ask of the sandbox host stays in the outbox, as it does while no sandbox host answers. Prints
-``{"url", "token", "pid"}`` as one line when it takes requests, and serves until SIGTERM.
+``{"url", "token", "pid"}`` as one line when it takes requests, and serves until SIGTERM. With a database and a bus it is a node among others.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -21,13 +22,13 @@ from ship.accounts.tokens import Tokens
 from ship.api.late import LateApplication
 from ship.api.server import listen, server
 from ship.api.services import Services
+from ship.app import adapters, storage
 from ship.app.folder import DataFolder
 from ship.app.tokens import now_ms
 from ship.blobs.folder import FolderBlobs
-from ship.bus import LocalBus
-from ship.config import LimitSettings, ModelSpec, Provider
+from ship.config import LimitSettings, ModelSpec, Provider, Settings
+from ship.ports.store import Store
 from ship.sessions.service import Sessions
-from ship.store.sqlite import SqliteStore
 from ship.testing.sandbox_hosts import PretendSandboxHost
 
 MODEL = Provider(
@@ -36,17 +37,27 @@ MODEL = Provider(
 CREDENTIAL = "bench.json"
 
 
-async def serve(data: Path, port: int) -> None:
+async def serve(data: Path, port: int, database: str, bus: str) -> None:
     """Serves on that port of 127.0.0.1."""
     folder = DataFolder(data)
-    store = SqliteStore(folder.database)
-    await store.open()
+    async with contextlib.AsyncExitStack() as stack:
+        store = storage.store(database, folder)
+        await store.open()
+        stack.push_async_callback(store.close)
+        await store.join(alone=not bus)
+        secret = await adapters.signing_key(store, folder)
+        sessions = Sessions(store, await adapters.open_bus(Settings(bus=bus), secret, stack), now_ms)
+        await _serve(folder, port, store, sessions, SandboxTokens(secret))
+
+
+async def _serve(
+    folder: DataFolder, port: int, store: Store, sessions: Sessions, sandbox_tokens: SandboxTokens
+) -> None:
     tokens = Tokens(store, now_ms)
-    sessions = Sessions(store, LocalBus(), now_ms)
     services = Services(
         sessions=sessions,
         tokens=tokens,
-        sandbox_tokens=SandboxTokens(folder.secret("signing.key").encode()),
+        sandbox_tokens=sandbox_tokens,
         blobs=FolderBlobs(folder.blobs),
         host=PretendSandboxHost(),
         limits=LimitSettings(),
@@ -70,8 +81,10 @@ async def serve(data: Path, port: int) -> None:
             parts.create_task(
                 app.build()
             )  # begins when this task first waits, which is when the server listens
+            reconciling = parts.create_task(sessions.reconcile()) if store.shared else None
             await running.serve(sockets=[listening])
-    await store.close()
+            if reconciling:
+                reconciling.cancel()
 
 
 def _application(services: Services) -> ASGIApp:
@@ -91,11 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--database", default="")
+    parser.add_argument("--bus", default="")
     parser.add_argument("--core", type=int, default=-1, help="the only core to run on")
     arguments = parser.parse_args()
     if arguments.core >= 0:
         os.sched_setaffinity(0, {arguments.core})
-    asyncio.run(serve(arguments.data, arguments.port))
+    asyncio.run(serve(arguments.data, arguments.port, arguments.database, arguments.bus))
 
 
 if __name__ == "__main__":
