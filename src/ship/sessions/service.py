@@ -80,10 +80,12 @@ class SessionStore(LogStore, Outbox, Searchable, Protocol):
 
 
 class _Chain(Chain):
-    """The commands of one session that are on their way to the disk, each decided on the one before; ``state`` is after the last."""
+    """The commands of one session that are on their way to the disk, each decided on the one before; ``state`` is after the last, and
+    ``landing`` is done when that one is kept or not."""
 
     def __init__(self) -> None:
         self.state: SessionState | None = None
+        self.landing: asyncio.Future[None] | None = None
 
 
 class Sessions:
@@ -160,13 +162,13 @@ class Sessions:
             try:
                 decision = decide(state, command, actor, self.now_ms(), self.policy)
             except ShipError:
-                if await self._is_behind(session_id, state):
+                if not await self._holds(session_id, state):
                     continue
                 if key and (first := await self._first_answer(key)):
                     return first
                 raise
             if not (decision.records or decision.effects or decision.alarms or key):
-                if await self._is_behind(session_id, state):
+                if not await self._holds(session_id, state):
                     continue
                 return Outcome(session_id, answer(decision), decision.state)
             told = answer(decision)
@@ -212,7 +214,8 @@ class Sessions:
             else:
                 self._states.forget(session_id)
 
-        self._store.append(append).add_done_callback(settle)
+        chain.landing = self._store.append(append)
+        chain.landing.add_done_callback(settle)
         return landed
 
     async def state(self, session_id: str) -> SessionState:
@@ -365,11 +368,16 @@ class Sessions:
         chain = self._chains.get(session_id)
         return chain.state if chain and chain.state else state
 
-    async def _is_behind(self, session_id: str, state: SessionState | None) -> bool:
-        """Whether another node has appended what this decision does not know of."""
+    async def _holds(self, session_id: str, state: SessionState | None) -> bool:
+        """Whether a decision that appends nothing, and so is checked by no store, may be told: what it was made on has come to the disk,
+        and no other node has appended what it does not know of."""
+        chain = self._chains.get(session_id)
+        if state and chain and chain.state is state and (landing := chain.landing):
+            await asyncio.wait([landing])
+            return not landing.cancelled() and landing.exception() is None
         if state is None or not self._store.shared:
-            return False
-        return (await self._states.newest(session_id)).head_seq > state.head_seq
+            return True
+        return (await self._states.newest(session_id)).head_seq <= state.head_seq
 
     def _settle(self, session_id: str, chain: _Chain, state: SessionState) -> None:
         """This state is on disk."""

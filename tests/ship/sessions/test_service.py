@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from ship.bus import LocalBus
-from ship.errors import Conflict, InvalidInput, NotFound
+from ship.errors import Conflict, InvalidInput, NotFound, Unavailable
 from ship.events import Cursor, facts
 from ship.events.frames import Delta
-from ship.model import Actor, ActorKind, Repository
+from ship.model import Actor, ActorKind, Repository, SessionStatus
+from ship.ports.store import Append
 from ship.sessions import commands, feeds, service
 from ship.sessions.service import IdempotencyKey, Sessions
 from ship.store.sqlite import SqliteStore
@@ -62,6 +63,39 @@ async def test_two_nodes_on_one_store_append_without_a_gap(store: SqliteStore, s
     assert [json.loads(body)["seq"] for _, body in rows] == list(range(1, 203))
     fresh = Sessions(store, LocalBus(), Clock())
     assert (await fresh.state(session_id)).head_seq == 202
+
+
+class FailsOnce(SqliteStore):
+    """A store whose next commit fails, after a turn, when ``fails`` is set."""
+
+    fails = False
+
+    def append(self, append: Append) -> "asyncio.Future[None]":
+        if not self.fails:
+            return super().append(append)
+        self.fails = False
+        append.break_chain()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.01, failed.set_exception, Unavailable("the disk is full"))
+        return failed
+
+
+async def test_what_changes_nothing_is_told_only_when_what_it_was_decided_on_is_kept(tmp_path: Path) -> None:
+    store = FailsOnce(tmp_path / "ship.db")
+    await store.open()
+    sessions = Sessions(store, LocalBus(), Clock())
+    session_id = await begun(sessions)
+    store.fails = True
+    archive = commands.ArchiveSession()
+    first, second = await asyncio.gather(
+        *(sessions.execute(session_id, archive, ME) for _ in range(2)), return_exceptions=True
+    )
+    assert isinstance(first, Unavailable)
+    assert not isinstance(second, BaseException)
+    assert second.state.status is SessionStatus.ARCHIVED
+    assert (await sessions.state(session_id)).status is SessionStatus.ARCHIVED
+    assert await store.head(session_id) == second.answer["seq"]
+    await store.close()
 
 
 async def test_a_repeated_key_gets_the_first_answer_also_when_both_come_at_once(sessions: Sessions) -> None:
