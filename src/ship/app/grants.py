@@ -7,7 +7,7 @@ from ship.gateway.grants import Grant
 from ship.model import SYSTEM, LimitKind
 from ship.sessions import commands
 from ship.sessions.service import Sessions
-from ship.sessions.state import Task
+from ship.sessions.state import SessionState, Task
 from ship.sessions.tasks import reached
 
 
@@ -31,11 +31,11 @@ class SessionGrants:
             generation=generation,
             task_id=running.id if running else "",
             repository=state.repository,
-            limit=self._limit(running) if running else None,
+            limit=self._limit(state, running) if running else None,
         )
 
-    def _limit(self, task: Task) -> LimitKind | None:
-        used = reached(task, self._sessions.now_ms())
+    def _limit(self, state: SessionState, task: Task) -> LimitKind | None:
+        used = reached(state, task, self._sessions.now_ms())
         return task.limit or (used.kind if used else None)
 
     async def model_called(self, grant: Grant, call: ModelCalled) -> None:

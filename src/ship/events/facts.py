@@ -451,15 +451,18 @@ class ChildStarted(Fact, frozen=True, kw_only=True):
 
 
 class ChildFinished(Fact, frozen=True, kw_only=True):
-    """The child has nothing left to do: how its last task ended, what its agent said last, and what it changed."""
+    """The child has nothing left to do: how its last task ended, what its agent said last, what it changed, and what it has used so
+    far, with its own children."""
 
     TYPE = "child.finished"
+    VERSION = 2
     child_id: str
     status: TaskStatus
     summary: str
     files_changed: int = 0
     additions: int = 0
     deletions: int = 0
+    usage: Usage = Usage()
 
 
 class EffectFailed(Fact, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("session.created", 1): lambda data: {**data, "limits": {}, "origin": None, "parent": None},
     ("task.queued", 1): lambda data: {**data, "limits": {}},
+    ("child.finished", 1): lambda data: {**data, "usage": {}},
     ("checkpoint.created", 1): lambda data: {**data, "reason": "task", "agent_artifact": "", "parent_id": ""},
 }
 """Keyed by (type, version that it reads)."""

@@ -2,16 +2,18 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import NamedTuple
 
 from ship.errors import Conflict, NotFound
 from ship.events import facts
-from ship.model import SYSTEM, LimitsPatch, Parent, SessionStatus, TaskStatus
+from ship.model import SYSTEM, LimitsPatch, Parent, SessionStatus, TaskStatus, Usage
 from ship.ports.sandboxes import SandboxHost
 from ship.sessions import commands
 from ship.sessions.draft import outcome
 from ship.sessions.ids import new_id
 from ship.sessions.service import Sessions
+from ship.sessions.tasks import left
 
 RUNNER = "ship-runner"
 SANDBOX_TIMEOUT_S = 3_600
@@ -163,7 +165,7 @@ class Effects:
     async def _begin_child(self, session_id: str, effect: commands.BeginChild) -> None:
         state = await self._sessions.state(session_id)
         task = state.task(effect.task_id)
-        limits = task.limits if task else state.limits
+        limits = left(state, task, self._sessions.now_ms()) if task else state.limits
         parent = Parent(
             session_id=session_id,
             task_id=effect.task_id,
@@ -200,6 +202,7 @@ class Effects:
             files_changed=len(files),
             additions=sum(file.additions for file in files),
             deletions=sum(file.deletions for file in files),
+            usage=reduce(Usage.plus, (child.usage for child in state.children), state.usage),
         )
         with contextlib.suppress(Conflict):  # the parent is archived: nobody waits for it
             await self._sessions.execute(state.parent.session_id, commands.FinishChild(fact=fact), SYSTEM)

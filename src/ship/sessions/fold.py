@@ -398,6 +398,7 @@ def _(fact: facts.ChildFinished, state: SessionState, record: Record) -> Changes
             files_changed=fact.files_changed,
             additions=fact.additions,
             deletions=fact.deletions,
+            usage=fact.usage,
         )
         if child.id == fact.child_id
         else child

@@ -168,6 +168,7 @@ class Child(Value, frozen=True):
     files_changed: int = 0
     additions: int = 0
     deletions: int = 0
+    usage: Usage = Usage()
 
 
 class Artifact(Value, frozen=True):

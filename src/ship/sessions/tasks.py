@@ -11,6 +11,7 @@ from ship.model import (
     AgentMode,
     Failure,
     LimitKind,
+    Limits,
     LimitsPatch,
     SessionStatus,
     TaskStatus,
@@ -88,7 +89,7 @@ def end(draft: Draft, fact: End, *, frame: Cursor | None = None) -> None:
             draft.add(facts.RequestWithdrawn(request_id=request.id), actor=SYSTEM)
     if task.ending and not isinstance(fact, facts.TaskCompleted):
         _end_children(draft, task)
-        if failure := _why(task, draft.now_ms):
+        if failure := _why(draft.state, task, draft.now_ms):
             fact = facts.TaskFailed(task_id=task.id, failure=failure)
     draft.add(fact, actor=AGENT if frame else draft.actor, frame=frame)
     draft.alarm("cancel_deadline", None)
@@ -106,16 +107,35 @@ def end_stopped(draft: Draft) -> None:
         end(draft, facts.TaskCancelled(task_id=task.id))
 
 
-def reached(task: Task, now_ms: int) -> Used | None:
-    """The limit that the task has used up."""
-    for used in (
-        Used(LimitKind.COST, task.usage.cost_usd, task.limits.cost_usd),
-        Used(LimitKind.TOKENS, task.usage.tokens, task.limits.tokens),
+def measured(state: SessionState, task: Task, now_ms: int) -> tuple[Used, Used, Used]:
+    """What the task has used of each limit, cost, tokens and time, with the children that it started and that have ended."""
+    usage = task.usage
+    for child in state.children:
+        if child.task_id == task.id:
+            usage = usage.plus(child.usage)
+    return (
+        Used(LimitKind.COST, usage.cost_usd, task.limits.cost_usd),
+        Used(LimitKind.TOKENS, usage.tokens, task.limits.tokens),
         Used(LimitKind.TIME, task.worked(now_ms) / 1000, task.limits.time_s),
-    ):
+    )
+
+
+def reached(state: SessionState, task: Task, now_ms: int) -> Used | None:
+    """The limit that the task has used up."""
+    for used in measured(state, task, now_ms):
         if used.allowed and used.value >= used.allowed:
             return used
     return None
+
+
+def left(state: SessionState, task: Task, now_ms: int) -> Limits:
+    """What the task may still use, for a child that it starts: of each limit there is, at least a little."""
+    cost, tokens, time = measured(state, task, now_ms)
+    return Limits(
+        time_s=max(1, round(time.allowed - time.value)) if time.allowed else 0,
+        tokens=max(1, round(tokens.allowed - tokens.value)) if tokens.allowed else 0,
+        cost_usd=max(1e-6, cost.allowed - cost.value) if cost.allowed else 0.0,
+    )
 
 
 def check_limits(draft: Draft) -> None:
@@ -123,7 +143,7 @@ def check_limits(draft: Draft) -> None:
     task = draft.state.running
     if task is None or task.ending:
         return
-    if used := reached(task, draft.now_ms):
+    if used := reached(draft.state, task, draft.now_ms):
         draft.add(
             facts.TaskLimitReached(task_id=task.id, limit=used.kind, value=used.value, allowed=used.allowed),
             actor=SYSTEM,
@@ -165,9 +185,9 @@ def check_stuck(draft: Draft) -> None:
             draft.alarm("stuck", stuck_ms)
 
 
-def _why(task: Task, now_ms: int) -> Failure | None:
+def _why(state: SessionState, task: Task, now_ms: int) -> Failure | None:
     if task.limit is not None:
-        used = reached(task, now_ms)
+        used = reached(state, task, now_ms)
         return Failure(
             code="limit_reached",
             reason=f"the task has used {used}" if used else f"the task has reached its {task.limit} limit",

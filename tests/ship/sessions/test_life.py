@@ -29,6 +29,7 @@ from ship.sessions.instructions import instructions
 from ship.sessions.policy import Policy
 from ship.sessions.reports import CHAIN
 from ship.sessions.state import Task
+from ship.sessions.tasks import left
 
 ASKED = facts.RequestAsked(task_id="tsk_1", request_id="r1", kind=RequestKind.PERMISSION, title="bash")
 YES = commands.AnswerRequest(request_id="r1", answer=Answer(reply=PermissionReply.ONCE))
@@ -539,6 +540,26 @@ def test_children_are_bounded_in_number_and_depth() -> None:
     assert refused.value.code == "too_many_children"
     with pytest.raises(NotFound):
         session.do(commands.FinishChild(fact=msgspec.structs.replace(finished, child_id="ses_9")), SYSTEM)
+
+
+def test_what_a_child_uses_counts_against_its_parents_task_and_bounds_the_next() -> None:
+    session = limited(tokens=1_000, cost_usd=2.0, time_s=600)
+    session.do(commands.StartChild(child_id="ses_1", title="t", prompt="p"), AGENT)
+    called(session, tokens=300, cost_usd=0.5)
+    finished = facts.ChildFinished(
+        child_id="ses_1",
+        status=TaskStatus.COMPLETED,
+        summary="done",
+        usage=Usage(output_tokens=400, cost_usd=0.25),
+    )
+    session.do(commands.FinishChild(fact=finished), SYSTEM)
+    assert left(session.state, task(session), session.now_ms) == Limits(time_s=600, tokens=300, cost_usd=1.25)
+    # Told again with more, as after a follow-up: the whole counts, once.
+    more = msgspec.structs.replace(finished, usage=Usage(output_tokens=700, cost_usd=0.25))
+    session.do(commands.FinishChild(fact=more), SYSTEM)
+    assert session.types[-1] == "task.limit_reached"
+    assert task(session).limit is LimitKind.TOKENS
+    assert left(session.state, task(session), session.now_ms).tokens == 1
 
 
 def child(depth: int) -> Session:

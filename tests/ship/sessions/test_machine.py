@@ -249,7 +249,13 @@ COMMANDS = st.one_of(
     st.builds(commands.StartChild, child_id=CHILD, title=TEXT, prompt=TEXT),
     st.builds(
         commands.FinishChild,
-        fact=st.builds(facts.ChildFinished, child_id=CHILD, status=st.just(TaskStatus.FAILED), summary=TEXT),
+        fact=st.builds(
+            facts.ChildFinished,
+            child_id=CHILD,
+            status=st.just(TaskStatus.FAILED),
+            summary=TEXT,
+            usage=st.builds(Usage, input_tokens=st.integers(0, 40)),
+        ),
     ),
     st.builds(
         commands.RecordModelCall,

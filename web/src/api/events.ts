@@ -124,6 +124,7 @@ export interface EventData {
     files_changed: number;
     additions: number;
     deletions: number;
+    usage: Usage;
   };
   "effect.failed": { effect_id: string; kind: string; attempts: number; failure: Failure };
 }

@@ -1122,7 +1122,8 @@ export interface components {
         };
         /**
          * ChildFinished
-         * @description The child has nothing left to do: how its last task ended, what its agent said last, and what it changed.
+         * @description The child has nothing left to do: how its last task ended, what its agent said last, what it changed, and what it has used so
+         *         far, with its own children.
          */
         ChildFinished: {
             /** @default 0 */
@@ -1134,6 +1135,18 @@ export interface components {
             files_changed?: number;
             status: components["schemas"]["TaskStatus"];
             summary: string;
+            /**
+             * @default {
+             *       "cache_read_tokens": 0,
+             *       "cache_write_tokens": 0,
+             *       "cost_usd": 0,
+             *       "input_tokens": 0,
+             *       "model_calls": 0,
+             *       "output_tokens": 0,
+             *       "reasoning_tokens": 0
+             *     }
+             */
+            usage?: components["schemas"]["Usage"];
         };
         ChildFinishedRecord: {
             actor: components["schemas"]["ActorOut"];
@@ -1147,7 +1160,7 @@ export interface components {
              */
             type: "ChildFinishedRecord";
             /** @constant */
-            v: 1;
+            v: 2;
         };
         /**
          * ChildIn

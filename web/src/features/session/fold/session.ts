@@ -2,7 +2,7 @@
 
 import type { LogRecord } from "@/api/events";
 import type { Failure } from "@/api/types";
-import { NO_LIMITS, type ChildEntry, type SavedPoint, type SessionState } from "../state";
+import { NO_LIMITS, NO_USAGE, type ChildEntry, type SavedPoint, type SessionState } from "../state";
 import { add, atWork, failed, keyOf, line, settle } from "./changes";
 import type { Handlers, TypesOf } from "./handler";
 
@@ -96,7 +96,7 @@ export const SESSION: Handlers<TypesOf<"session" | "message" | "checkpoint" | "a
 
   "child.started": (state, data, record) => {
     const { child_id: id, task_id, title, prompt } = data;
-    const child = { id, task_id, title, status: "running" as const, summary: "", ...NO_CHANGES };
+    const child = { id, task_id, title, status: "running" as const, summary: "", ...NO_RESULT };
     return add({ ...state, children: [...state.children, child] }, childEntry(record, { ...child, text: prompt }));
   },
   "child.finished": (state, data, record) => {
@@ -112,7 +112,7 @@ export const SESSION: Handlers<TypesOf<"session" | "message" | "checkpoint" | "a
   "effect.failed": (state, data, record) => add(state, failed(record, "effect", data.failure)),
 };
 
-const NO_CHANGES = { files_changed: 0, additions: 0, deletions: 0 };
+const NO_RESULT = { files_changed: 0, additions: 0, deletions: 0, usage: NO_USAGE };
 
 const isSame = (one: Failure, other: Failure): boolean => one.code === other.code && one.reason === other.reason;
 
