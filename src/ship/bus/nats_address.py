@@ -32,11 +32,14 @@ def parse_address(url: str) -> BrokerAddress:
     Raises:
         ConfigurationError: ``bus_url_invalid``.
     """
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    credentials, _, hosts = parts.netloc.rpartition("@")
+    # By hand: `urlsplit` knows one host, and refuses several of which one is in brackets.
+    scheme, _, rest = url.partition("://")
+    place, _, query = rest.partition("?")
+    authority, _, path = place.partition("/")
+    options = dict(parse_qsl(query))
+    credentials, _, hosts = authority.rpartition("@")
     user, colon, password = credentials.partition(":")
-    if parts.scheme not in ("nats", "tls") or parts.path not in ("", "/") or set(options) - _OPTIONS:
+    if scheme not in ("nats", "tls") or path or set(options) - _OPTIONS:
         raise _invalid()
     try:
         return BrokerAddress(
@@ -44,7 +47,7 @@ def parse_address(url: str) -> BrokerAddress:
             user=unquote(user) if colon else "",
             password=unquote(password),
             token="" if colon else unquote(user),
-            tls=_tls(options) if parts.scheme == "tls" or options else None,
+            tls=_tls(options) if scheme == "tls" or options else None,
         )
     except ValueError as error:
         raise _invalid() from error
