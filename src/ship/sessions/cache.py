@@ -51,9 +51,8 @@ class StateCache:
         while (state := self.peek(session_id)) is None or state.head_seq < self._heard.get(session_id, 0):
             # All whose commands were refused together come here together: they share one look.
             reading = self._reading.get(session_id)
-            if reading is None:
-                reading = self._reading[session_id] = asyncio.create_task(self._read(session_id))
-                reading.add_done_callback(lambda done: self._reading.pop(session_id, None))
+            if reading is None or reading.done():
+                reading = self._reading[session_id] = asyncio.create_task(self._look(session_id))
                 reading.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.shield(reading)
         self._states.move_to_end(session_id)
@@ -85,6 +84,12 @@ class StateCache:
         """What is known of it may be wrong."""
         self._states.pop(session_id, None)
         self._heard.pop(session_id, None)
+
+    async def _look(self, session_id: str) -> SessionState:
+        try:
+            return await self._read(session_id)
+        finally:  # not when the task is done: who comes in between would not wait, nor let anybody else come
+            self._reading.pop(session_id, None)
 
     async def _read(self, session_id: str) -> SessionState:
         """What is known, and what came after."""

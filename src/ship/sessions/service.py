@@ -176,7 +176,9 @@ class Sessions:
                 await self._land(session_id, state, decision, key, told)
                 return Outcome(session_id, told, decision.state)
             except HeadMoved:
-                continue
+                # A batch that was tried again says this of a new session whose key is taken.
+                if begins and key and (first := await self._first_answer(key)):
+                    return first
             except KeyTaken:  # the store says so: a first answer is not looked for before
                 if key and (first := await self._first_answer(key)):
                     return first
@@ -374,7 +376,8 @@ class Sessions:
         chain = self._chains.get(session_id)
         if state and chain and chain.state is state and (landing := chain.landing):
             await asyncio.wait([landing])
-            return not landing.cancelled() and landing.exception() is None
+            if landing.cancelled() or landing.exception():
+                return False
         if state is None or not self._store.shared:
             return True
         return (await self._states.newest(session_id)).head_seq <= state.head_seq

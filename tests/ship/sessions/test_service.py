@@ -2,18 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from ship.bus import LocalBus
-from ship.errors import Conflict, InvalidInput, NotFound, Unavailable
+from ship.errors import Conflict, InvalidInput, NotFound, ShipError, Unavailable
 from ship.events import Cursor, facts
 from ship.events.frames import Delta
 from ship.model import Actor, ActorKind, Repository, SessionStatus
-from ship.ports.store import Append
+from ship.ports.store import Append, HeadMoved
 from ship.sessions import commands, feeds, service
+from ship.sessions.cache import StateCache
+from ship.sessions.logs import Logs
 from ship.sessions.service import IdempotencyKey, Sessions
 from ship.store.sqlite import SqliteStore
 
@@ -66,26 +68,45 @@ async def test_two_nodes_on_one_store_append_without_a_gap(store: SqliteStore, s
 
 
 class FailsOnce(SqliteStore):
-    """A store whose next commit fails, after a turn, when ``fails`` is set."""
+    """A store whose next commit fails with ``error``, after some turns."""
 
-    fails = False
+    error: ShipError | None = None
 
     def append(self, append: Append) -> "asyncio.Future[None]":
-        if not self.fails:
+        if self.error is None:
             return super().append(append)
-        self.fails = False
         append.break_chain()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.01, failed.set_exception, Unavailable("the disk is full"))
+        asyncio.get_running_loop().call_later(0.01, failed.set_exception, self.error)
+        self.error = None
         return failed
 
 
-async def test_what_changes_nothing_is_told_only_when_what_it_was_decided_on_is_kept(tmp_path: Path) -> None:
-    store = FailsOnce(tmp_path / "ship.db")
-    await store.open()
-    sessions = Sessions(store, LocalBus(), Clock())
+@pytest.fixture
+async def failing(tmp_path: Path) -> AsyncIterator[FailsOnce]:
+    opened = FailsOnce(tmp_path / "failing.db")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def test_a_repeated_create_gets_its_first_answer_also_when_the_store_says_that_the_head_moved(
+    failing: FailsOnce,
+) -> None:
+    sessions, key = Sessions(failing, LocalBus(), Clock()), IdempotencyKey("me", "k", "f")
+    command = commands.CreateSession(title="t", repository=Repository(source="/r"), model="p/m")
+    first = await sessions.create(command, ME, key)
+    failing.error = HeadMoved("a batch that was tried again")
+    again = await sessions.create(command, ME, key)
+    assert (again.session_id, again.repeated) == (first.session_id, True)
+
+
+async def test_what_changes_nothing_is_told_only_when_what_it_was_decided_on_is_kept(
+    failing: FailsOnce,
+) -> None:
+    sessions = Sessions(failing, LocalBus(), Clock())
     session_id = await begun(sessions)
-    store.fails = True
+    failing.error = Unavailable("the disk is full")
     archive = commands.ArchiveSession()
     first, second = await asyncio.gather(
         *(sessions.execute(session_id, archive, ME) for _ in range(2)), return_exceptions=True
@@ -94,8 +115,39 @@ async def test_what_changes_nothing_is_told_only_when_what_it_was_decided_on_is_
     assert not isinstance(second, BaseException)
     assert second.state.status is SessionStatus.ARCHIVED
     assert (await sessions.state(session_id)).status is SessionStatus.ARCHIVED
-    assert await store.head(session_id) == second.answer["seq"]
-    await store.close()
+    assert await failing.head(session_id) == second.answer["seq"]
+
+
+async def test_who_comes_when_a_shared_look_at_the_log_ends_looks_again(
+    store: SqliteStore, sessions: Sessions
+) -> None:
+    session_id = await begun(sessions)
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    class LogsThatGrow(Logs):
+        async def events(
+            self, session_id: str, after: int, limit: int, types: Sequence[str] = (), up_to: int | None = None
+        ) -> list[tuple[int, bytes]]:
+            rows = await super().events(session_id, after, limit, types, up_to)
+            if not rows and coming and not gate.done():
+                await sessions.execute(session_id, note("later"), ME)
+                cache.heard(session_id, await store.head(session_id))
+                gate.set_result(None)  # wakes who waits before anybody hears that this look has ended
+            return rows
+
+    coming: list[asyncio.Task[int]] = []
+    cache = StateCache(store, LogsThatGrow(store, None))
+    await cache.known(session_id)
+
+    async def come() -> int:
+        await gate
+        return (await cache.known(session_id)).head_seq
+
+    coming.append(asyncio.create_task(come()))
+    await sessions.execute(session_id, note("first"), ME)
+    cache.heard(session_id, await store.head(session_id))
+    known = await cache.known(session_id)
+    assert await coming[0] == known.head_seq == await store.head(session_id)
 
 
 async def test_a_repeated_key_gets_the_first_answer_also_when_both_come_at_once(sessions: Sessions) -> None:

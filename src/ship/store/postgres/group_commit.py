@@ -26,7 +26,7 @@ from ship.store.postgres.batch import Number
 BATCH = 256
 BATCH_BYTES = 8 * 1024**2
 PATIENCE_S = 10.0
-HOLD_S = 0.1
+HOLD_S = 0.05
 """How long a head stays locked for those who decide anew on it."""
 
 Outcome = BaseException | None
@@ -115,8 +115,8 @@ class GroupCommit:
             try:
                 return await self._transaction(asked, singly)
             except (asyncpg.IntegrityConstraintViolationError, *pool.BAD_VALUES) as error:
-                if singly:
-                    return [pool.unavailable(error)] * len(asked)
+                if singly or pause_s is None:
+                    return [pool.unavailable(error) for _ in asked]
                 singly = True
                 continue
             except Exception as error:  # the edge of the writer: whoever waits is told
@@ -148,6 +148,20 @@ class GroupCommit:
 
     async def _decided_anew(self, session_ids: Set[str]) -> list[_Asked]:
         """What comes for these sessions, whose heads are locked, within ``HOLD_S``."""
+        self._dismiss_broken(session_ids)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HOLD_S):
+                while not any(one.append.session_id in session_ids for one in self._pending):
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                    self._dismiss_broken(session_ids)
+        await asyncio.sleep(0)  # those who were refused together come back together
+        came = self._take_of(session_ids)
+        self._pending.extendleft(reversed(came[BATCH:]))
+        return came[:BATCH]
+
+    def _dismiss_broken(self, session_ids: Set[str]) -> None:
+        """Tell those of these sessions that were decided on what was not kept: they have to come back as well."""
         for one in self._take_of(session_ids):
             if one.append.chain and one.append.chain.broken:
                 one.tell(
@@ -155,13 +169,6 @@ class GroupCommit:
                 )
             else:
                 self._pending.append(one)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HOLD_S):
-                while not any(one.append.session_id in session_ids for one in self._pending):
-                    self._arrived.clear()
-                    await self._arrived.wait()
-        await asyncio.sleep(0)  # those who were refused together come back together
-        return self._take_of(session_ids)
 
     def _take_of(self, session_ids: Set[str]) -> list[_Asked]:
         """All that is pending of these sessions."""
