@@ -35,8 +35,9 @@ has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' || command -v i
 has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
 need essential python3-venv "Ship is written in Python and installs into an environment of its own (3.11 or newer)" has_python
-if has_python >/dev/null; then
-    need optional python3-venv "the system's own Python is built to be quicker than most others" has_quick_python
+if has_python >/dev/null && ! has_quick_python 2>/dev/null; then
+    own=$(/usr/bin/python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    need optional "$own-venv" "the system's own Python is built to be quicker than most others" has_quick_python
 fi
 need essential bubblewrap "isolates the sandboxes that agents work in" command -v bwrap
 need essential libseccomp2 "filters the system calls of a sandbox" has_libseccomp

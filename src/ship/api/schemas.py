@@ -223,6 +223,7 @@ class ChildOut(Schema):
     files_changed: int
     additions: int
     deletions: int
+    usage: UsageOut
 
 
 class ArtifactOut(Schema):

@@ -87,6 +87,11 @@ class Draft:
         if after_ms:
             self._alarms.setdefault(name, after_ms)
 
+    def report_again(self) -> None:
+        """A child that has told how its work ended has more to tell: what its own children used."""
+        if self.state.parent and self.before and outcome(self.before) and outcome(self.state):
+            self.effects.append(ReportToParent(generation=self.state.sandbox.generation))
+
     def _report_to_parent(self) -> None:
         """A child that has nothing left to do says so."""
         if self.state.parent is None or self.before is None or outcome(self.state) is None:

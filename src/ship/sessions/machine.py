@@ -264,12 +264,15 @@ def _(command: commands.FinishChild, draft: Draft) -> None:
     child = next((known for known in draft.state.children if known.id == fact.child_id), None)
     if child is None:
         raise NotFound("this session has no such child", code="child_not_found")
+    if fact.usage.model_calls < child.usage.model_calls:
+        return  # an older report that comes late
     if (child.status, child.summary, child.files_changed, child.additions, child.deletions, child.usage) != (
         *(fact.status, fact.summary),
         *(fact.files_changed, fact.additions, fact.deletions, fact.usage),
     ):
         draft.add(fact, actor=SYSTEM)
         tasks.check_limits(draft)
+        draft.report_again()
 
 
 @_apply.register

@@ -139,16 +139,24 @@ def left(state: SessionState, task: Task, now_ms: int) -> Limits:
 
 
 def check_limits(draft: Draft) -> None:
-    """End the running task if it has used up a limit."""
-    task = draft.state.running
-    if task is None or task.ending:
+    """End the running task if it has used up a limit. One that is paused stays so: it is ended before its next call of a model."""
+    task, sandbox = draft.state.running, draft.state.sandbox
+    if (
+        task is None
+        or task.ending
+        or draft.state.status is SessionStatus.PAUSED
+        or sandbox.status == "paused"
+    ):
         return
     if used := reached(draft.state, task, draft.now_ms):
         draft.add(
             facts.TaskLimitReached(task_id=task.id, limit=used.kind, value=used.value, allowed=used.allowed),
             actor=SYSTEM,
         )
-        stop(draft)
+        if sandbox.status == "ready":
+            stop(draft)
+        else:
+            end_stopped(draft)
 
 
 def check_time(draft: Draft) -> None:

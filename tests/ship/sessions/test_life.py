@@ -562,6 +562,47 @@ def test_what_a_child_uses_counts_against_its_parents_task_and_bounds_the_next()
     assert left(session.state, task(session), session.now_ms).tokens == 1
 
 
+def test_a_paused_parent_is_ended_by_its_limit_when_it_goes_on() -> None:
+    session = limited(tokens=500)
+    session.do(commands.StartChild(child_id="ses_1", title="t", prompt="p"), AGENT)
+    session.do(commands.PauseSession(checkpoint_id="ckp_1"))
+    session.do(commands.ReportFrozen(generation=1), SYSTEM)
+    usage = Usage(model_calls=1, output_tokens=600)
+    finished = facts.ChildFinished(child_id="ses_1", status=TaskStatus.COMPLETED, summary="", usage=usage)
+    session.do(commands.FinishChild(fact=finished), SYSTEM)
+    assert (task(session).limit, session.state.sandbox.status) == (None, "paused")
+    session.do(commands.ResumeSession())
+    session.do(commands.ReportThawed(generation=1, memory=True), SYSTEM)
+    called(session, tokens=1)
+    assert task(session).limit is LimitKind.TOKENS
+
+
+def test_a_limit_that_is_reached_while_a_sandbox_is_made_ends_the_task_at_once() -> None:
+    session = limited(tokens=500)
+    session.do(commands.StartChild(child_id="ses_1", title="t", prompt="p"), AGENT)
+    session.do(commands.ReportMissing(generation=1, reason="gone"), SYSTEM)
+    usage = Usage(model_calls=1, output_tokens=600)
+    finished = facts.ChildFinished(child_id="ses_1", status=TaskStatus.COMPLETED, summary="", usage=usage)
+    session.do(commands.FinishChild(fact=finished), SYSTEM)
+    assert task(session).status is TaskStatus.FAILED
+    assert "cancel_deadline" not in session.alarms
+
+
+def test_what_a_grandchild_uses_after_its_parent_has_reported_is_reported_again() -> None:
+    session = child(1)
+    session.do(commands.StartChild(child_id="ses_g", title="t", prompt="p"), AGENT)
+    session.report(facts.TaskCompleted(task_id="tsk_1"))
+    told = commands.ReportToParent(generation=1)
+    assert session.effects.count(told) == 1
+    usage = Usage(model_calls=2, output_tokens=9)
+    finished = facts.ChildFinished(child_id="ses_g", status=TaskStatus.COMPLETED, summary="", usage=usage)
+    session.do(commands.FinishChild(fact=finished), SYSTEM)
+    assert session.effects.count(told) == 2
+    older = msgspec.structs.replace(finished, usage=Usage(model_calls=1), status=TaskStatus.FAILED)
+    session.do(commands.FinishChild(fact=older), SYSTEM)
+    assert session.state.children[0].usage == usage
+
+
 def child(depth: int) -> Session:
     session = Session()
     parent = Parent(session_id="ses_p", task_id="tsk_p", depth=depth)

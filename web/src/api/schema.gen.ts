@@ -1200,6 +1200,7 @@ export interface components {
             task_id: string;
             /** Title */
             title: string;
+            usage: components["schemas"]["UsageOut"];
         };
         /**
          * ChildPage
