@@ -32,9 +32,24 @@ class Clock:
         return self.now_ms
 
 
+class FailsOnce(SqliteStore):
+    """A store whose next commit fails with ``error``, after some turns."""
+
+    error: ShipError | None = None
+
+    def append(self, append: Append) -> "asyncio.Future[None]":
+        if self.error is None:
+            return super().append(append)
+        append.break_chain()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.01, failed.set_exception, self.error)
+        self.error = None
+        return failed
+
+
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = SqliteStore(tmp_path / "ship.db")
+async def store(tmp_path: Path) -> AsyncIterator[FailsOnce]:
+    opened = FailsOnce(tmp_path / "ship.db")
     await opened.open()
     yield opened
     await opened.close()
@@ -67,46 +82,22 @@ async def test_two_nodes_on_one_store_append_without_a_gap(store: SqliteStore, s
     assert (await fresh.state(session_id)).head_seq == 202
 
 
-class FailsOnce(SqliteStore):
-    """A store whose next commit fails with ``error``, after some turns."""
-
-    error: ShipError | None = None
-
-    def append(self, append: Append) -> "asyncio.Future[None]":
-        if self.error is None:
-            return super().append(append)
-        append.break_chain()
-        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.01, failed.set_exception, self.error)
-        self.error = None
-        return failed
-
-
-@pytest.fixture
-async def failing(tmp_path: Path) -> AsyncIterator[FailsOnce]:
-    opened = FailsOnce(tmp_path / "failing.db")
-    await opened.open()
-    yield opened
-    await opened.close()
-
-
 async def test_a_repeated_create_gets_its_first_answer_also_when_the_store_says_that_the_head_moved(
-    failing: FailsOnce,
+    store: FailsOnce, sessions: Sessions
 ) -> None:
-    sessions, key = Sessions(failing, LocalBus(), Clock()), IdempotencyKey("me", "k", "f")
+    key = IdempotencyKey("me", "k", "f")
     command = commands.CreateSession(title="t", repository=Repository(source="/r"), model="p/m")
     first = await sessions.create(command, ME, key)
-    failing.error = HeadMoved("a batch that was tried again")
+    store.error = HeadMoved("a batch that was tried again")
     again = await sessions.create(command, ME, key)
     assert (again.session_id, again.repeated) == (first.session_id, True)
 
 
 async def test_what_changes_nothing_is_told_only_when_what_it_was_decided_on_is_kept(
-    failing: FailsOnce,
+    store: FailsOnce, sessions: Sessions
 ) -> None:
-    sessions = Sessions(failing, LocalBus(), Clock())
     session_id = await begun(sessions)
-    failing.error = Unavailable("the disk is full")
+    store.error = Unavailable("the disk is full")
     archive = commands.ArchiveSession()
     first, second = await asyncio.gather(
         *(sessions.execute(session_id, archive, ME) for _ in range(2)), return_exceptions=True
@@ -115,7 +106,7 @@ async def test_what_changes_nothing_is_told_only_when_what_it_was_decided_on_is_
     assert not isinstance(second, BaseException)
     assert second.state.status is SessionStatus.ARCHIVED
     assert (await sessions.state(session_id)).status is SessionStatus.ARCHIVED
-    assert await failing.head(session_id) == second.answer["seq"]
+    assert await store.head(session_id) == second.answer["seq"]
 
 
 async def test_who_comes_when_a_shared_look_at_the_log_ends_looks_again(
