@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 from bench_figures import Figure
 from e2b import AsyncSandbox, Sandbox
 
+from ship_sandboxd.lifecycle.records import last_version
+
 API_KEY = "e2b_" + "b" * 40
 ENVD_PORT = "49983"
 BLOCK = 1 << 20
@@ -157,7 +159,7 @@ def _warm_sandboxes(host: Host) -> int:
     states = []
     for record in host.data.glob("sandboxes/*/sandbox.json"):
         with contextlib.suppress(OSError, ValueError):
-            states.append(json.loads(record.read_text()).get("state"))
+            states.append(last_version(record.read_bytes())["state"])
     return states.count("warm")
 
 

@@ -20,6 +20,7 @@ import pytest
 from e2b import Sandbox
 
 from ship_sandboxd.builds import debian
+from ship_sandboxd.lifecycle.records import last_version
 
 API_KEY = "e2b_" + "7" * 40
 START_TIMEOUT_S = 60.0
@@ -87,11 +88,11 @@ class Host:
         return Sandbox.create(**{"timeout": 120, **options}, **self.options_of_sdk)
 
     def record(self, sandbox_id: str) -> dict[str, Any]:
-        return json.loads((self.data / "sandboxes" / sandbox_id / "sandbox.json").read_text())
+        return last_version((self.data / "sandboxes" / sandbox_id / "sandbox.json").read_bytes())
 
     def records(self) -> list[dict[str, Any]]:
         """Those of all sandboxes, of whatever tenant."""
-        return [json.loads(path.read_text()) for path in (self.data / "sandboxes").glob("*/sandbox.json")]
+        return [last_version(path.read_bytes()) for path in (self.data / "sandboxes").glob("*/sandbox.json")]
 
     def close(self) -> None:
         self.stop()

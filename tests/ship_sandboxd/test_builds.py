@@ -241,8 +241,7 @@ def test_a_warm_sandbox_of_a_built_template_has_its_start_command_running(
     eventually(is_waiting, 30)
     assert ask(host, "DELETE", "/templates/waiting")[0] == 204
     assert not is_waiting()
-    states = [json.loads(path.read_text())["state"] for path in host.data.glob("sandboxes/*/sandbox.json")]
-    assert states == ["running", "running"]
+    assert [record["state"] for record in host.records()] == ["running", "running"]
 
 
 def test_a_built_template_outlives_the_host_and_can_be_snapshotted(

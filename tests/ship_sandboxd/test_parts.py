@@ -1,7 +1,6 @@
 """The small parts of the host and the daemon, each by itself."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from ship_sandboxd.errors import Conflict, NotFound
 from ship_sandboxd.idempotency import Idempotency
 from ship_sandboxd.isolation import cgroups
 from ship_sandboxd.isolation.cgroups import Limits
-from ship_sandboxd.lifecycle import records
 from ship_sandboxd.pids import ProcessIdentity
 
 
@@ -148,12 +146,6 @@ def test_a_template_that_makes_no_sense_is_refused(values: object, message: str)
 def test_a_template_name_leads_nowhere_else(tmp_path: Path, name: str) -> None:
     with pytest.raises(NotFound):
         templates.read(tmp_path, name)
-
-
-def test_a_record_of_another_version_is_not_taken(tmp_path: Path) -> None:
-    assert records.load(tmp_path) is None
-    (tmp_path / "sandbox.json").write_text(json.dumps({"id": "x", "new_field": 1}))
-    assert records.load(tmp_path) is None
 
 
 def test_a_process_that_has_another_start_is_another_process() -> None:

@@ -303,7 +303,7 @@ def test_a_parked_sandbox_survives_a_reboot(own_host: MakeHost) -> None:
     host.stop(kill=True)
     # What a new boot changes: another kernel's boot id, and a monotonic clock that begins again.
     path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
-    record = json.loads(path.read_text())
+    record = host.record(sandbox.sandbox_id)
     for moment in (record["end"], record["paused"]):
         moment["boot"] = "another"
         moment["monotonic"] += 1e6
@@ -329,7 +329,7 @@ def test_a_host_that_died_in_a_resume_leaves_a_parked_sandbox(own_host: MakeHost
     init = host.record(sandbox.sandbox_id)["init"]["pid"]
     host.stop(kill=True)
     path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
-    record = json.loads(path.read_text())
+    record = host.record(sandbox.sandbox_id)
     path.write_text(json.dumps({**record, "state": "resuming", "init": None, "monitor": None}))
     host.start()
     assert not _lives(init)
@@ -364,7 +364,7 @@ def test_a_host_that_died_while_it_parked_leaves_a_parked_sandbox(
     before = boot_id(sandbox)
     host.stop(kill=True)
     path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
-    record = json.loads(path.read_text())
+    record = host.record(sandbox.sandbox_id)
     path.write_text(json.dumps({**record, "state": "paused", "memory_kept": False}))
     if not processes_live:
         os.kill(record["init"]["pid"], signal.SIGKILL)
@@ -382,7 +382,7 @@ def test_a_host_that_died_while_it_ended_a_sandbox_ends_it(own_host: MakeHost) -
     sandbox = host.create(lifecycle={"on_timeout": "pause", "auto_resume": False})
     host.stop(kill=True)
     path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
-    record = json.loads(path.read_text())
+    record = host.record(sandbox.sandbox_id)
     path.write_text(json.dumps({**record, "state": "ending"}))
     host.start()
     assert rest(host, "GET", f"/sandboxes/{sandbox.sandbox_id}").status_code == 404

@@ -15,6 +15,8 @@ import traces
 from conftest import Host, eventually
 from e2b import Sandbox
 
+from ship_sandboxd.lifecycle.records import last_version
+
 pytestmark = pytest.mark.system
 MakeHost = Callable[..., Host]
 
@@ -24,7 +26,7 @@ def records(host: Host, state: str) -> dict[str, dict[str, Any]]:
     found = {}
     for path in host.data.glob("sandboxes/*/sandbox.json"):
         try:
-            record = json.loads(path.read_text())
+            record = last_version(path.read_bytes())
         except FileNotFoundError:
             continue  # it has just ended
         if record["state"] == state:

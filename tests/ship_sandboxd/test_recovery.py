@@ -89,10 +89,8 @@ def test_a_half_made_sandbox_is_cleared_away(own_host: MakeHost) -> None:
     path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
     init = host.record(sandbox.sandbox_id)["init"]["pid"]
     host.stop(kill=True)
-    half = path.read_text().replace('"running"', '"creating"')
-    start = half.index('"init"')
-    end = half.index('"cgroups"')
-    path.write_text(half[:start] + '"init": null, "monitor": null, ' + half[end:])
+    half = {**host.record(sandbox.sandbox_id), "state": "creating", "init": None, "monitor": None}
+    path.write_text(json.dumps(half))
     host.start()
     assert not _alive(init)
     assert not sandbox.is_running()
@@ -148,7 +146,7 @@ def test_a_record_of_a_later_version_is_read_as_far_as_it_is_known(own_host: Mak
     sandbox = host.create()
     host.stop()
     path = host.data / "sandboxes" / sandbox.sandbox_id / "sandbox.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "green"}))
+    path.write_text(json.dumps({**host.record(sandbox.sandbox_id), "colour": "green"}))
     host.start()
     assert sandbox.commands.run("echo here").stdout == "here\n"
 

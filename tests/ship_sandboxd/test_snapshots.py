@@ -333,16 +333,19 @@ def test_a_full_disk_is_told_and_the_rest_goes_on(small_disk: Path) -> None:
             asked = {
                 "/v2/sandboxes": {"templateID": "base"},
                 "/sandboxes": {"templateID": snapshot.snapshot_id},
-                f"{one}/pause": {},
                 f"{one}/snapshots": {},
                 f"{one}/fork": {},
             }
             for path, body in asked.items():
                 answer = client.post(path, json=body)
                 assert (answer.status_code, answer.json()["error_code"]) == (507, "disk_full"), path
+        assert sandbox.pause()
+        sandbox.connect()  # its record has room
         assert sandbox.commands.run("cat a.txt").stdout == "a"
         assert [folder.name for folder in (host.data / "sandboxes").iterdir()] == [sandbox.sandbox_id]
         assert not list((host.data / "layers").glob("new-*"))
+        host.restart(kill=True)
+        assert sandbox.connect().files.read("/home/user/a.txt") == "a"
         filler.unlink()
         assert sandbox.pause()
         assert sandbox.connect().files.read("/home/user/a.txt") == "a"

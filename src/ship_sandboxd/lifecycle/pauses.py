@@ -51,7 +51,7 @@ class Pauses:
         await backend.freeze(record.cgroups)
         record.state, record.paused, record.memory_kept = PAUSED, Moment.after(0), True
         try:
-            record.save(sandbox.folder)
+            sandbox.save()
         except OSError:
             record.state, record.paused = RUNNING, None
             await backend.thaw(record.cgroups)
@@ -71,7 +71,7 @@ class Pauses:
         record.state, record.paused, record.memory_kept = PAUSED, record.paused or Moment.after(0), False
         try:
             # Written first: a host that finds its processes gone must not take it for one that has ended.
-            record.save(sandbox.folder)
+            sandbox.save()
         except OSError:
             record.state, record.paused, record.memory_kept = before
             raise
@@ -82,7 +82,7 @@ class Pauses:
         record.memory_kept = is_written
         event = "its memory is written out" if is_written else "its memory is given up"
         sandbox.tell(f"sandbox parked: {event}, its files are kept", reason=reason)
-        record.save(sandbox.folder)
+        sandbox.save()
         self._attend(sandbox)
         self._sync(sandbox)
 
@@ -130,8 +130,9 @@ class Pauses:
         record = sandbox.record
         paused, record.state, record.paused = record.paused, RUNNING, None
         try:
-            # Written first: a running sandbox that a new host finds frozen is thawed, and never the other way round.
-            record.save(sandbox.folder)
+            # Written first: a running sandbox that a new host finds frozen is thawed, and never the other way round. After a
+            # power cut it is better paused than running.
+            sandbox.save(durable=False)
         except OSError:
             record.state, record.paused = PAUSED, paused
             raise
@@ -143,15 +144,15 @@ class Pauses:
         record = sandbox.record
         paused, record.state, record.memory_kept = record.paused, RESUMING, False
         try:
-            record.save(sandbox.folder)
+            sandbox.save(durable=False)
             await self._launches.start(sandbox)
             record.state, record.paused = RUNNING, None
-            record.save(sandbox.folder)
+            sandbox.save(durable=False)
             if not record.memory_kept:
                 await startup.start(sandbox, record.made_of)
         except (ApiError, OSError):
             await self._launches.stop(sandbox, search=True)
             record.state, record.paused, record.memory_kept = PAUSED, paused, False
             with contextlib.suppress(OSError):
-                record.save(sandbox.folder)
+                sandbox.save()
             raise

@@ -12,7 +12,7 @@ from ..isolation.backend import Backend, Streams
 from ..isolation.cgroups import MemoryWatch
 from ..journal import Journal
 from ..network.egress import Egress
-from .records import PAUSED, RESUMING, RUNNING, SandboxRecord
+from .records import PAUSED, RESUMING, RUNNING, RecordFile, SandboxRecord
 
 Value = TypeVar("Value")
 _log = logging.getLogger("ship_sandboxd.lifecycle.sandboxes")
@@ -29,6 +29,7 @@ class Sandbox:
         self.backend = backend
         self.folder = folder
         self.journal = Journal(folder)
+        self._file = RecordFile(folder)
         self.egress: Egress | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.watch: asyncio.Task[None] | None = None
@@ -46,6 +47,10 @@ class Sandbox:
     def there(self) -> bool:
         """Whether a client may know of it: it is made, and not about to be gone."""
         return self.record.state in (RUNNING, PAUSED, RESUMING) and self.ending is None
+
+    def save(self, *, durable: bool = True) -> None:
+        """Write its record down, see `RecordFile.save`. Raises OSError."""
+        self._file.save(self.record, durable=durable)
 
     def tell(self, event: str, level: str = "info", **facts: object) -> None:
         """Into its own log, and the host's."""

@@ -48,6 +48,8 @@ from .sandbox import Sandbox, gone
 Find = Callable[[str, str], Awaitable[Template]]
 DEFAULT_TIMEOUT_S = 300
 _AUTO_RESUME_S = 300
+_SYNC_AFTER_S = 0.1
+"""For so long the disk is left to whoever waits for an answer."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _UIDS = range(200_000, 265_536)
 _UNLIMITED = 1_000_000
@@ -197,7 +199,7 @@ class Sandboxes:
             # Its time begins when it is there to be used.
             record.state = state
             record.started_at, record.end = round(time.time(), 3), Moment.after(record.timeout_s)
-            record.save(sandbox.folder)
+            sandbox.save()
         except BaseException:
             await asyncio.shield(self._end(sandbox))
             raise
@@ -233,7 +235,7 @@ class Sandboxes:
                 self._launches.update_rules(sandbox)
                 await notices.hand_out(sandbox, sandbox.record.envs)
                 sandbox.record.state = RUNNING
-                sandbox.record.save(sandbox.folder)
+                sandbox.save()
             except (ApiError, OSError) as error:
                 sandbox.tell("a warm sandbox is of no use", "warning", reason=str(error))
                 await self._end(sandbox)
@@ -338,6 +340,9 @@ class Sandboxes:
 
     def _sync(self, sandbox: Sandbox) -> None:
         async def sync() -> None:
+            await asyncio.sleep(_SYNC_AFTER_S)
+            if sandbox.record.state != PAUSED:
+                return  # it runs again, and writes on
             try:
                 await self._captures.sync(sandbox)
             except OSError as error:
@@ -367,7 +372,7 @@ class Sandboxes:
         end, granted = record.end, record.timeout_s
         record.end, record.timeout_s = Moment.after(timeout_s), timeout_s
         try:
-            record.save(sandbox.folder)
+            sandbox.save()
         except OSError:
             record.end, record.timeout_s = end, granted
             raise
@@ -380,7 +385,7 @@ class Sandboxes:
         sandbox = self.get(sandbox_id)
         record = sandbox.record
         record.network, record.allow_internet = policy.update(record.network, wanted)
-        record.save(sandbox.folder)
+        sandbox.save()
         self._launches.update_rules(sandbox)
 
     async def pause(self, sandbox_id: str, *, keep_memory: bool = True) -> None:
@@ -445,7 +450,7 @@ class Sandboxes:
         with contextlib.suppress(
             OSError
         ):  # there may be no folder yet, or no room; it is only for a crash from here on
-            record.save(sandbox.folder)
+            sandbox.save()
         await self._launches.stop(sandbox, for_good=True, search=search)
         self._throw_away(sandbox.folder)
         self._sandboxes.pop(record.id, None)
@@ -583,7 +588,7 @@ def _make_of(record: SandboxRecord, template: Template) -> None:
 def _make_folder(sandbox: Sandbox) -> None:
     """With the record, before anything runs."""
     sandbox.folder.mkdir(mode=0o700, exist_ok=True)
-    sandbox.record.save(sandbox.folder)
+    sandbox.save()
 
 
 async def _remove_tree(folder: Path) -> None:
