@@ -18,11 +18,14 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class ModelSpec(Table, frozen=True):
-    """One model of a provider. Prices are US dollars per million tokens; 0 means unknown."""
+    """One model of a provider. ``input_tokens`` is the most that a request may bring, where that is less than the context; 0 where
+    it is not. ``images`` says whether it takes them. Prices are US dollars per million tokens; 0 means unknown."""
 
     name: str
     context_tokens: int = 200_000
+    input_tokens: int = 0
     output_tokens: int = 32_000
+    images: bool = False
     input_price: float = 0.0
     output_price: float = 0.0
     cache_read_price: float = 0.0
@@ -129,7 +132,9 @@ OPENAI_MODELS = (
     ModelSpec(
         name="gpt-5.1",
         context_tokens=400_000,
+        input_tokens=272_000,
         output_tokens=128_000,
+        images=True,
         input_price=1.25,
         output_price=10.0,
         cache_read_price=0.125,
@@ -137,7 +142,9 @@ OPENAI_MODELS = (
     ModelSpec(
         name="gpt-5-mini",
         context_tokens=400_000,
+        input_tokens=272_000,
         output_tokens=128_000,
+        images=True,
         input_price=0.25,
         output_price=2.0,
         cache_read_price=0.025,
@@ -147,6 +154,7 @@ ANTHROPIC_MODELS = (
     ModelSpec(
         name="claude-sonnet-4-5",
         output_tokens=64_000,
+        images=True,
         input_price=3.0,
         output_price=15.0,
         cache_read_price=0.3,
@@ -155,6 +163,7 @@ ANTHROPIC_MODELS = (
     ModelSpec(
         name="claude-haiku-4-5",
         output_tokens=64_000,
+        images=True,
         input_price=1.0,
         output_price=5.0,
         cache_read_price=0.1,
@@ -290,7 +299,8 @@ def _environment_providers(environment: Mapping[str, str]) -> list[Provider]:
                 base_url=base_url or "https://api.openai.com/v1",
                 api_key=key,
                 key_setting="OPENAI_API_KEY",
-                models=tuple(ModelSpec(name=name) for name in names) or OPENAI_MODELS,
+                # OpenAI's own all take images; of another API's nothing is known.
+                models=tuple(ModelSpec(name=name, images=not base_url) for name in names) or OPENAI_MODELS,
             )
         )
     return found

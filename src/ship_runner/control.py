@@ -20,11 +20,13 @@ _CHUNK = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model and its limits in tokens."""
+    """A model and its limits in tokens; ``input_tokens`` 0 means that a request may fill the context."""
 
     name: str
     context_tokens: int
     output_tokens: int
+    input_tokens: int = 0
+    images: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,13 @@ class Bootstrap:
                     protocol=provider["protocol"],
                     base_url=provider["base_url"],
                     models=tuple(
-                        Model(model["name"], int(model["context_tokens"]), int(model["output_tokens"]))
+                        Model(
+                            model["name"],
+                            int(model["context_tokens"]),
+                            int(model["output_tokens"]),
+                            int(model.get("input_tokens", 0)),
+                            bool(model.get("images", False)),
+                        )
                         for model in provider["models"]
                     ),
                 )

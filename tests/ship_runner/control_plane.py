@@ -153,7 +153,15 @@ class FakeControlPlane:
                         "name": "scripted",
                         "protocol": "openai",
                         "base_url": f"{self.url}/models/v1",
-                        "models": [{"name": "m", "context_tokens": 200_000, "output_tokens": 32_000}],
+                        "models": [
+                            {
+                                "name": "m",
+                                "context_tokens": 200_000,
+                                "input_tokens": 0,
+                                "output_tokens": 32_000,
+                                "images": False,
+                            }
+                        ],
                     }
                 ],
             }

@@ -1,7 +1,7 @@
 """From OpenCode's JSON to facts and outcomes."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -133,6 +133,20 @@ def test_the_configuration_names_the_token_and_does_not_hold_it() -> None:
     assert provider["npm"] == "@ai-sdk/anthropic"
     assert provider["options"] == {"baseURL": "http://ship.internal/a/v1", "apiKey": "{env:SHIP_TOKEN}"}
     assert provider["models"]["m"]["limit"] == {"context": 1000, "output": 100}
+    assert "modalities" not in provider["models"]["m"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "media"), [("anthropic", ["text", "image", "pdf"]), ("openai", ["text", "image"])]
+)
+def test_the_configuration_says_what_a_model_takes(
+    protocol: Literal["anthropic", "openai"], media: list[str]
+) -> None:
+    model = Model("m", 1000, 100, input_tokens=700, images=True)
+    document = configuration((Provider("p", protocol, "http://ship.internal/p/v1", (model,)),), "p/m", "auto")
+    said = document["provider"]["p"]["models"]["m"]
+    assert said["limit"] == {"context": 1000, "output": 100, "input": 700}
+    assert (said["attachment"], said["modalities"]["input"]) == (True, media)
 
 
 def test_a_model_that_is_not_there_is_named_without_a_stack() -> None:

@@ -89,7 +89,9 @@ async def get_bootstrap(serving: Serving, caller: Runner) -> Response:
                         {
                             "name": model.name,
                             "context_tokens": model.context_tokens,
+                            "input_tokens": model.input_tokens,
                             "output_tokens": model.output_tokens,
+                            "images": model.images,
                         }
                         for model in provider.models
                     ],

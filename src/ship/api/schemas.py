@@ -462,11 +462,13 @@ class BootstrapRepository(Schema):
 
 
 class BootstrapModel(Schema):
-    """One model of a provider."""
+    """One model of a provider; ``input_tokens`` 0 means that a request may fill the context."""
 
     name: str
     context_tokens: int
+    input_tokens: int
     output_tokens: int
+    images: bool
 
 
 class BootstrapProvider(Schema):

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ship_runner.control import Provider
+from ship_runner.control import Model, Provider
 
 TOKEN_VARIABLE = "SHIP_TOKEN"  # noqa: S105 (the name of a variable)
+
+CATALOGUE_VARIABLE = "OPENCODE_MODELS_PATH"
+"""Names a file in place of OpenCode's own catalogue of models."""
 
 _PACKAGES = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
 
@@ -63,21 +66,24 @@ def configuration(
 
 
 def _provider(provider: Provider) -> dict[str, Any]:
-    models = {
-        model.name: {
-            "name": model.name,
-            "limit": {"context": model.context_tokens, "output": model.output_tokens},
-            "tool_call": True,
-            "reasoning": True,
-        }
-        for model in provider.models
-    }
+    models = {model.name: _model(model, provider.protocol) for model in provider.models}
     return {
         "npm": _PACKAGES[provider.protocol],
         "name": provider.name,
         "options": {"baseURL": provider.base_url, "apiKey": f"{{env:{TOKEN_VARIABLE}}}"},
         "models": models,
     }
+
+
+def _model(model: Model, protocol: str) -> dict[str, Any]:
+    limit = {"context": model.context_tokens, "output": model.output_tokens}
+    if model.input_tokens:
+        limit["input"] = model.input_tokens
+    document: dict[str, Any] = {"name": model.name, "limit": limit, "tool_call": True, "reasoning": True}
+    if model.images:
+        media = ["text", "image", *(["pdf"] if protocol == "anthropic" else [])]
+        document.update(attachment=True, modalities={"input": media, "output": ["text"]})
+    return document
 
 
 def _permissions(approval: str) -> dict[str, Any]:

@@ -895,11 +895,15 @@ export interface components {
         };
         /**
          * BootstrapModel
-         * @description One model of a provider.
+         * @description One model of a provider; ``input_tokens`` 0 means that a request may fill the context.
          */
         BootstrapModel: {
             /** Context Tokens */
             context_tokens: number;
+            /** Images */
+            images: boolean;
+            /** Input Tokens */
+            input_tokens: number;
             /** Name */
             name: string;
             /** Output Tokens */
