@@ -21,7 +21,7 @@ from ship.ports.bus import HEAD, Listener, Notice
 from ship.sessions import commands, metrics
 from ship.sessions.feeds import HEARTBEAT_S
 from ship.sessions.instructions import instructions
-from ship.sessions.state import SessionState
+from ship.sessions.recap import MESSAGES, recap
 
 router = APIRouter(prefix="/runner/v1", tags=["runner"])
 
@@ -76,7 +76,7 @@ async def get_bootstrap(serving: Serving, caller: Runner) -> Response:
             },
             "work_branch": state.work_branch or f"ship/{caller.session_id.removeprefix('ses_')[:16]}",
             "base_commit": state.base_commit or (checkpoint.base_commit if checkpoint else ""),
-            "restore": _restore(state),
+            "restore": await _restore(serving, caller),
             "depth": state.parent.depth if state.parent else 0,
             "approval": state.approval,
             "default_model": state.model,
@@ -102,8 +102,9 @@ async def get_bootstrap(serving: Serving, caller: Runner) -> Response:
     )
 
 
-def _restore(state: SessionState) -> dict[str, Any] | None:
+async def _restore(serving: Serving, caller: Runner) -> dict[str, Any] | None:
     """What a new sandbox begins with: the newest checkpoint that was kept whole."""
+    state = caller.state
     for point in reversed(state.checkpoints):
         chain = state.chain(point.id)
         if all(below.bundle_artifact for below in chain) and not chain[0].parent_id:
@@ -111,9 +112,24 @@ def _restore(state: SessionState) -> dict[str, Any] | None:
                 "checkpoint_id": point.id,
                 "bundles": [below.bundle_artifact for below in chain],
                 "agent_artifact": point.agent_artifact,
+                "summary": await _said_so_far(serving, caller),
                 "lost_task": state.running is not None,
             }
     return None
+
+
+async def _said_so_far(serving: Serving, caller: Runner) -> str:
+    """For an agent whose memory does not come back. A fork's conversation begins in its origin."""
+    state, sessions = caller.state, serving.sessions
+    try:
+        said = await sessions.messages(caller.session_id, None, MESSAGES)
+        if state.origin is not None:
+            said = [*await sessions.messages(state.origin.session_id, state.origin.seq + 1, MESSAGES), *said]
+    except ShipError as error:  # a log that was packed may be out of reach; the files come back without it
+        _log.warning("session %s: what was said so far cannot be read: %s", caller.session_id, error)
+        return ""
+    untold = [task.id for task in (state.running, *state.queue) if task is not None]
+    return recap(said, untold)
 
 
 @router.put("/artifacts/{name}", status_code=201, response_model=schemas.ArtifactOut)

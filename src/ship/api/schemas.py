@@ -481,11 +481,12 @@ class BootstrapProvider(Schema):
 
 
 class BootstrapRestore(Schema):
-    """What a new sandbox begins with."""
+    """What a new sandbox begins with; ``summary`` is the conversation so far in words."""
 
     checkpoint_id: str
     bundles: list[str]
     agent_artifact: str
+    summary: str
     lost_task: bool
 
 

@@ -139,6 +139,7 @@ async def test_checkpoints_are_listed_shown_and_asked_for(served: Served, client
         "checkpoint_id": asked.checkpoint_id,
         "bundles": ["bundle-ckp_1", f"bundle-{asked.checkpoint_id}"],
         "agent_artifact": f"agent-{asked.checkpoint_id}",
+        "summary": "Person: do it",
         "lost_task": False,
     }
     first, second = await client.checkpoints(session["id"])
@@ -172,6 +173,9 @@ async def test_a_fork_begins_where_a_checkpoint_was(served: Served, client: Clie
             bootstrap = (await inside.get("/runner/v1/bootstrap")).json()
             kept = await inside.get("/runner/v1/artifacts/agent-ckp_2")
     assert bootstrap["restore"]["bundles"] == ["bundle-ckp_1", "bundle-ckp_2"]
+    assert bootstrap["restore"]["summary"] == "Person: do it", (
+        "what its origin heard, and not what it is still to be told"
+    )
     assert (bootstrap["base_commit"], kept.content) == ("c0", b"the agent-ckp_2")
 
 

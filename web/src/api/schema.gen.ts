@@ -963,7 +963,7 @@ export interface components {
         };
         /**
          * BootstrapRestore
-         * @description What a new sandbox begins with.
+         * @description What a new sandbox begins with; ``summary`` is the conversation so far in words.
          */
         BootstrapRestore: {
             /** Agent Artifact */
@@ -974,6 +974,8 @@ export interface components {
             checkpoint_id: string;
             /** Lost Task */
             lost_task: boolean;
+            /** Summary */
+            summary: string;
         };
         /**
          * ChangedFile
