@@ -6,11 +6,14 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
 from ship.errors import ConfigurationError
+
+Tokens = Annotated[int, msgspec.Meta(ge=1)]
+Price = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -22,14 +25,18 @@ class ModelSpec(Table, frozen=True):
     it is not. ``images`` says whether it takes them. Prices are US dollars per million tokens; 0 means unknown."""
 
     name: str
-    context_tokens: int = 200_000
-    input_tokens: int = 0
-    output_tokens: int = 32_000
+    context_tokens: Tokens = 200_000
+    input_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    output_tokens: Tokens = 32_000
     images: bool = False
-    input_price: float = 0.0
-    output_price: float = 0.0
-    cache_read_price: float = 0.0
-    cache_write_price: float = 0.0
+    input_price: Price = 0.0
+    output_price: Price = 0.0
+    cache_read_price: Price = 0.0
+    cache_write_price: Price = 0.0
+
+    def __post_init__(self) -> None:
+        if self.input_tokens > self.context_tokens:
+            raise ValueError(f"input_tokens of {self.name} is more than its context_tokens")
 
 
 class Provider(Table, frozen=True):
@@ -219,6 +226,9 @@ def load(
     try:
         settings = msgspec.convert(tables, Settings)
         _ = settings.address
+        for provider in settings.models.providers:
+            if not provider.models:
+                raise ValueError(f"the provider {provider.name} lists no models")
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigurationError(
             f"a setting is wrong: {error}",
@@ -291,6 +301,7 @@ def _environment_providers(environment: Mapping[str, str]) -> list[Provider]:
         )
     key, base_url = environment.get("OPENAI_API_KEY", ""), environment.get("OPENAI_BASE_URL", "")
     if key or base_url:
+        known = {model.name: model for model in OPENAI_MODELS}
         names = [name.strip() for name in environment.get("OPENAI_MODELS", "").split(",") if name.strip()]
         found.append(
             Provider(
@@ -299,8 +310,7 @@ def _environment_providers(environment: Mapping[str, str]) -> list[Provider]:
                 base_url=base_url or "https://api.openai.com/v1",
                 api_key=key,
                 key_setting="OPENAI_API_KEY",
-                # OpenAI's own all take images; of another API's nothing is known.
-                models=tuple(ModelSpec(name=name, images=not base_url) for name in names) or OPENAI_MODELS,
+                models=tuple(known.get(name, ModelSpec(name=name)) for name in names) or OPENAI_MODELS,
             )
         )
     return found

@@ -7,6 +7,15 @@ import pytest
 from ship.config import load
 from ship.errors import ConfigurationError
 
+PROVIDER = """
+[[models.providers]]
+name = "x"
+protocol = "openai"
+base_url = "http://x/v1"
+[[models.providers.models]]
+name = "m"
+"""
+
 
 def test_nothing_needs_to_be_set() -> None:
     settings = load(None, {})
@@ -29,7 +38,15 @@ def test_keys_in_the_environment_make_providers() -> None:
     anthropic, openai = settings.models.providers
     assert (anthropic.protocol, anthropic.api_key) == ("anthropic", "a")
     assert [model.name for model in openai.models] == ["m", "n"]
+    assert not openai.models[0].images, "nothing is known of another API's models"
     assert load(None, {"SHIP_LOCAL_ROOTS": "/a:/b", "SHIP_SCRIPTED_MODEL": "1"}).models.scripted
+
+
+def test_a_model_of_openai_that_is_named_has_the_limits_that_are_known() -> None:
+    settings = load(None, {"OPENAI_API_KEY": "a", "OPENAI_MODELS": "gpt-5-mini,new"})
+    known, new = settings.models.providers[0].models
+    assert (known.context_tokens, known.input_tokens, known.images) == (400_000, 272_000, True)
+    assert (new.name, new.input_tokens, new.images) == ("new", 0, False)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +59,10 @@ def test_keys_in_the_environment_make_providers() -> None:
         'log_level = "loud"',
         "not toml",
         '[[models.providers]]\nname = "x"',
+        '[[models.providers]]\nname = "x"\nprotocol = "openai"\nbase_url = "http://x/v1"',
+        PROVIDER + "input_tokens = -5",
+        PROVIDER + "output_tokens = 0",
+        PROVIDER + "context_tokens = 10\ninput_tokens = 11",
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str) -> None:

@@ -1,7 +1,6 @@
 """The real runner with the real agent, a scripted model and a control plane of the test's."""
 
 import asyncio
-import json
 import os
 import signal
 from collections import Counter
@@ -9,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 from tests.ship_runner.conftest import git
@@ -58,15 +56,6 @@ def each_part_once(plane: FakeControlPlane) -> None:
     assert [key for key, count in seen.items() if count > 1] == []
     started = {fact.part_id for fact in plane.of("tool.started")}
     assert started == {fact.part_id for fact in plane.of("tool.finished")}
-
-
-async def test_the_agent_knows_the_models_of_the_settings_and_no_others(standing: Runner) -> None:
-    record = json.loads((standing.state / "agent.json").read_text())
-    async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{record['port']}", auth=("opencode", record["password"])
-    ) as agent:
-        answer = (await agent.get("/provider", params={"directory": str(standing.workspace)})).json()
-    assert {provider["id"]: list(provider["models"]) for provider in answer["all"]} == {"scripted": ["m"]}
 
 
 async def test_a_task_runs_from_prompt_to_checkpoint(standing: Runner) -> None:

@@ -70,6 +70,33 @@ def test_a_frozen_sandbox_stands_still_and_goes_on_where_it_was(host: Host, sand
     assert (told["state"], told["memoryKept"]) == ("running", True)
 
 
+def test_what_a_paused_sandbox_has_written_comes_to_its_disk(host: Host, sandbox: Sandbox) -> None:
+    """The kernel by itself would let it lie in memory for half a minute; a power cut must not take it."""
+    image = host.data / "sandboxes" / sandbox.sandbox_id / "disk.img"
+    if not image.exists():
+        pytest.skip("this machine's sandboxes have no disks of their own")
+    mark = os.urandom(32).hex()
+    sandbox.files.write("/home/user/marked.txt", mark)
+    assert not _holds(image, mark)
+    sandbox.pause()
+    eventually(lambda: _holds(image, mark), 4)
+    sandbox.connect()
+
+
+def _holds(image: Path, mark: str) -> bool:
+    """Whether it stands in a part of the image that was ever written."""
+    with image.open("rb", buffering=0) as file:
+        end = 0
+        while True:
+            try:
+                begin = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                return False  # there is no more
+            end = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            if mark.encode() in os.pread(file.fileno(), end - begin, begin):
+                return True
+
+
 def _processes(host: Host, sandbox: Sandbox) -> list[int]:
     """The pids on this machine of what runs in a sandbox."""
     init = host.record(sandbox.sandbox_id)["init"]["pid"]

@@ -40,7 +40,7 @@ def model(serving: Services, wanted: str) -> str:
         )
     provider_name, _, name = chosen.partition("/")
     provider = next((known for known in serving.providers if known.name == provider_name), None)
-    if provider is None or (provider.models and name not in {known.name for known in provider.models}):
+    if provider is None or name not in {known.name for known in provider.models}:
         known = ", ".join(f"{p.name}/{m.name}" for p in serving.providers for m in p.models)
         raise InvalidInput(
             f"there is no model {chosen}",

@@ -79,7 +79,14 @@ def _model(model: Model, protocol: str) -> dict[str, Any]:
     limit = {"context": model.context_tokens, "output": model.output_tokens}
     if model.input_tokens:
         limit["input"] = model.input_tokens
-    document: dict[str, Any] = {"name": model.name, "limit": limit, "tool_call": True, "reasoning": True}
+    # A temperature is sent only where an agent of the repository, or OpenCode for this family of models, names one.
+    document: dict[str, Any] = {
+        "name": model.name,
+        "limit": limit,
+        "tool_call": True,
+        "reasoning": True,
+        "temperature": True,
+    }
     if model.images:
         media = ["text", "image", *(["pdf"] if protocol == "anthropic" else [])]
         document.update(attachment=True, modalities={"input": media, "output": ["text"]})

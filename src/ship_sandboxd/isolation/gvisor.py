@@ -17,6 +17,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+from .. import durable
 from ..envd.daemon import OPEN_FILES
 from ..errors import CheckpointFailed, LaunchFailed, SetupError
 from ..network.listeners import PROXY_PORT, Listeners
@@ -91,8 +92,10 @@ class GVisor:
         for leftover in (taken, spec.folder / f"{_MEMORY}.new"):
             await _remove(leftover)
         if spec.resumes and memory.is_dir():
-            # Taken before it is used: what the sandbox does from now on, the memory would not know of.
+            # Taken before it is used: what the sandbox does from now on, the memory would not know of, not
+            # even after a loss of power.
             memory.rename(taken)
+            await asyncio.to_thread(durable.sync, spec.folder)
             try:
                 return await self._launch(spec, ["restore", f"--image-path={taken}"], None)
             except LaunchFailed as error:
@@ -270,11 +273,7 @@ def _reason(words: bytes) -> str:
 def _flush(folder: Path) -> None:
     """See to it that the files of a folder survive a loss of power."""
     for path in (*folder.iterdir(), folder):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        durable.sync(path)
 
 
 async def _remove(folder: Path) -> None:

@@ -3,11 +3,11 @@
 import asyncio
 import dataclasses
 import logging
-import os
 import platform
 import time
 from pathlib import Path
 
+from .. import durable
 from ..errors import Unsupported
 from ..isolation import disks
 from ..isolation.disks import Disks
@@ -79,11 +79,7 @@ class Captures:
 def _sync_files(folder: Path) -> None:
     for path in (folder / FILE_NAME, folder / disks.IMAGE, folder):
         if path.exists():
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            durable.sync(path)
 
 
 def machine_system() -> str:

@@ -132,7 +132,7 @@ class Pauses:
         try:
             # Written first: a running sandbox that a new host finds frozen is thawed, and never the other way round. After a
             # power cut it is better paused than running.
-            sandbox.save(durable=False)
+            sandbox.save(lasting=False)
         except OSError:
             record.state, record.paused = PAUSED, paused
             raise
@@ -144,10 +144,10 @@ class Pauses:
         record = sandbox.record
         paused, record.state, record.memory_kept = record.paused, RESUMING, False
         try:
-            sandbox.save(durable=False)
+            sandbox.save(lasting=False)
             await self._launches.start(sandbox)
             record.state, record.paused = RUNNING, None
-            sandbox.save(durable=False)
+            sandbox.save(lasting=False)
             if not record.memory_kept:
                 await startup.start(sandbox, record.made_of)
         except (ApiError, OSError):

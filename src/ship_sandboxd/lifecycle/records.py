@@ -1,12 +1,14 @@
-"""What the host knows of a sandbox, one JSON file each, so that a new host process finds it again."""
+"""What the host knows of a sandbox, in a file of its folder, so that a new host process finds it again."""
 
 import contextlib
+import errno
 import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .. import durable
 from ..moments import Moment
 from ..pids import ProcessIdentity
 from ..templates import Mount, Template
@@ -22,8 +24,8 @@ CREATING, WARM, RUNNING, PAUSED, RESUMING, ENDING = (
 KILL, PAUSE = "kill", "pause"
 DEFAULT_TENANT = "default"
 FILE_NAME = "sandbox.json"
-_LINES = 16
-_BLOCK_BYTES = 4096
+_BEGINNING = b'{"id": "'
+_MORE_LINES, _MORE_BYTES = 15, 256 * 1024
 
 
 @dataclass
@@ -82,19 +84,19 @@ class RecordFile:
     """What a sandbox's folder keeps of its record: each version is a line of JSON, and the last whole line counts.
 
     The file has room for several, so that saving one overwrites blank lines: the disk is done with that in a fraction of the
-    time that a new file takes. A line that a power cut tore is no JSON, whichever of its blocks came through.
+    time that a new file takes. Of a line that a power cut tore, any blocks may have come through: what then begins like a record
+    does not end like one.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
         self._free: range | None = None  # the blank lines; None: they are to be looked for
 
-    def save(self, record: SandboxRecord, *, durable: bool = True) -> None:
-        """Once and whole, or not at all: a crash or a full disk leaves the version before. One that is not ``durable`` is
+    def save(self, record: SandboxRecord, *, lasting: bool = True) -> None:
+        """Once and whole, or not at all: a crash or a full disk leaves the version before. One that is not ``lasting`` is
         safe from the end of this process, but not from a power cut. Raises OSError."""
-        line = (
-            json.dumps(vars(record), default=vars).encode() + b"\n"
-        )  # `dump` and `asdict` take ten times as long
+        # `dump` and `asdict` take ten times as long.
+        line = json.dumps(vars(record), default=vars).encode() + b"\n"
         free, self._free = self._free or self._blank(), None
         if len(line) > len(free):
             self._free = self._make(line)
@@ -102,8 +104,9 @@ class RecordFile:
         fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             try:
-                os.pwrite(fd, line, free.start)
-                if durable:
+                if os.pwrite(fd, line, free.start) < len(line):  # a file system that writes nothing in place
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+                if lasting:
                     os.fdatasync(fd)
             except OSError:
                 with contextlib.suppress(OSError):
@@ -123,7 +126,7 @@ class RecordFile:
     def _make(self, line: bytes) -> range:
         """A file with this line and blank ones; answers where those are."""
         scratch = self._path.with_name(f"{FILE_NAME}.new")
-        size = -(-len(line) * _LINES // _BLOCK_BYTES) * _BLOCK_BYTES
+        size = len(line) + min(len(line) * _MORE_LINES, _MORE_BYTES)
         try:
             with scratch.open("wb") as file:
                 os.fchmod(file.fileno(), 0o600)
@@ -131,6 +134,7 @@ class RecordFile:
                 file.flush()
                 os.fsync(file.fileno())  # an empty record after a power cut would cost the sandbox
             scratch.replace(self._path)
+            durable.sync(self._path.parent)  # what is saved next commits data alone
         except OSError:
             scratch.unlink(missing_ok=True)
             raise
@@ -155,7 +159,7 @@ def load(folder: Path) -> SandboxRecord | None:
 def last_version(content: bytes) -> dict[str, Any]:
     """The JSON object in the last whole line of a record's file. Raises ValueError when there is none."""
     for line in reversed(content.split(b"\n")):
-        if line:
+        if line.startswith(_BEGINNING):
             with contextlib.suppress(ValueError):
                 values: dict[str, Any] = json.loads(line)
                 return values

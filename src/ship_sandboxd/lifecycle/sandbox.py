@@ -48,9 +48,9 @@ class Sandbox:
         """Whether a client may know of it: it is made, and not about to be gone."""
         return self.record.state in (RUNNING, PAUSED, RESUMING) and self.ending is None
 
-    def save(self, *, durable: bool = True) -> None:
+    def save(self, *, lasting: bool = True) -> None:
         """Write its record down, see `RecordFile.save`. Raises OSError."""
-        self._file.save(self.record, durable=durable)
+        self._file.save(self.record, lasting=lasting)
 
     def tell(self, event: str, level: str = "info", **facts: object) -> None:
         """Into its own log, and the host's."""

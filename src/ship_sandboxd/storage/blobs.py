@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import Protocol
 
+from .. import durable
 from ..errors import NotFound
 
 _SCRATCH = ".new"
@@ -60,7 +61,7 @@ class FolderBlobs:
     def _put(self, key: str, source: Path) -> None:
         target = self._path(key)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync(source)
+        durable.sync(source)
         try:
             source.replace(target)
         except OSError as error:
@@ -69,12 +70,12 @@ class FolderBlobs:
             scratch = target.with_name(f"{target.name}.{os.getpid()}{_SCRATCH}")
             try:
                 shutil.copyfile(source, scratch)
-                _sync(scratch)
+                durable.sync(scratch)
                 scratch.replace(target)
             finally:
                 scratch.unlink(missing_ok=True)
             source.unlink()
-        _sync(target.parent)
+        durable.sync(target.parent)
 
     async def fetch(self, key: str, target: Path) -> None:
         await asyncio.to_thread(self._fetch, key, target)
@@ -99,11 +100,11 @@ class FolderBlobs:
         scratch = target.with_name(f"{target.name}.{os.getpid()}{_SCRATCH}")
         try:
             scratch.write_bytes(data)
-            _sync(scratch)
+            durable.sync(scratch)
             scratch.replace(target)
         finally:
             scratch.unlink(missing_ok=True)
-        _sync(target.parent)
+        durable.sync(target.parent)
 
     async def read(self, key: str) -> bytes:
         try:
@@ -136,12 +137,3 @@ class FolderBlobs:
 
     def _path(self, key: str) -> Path:
         return self._folder / key
-
-
-def _sync(path: Path) -> None:
-    """Make a file's or a folder's content survive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
