@@ -113,6 +113,9 @@ async def test_what_was_said_is_found_from_the_keyboard(visitor: Visitor, ship: 
     await expect(page.get_by_role("searchbox")).to_be_visible()
     await page.keyboard.press("Control+k")
     await expect(page.get_by_role("searchbox")).to_be_focused()
+    await expect(
+        page.get_by_role("radio", name="Meaning"), "this server searches by words alone"
+    ).to_have_count(0)
     found = page.get_by_role("list", name="Found").get_by_role("link")
     await page.keyboard.type("zebra")
     await expect(page.get_by_role("heading", name="Nothing was found")).to_be_visible()

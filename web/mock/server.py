@@ -55,7 +55,7 @@ def problem(status: int, code: str, detail: str, hint: str = "") -> JSONResponse
 
 @api.get("/me")
 async def me() -> Json:
-    return {"name": "you"}
+    return {"name": "you", "search_modes": ["words", "meaning"]}
 
 
 @api.get("/models")

@@ -31,6 +31,6 @@ async def sign_in(token: str, request: Request, serving: Serving) -> Response:
 
 
 @router.get("/api/v1/me", response_model=schemas.MeOut)
-async def get_me(actor: Caller) -> Response:
-    """Who is signed in."""
-    return encoded({"name": actor.name})
+async def get_me(actor: Caller, serving: Serving) -> Response:
+    """Who is signed in, and how sessions can be searched here."""
+    return encoded({"name": actor.name, "search_modes": serving.sessions.search_modes})

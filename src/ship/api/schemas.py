@@ -9,6 +9,7 @@ from ship.model import (
     CheckpointReason,
     LimitKind,
     RequestKind,
+    SearchMode,
     SessionStatus,
     TaskStatus,
 )
@@ -449,9 +450,10 @@ class ModelPage(Schema):
 
 
 class MeOut(Schema):
-    """Who is signed in."""
+    """Who is signed in, and how sessions can be searched here: each a ``mode`` of the search."""
 
     name: str
+    search_modes: list[SearchMode]
 
 
 class BootstrapRepository(Schema):

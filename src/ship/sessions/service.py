@@ -13,7 +13,7 @@ from ship import words
 from ship.errors import Conflict, NotFound, ShipError
 from ship.events import decode, encode, facts
 from ship.events.frames import Delta
-from ship.model import Actor, SessionStatus
+from ship.model import Actor, SearchMode, SessionStatus
 from ship.ports.blobs import BlobStore
 from ship.ports.bus import Bus, Listener, Notice
 from ship.ports.embeddings import EmbeddingModel
@@ -291,6 +291,11 @@ class Sessions:
         terms = words.parse(query)
         found = await self._store.search(Search(terms, status, repository), offset, limit)
         return [searching.view(one, terms) for one in found]
+
+    @property
+    def search_modes(self) -> tuple[SearchMode, ...]:
+        """What a search can go by here."""
+        return tuple(SearchMode) if self.by_meaning else (SearchMode.WORDS,)
 
     async def search_by_meaning(
         self, query: str, status: str | None, repository: str | None, offset: int, limit: int

@@ -84,6 +84,7 @@ async def test_pages_follow_each_other_and_bad_queries_are_named(served: Served)
 async def test_a_server_that_knows_no_meanings_says_so(
     served: Served, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    assert (await served.client.get("/api/v1/me")).json() == {"name": "me", "search_modes": ["words"]}
     answer = await served.client.get("/api/v1/search", params={"q": "parser", "mode": "meaning"})
     assert (answer.status_code, answer.json()["code"]) == (409, "semantic_search_off")
     there = ("--url", served.url, "--token", served.token)

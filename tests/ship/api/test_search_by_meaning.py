@@ -47,6 +47,7 @@ async def by_meaning(served: Served, query: str, expected: str, **narrowed: str)
 
 
 async def test_what_means_the_same_is_found_without_a_word_in_common(served: Served) -> None:
+    assert (await served.client.get("/api/v1/me")).json()["search_modes"] == ["words", "meaning"]
     login, trash, car = [await begun(served, title) for title in (LOGIN, TRASH, CAR)]
     for query, text, expected in (
         ("people are unable to sign in", LOGIN, login),

@@ -317,7 +317,7 @@ class ProtocolServer:
 
     async def _me(self, request: Request) -> Response:
         _, problem = await self._note(request)
-        return problem or JSONResponse({"name": "test"})
+        return problem or JSONResponse({"name": "test", "search_modes": ["words"]})
 
     async def _socket(self, socket: WebSocket) -> None:
         self.connections.append(str(socket.url.query))

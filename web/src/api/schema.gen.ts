@@ -13,7 +13,7 @@ export interface paths {
         };
         /**
          * Get Me
-         * @description Who is signed in.
+         * @description Who is signed in, and how sessions can be searched here.
          */
         get: operations["get_me_api_v1_me_get"];
         put?: never;
@@ -1453,11 +1453,13 @@ export interface components {
         };
         /**
          * MeOut
-         * @description Who is signed in.
+         * @description Who is signed in, and how sessions can be searched here: each a ``mode`` of the search.
          */
         MeOut: {
             /** Name */
             name: string;
+            /** Search Modes */
+            search_modes: components["schemas"]["SearchMode"][];
         };
         /**
          * MessageIn

@@ -6,10 +6,12 @@ import type {
   Answer,
   FileEntry,
   FoundPage,
+  Me,
   Models,
   NewFork,
   NewSession,
   NewTask,
+  SearchMode,
   SessionPage,
   SessionStatus,
   TaskAccepted,
@@ -25,9 +27,9 @@ export function listSessions(status: SessionStatus | "", cursor: string, signal?
   return getJson<SessionPage>(`/sessions?${query.toString()}`, signal);
 }
 
-/** Sessions with a title or a message that has all these words, the best first. */
-export function searchSessions(words: string, cursor: string, signal?: AbortSignal) {
-  const query = new URLSearchParams({ q: words, ...(cursor && { cursor }) });
+/** Sessions with a title or a message that has all these words, or that means something like them; the best first. */
+export function searchSessions(words: string, mode: SearchMode, cursor: string, signal?: AbortSignal) {
+  const query = new URLSearchParams({ q: words, mode, ...(cursor && { cursor }) });
   return getJson<FoundPage>(`/search?${query.toString()}`, signal);
 }
 
@@ -42,7 +44,7 @@ export function getModels(signal?: AbortSignal) {
 }
 
 export function getMe(signal?: AbortSignal) {
-  return getJson<{ name: string }>("/me", signal);
+  return getJson<Me>("/me", signal);
 }
 
 /** A page of the log after `after`, in order. */

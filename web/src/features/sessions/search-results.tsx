@@ -3,7 +3,7 @@ import { Link } from "@tanstack/react-router";
 import { CloudOff, SearchX } from "lucide-react";
 import type { KeyboardEvent } from "react";
 import { searchSessions } from "@/api/sessions";
-import type { Found } from "@/api/types";
+import type { Found, SearchMode } from "@/api/types";
 import { Ago } from "@/components/ago";
 import { Button } from "@/components/button";
 import { asFailure } from "@/components/failure-box";
@@ -14,35 +14,59 @@ import { cn } from "@/lib/cn";
 import { repositoryName } from "@/lib/format";
 import { focusResult, RESULT } from "./focus-result";
 
-/** The sessions in which these words were said, with the place that fits best. */
-export function SearchResults({ words }: { words: string }) {
+const NOTHING: Record<SearchMode, string> = {
+  words:
+    "A session is found by the words of its title, its prompts, its notes and what the agent said. End a word with * to find what begins like it.",
+  meaning:
+    "In no title, prompt, note or answer of an agent is there anything near to this in meaning. Names, codes and errors are found better by their words.",
+};
+
+interface SearchResultsProps {
+  words: string;
+  mode: SearchMode;
+  onMode: (mode: SearchMode) => void;
+}
+
+/** The sessions in which these words were said, or something that means as much, with the place that fits best. */
+export function SearchResults({ words, mode, onMode }: SearchResultsProps) {
   const found = useInfiniteQuery({
-    queryKey: ["search", words],
-    queryFn: ({ pageParam, signal }) => searchSessions(words, pageParam, signal),
+    queryKey: ["search", mode, words],
+    queryFn: ({ pageParam, signal }) => searchSessions(words, mode, pageParam, signal),
     initialPageParam: "",
     getNextPageParam: (last) => last.next_cursor ?? undefined,
     placeholderData: keepPreviousData,
   });
   if (found.isPending) return <Loading />;
   if (found.isError) {
-    const { reason, hint } = asFailure(found.error);
+    const { code, reason, hint } = asFailure(found.error);
     return (
       <Notice
         icon={CloudOff}
         title="The search did not work"
         className="rounded-2xl border bg-surface"
         action={
-          <Button
-            busy={found.isFetching}
-            onClick={() => {
-              void found.refetch();
-            }}
-          >
-            Try again
-          </Button>
+          code === "semantic_search_off" ? (
+            <Button
+              onClick={() => {
+                onMode("words");
+              }}
+            >
+              Search by words
+            </Button>
+          ) : (
+            <Button
+              busy={found.isFetching}
+              onClick={() => {
+                void found.refetch();
+              }}
+            >
+              Try again
+            </Button>
+          )
         }
       >
-        {reason} {hint}
+        <p className="first-letter:uppercase">{reason}</p>
+        {hint && <p>{hint}</p>}
       </Notice>
     );
   }
@@ -50,7 +74,7 @@ export function SearchResults({ words }: { words: string }) {
   if (items.length === 0) {
     return (
       <Notice icon={SearchX} title="Nothing was found" className="rounded-2xl border bg-surface">
-        A session is found by the words of its title, its prompts, its notes and what the agent said. End a word with * to find what begins like it.
+        {NOTHING[mode]}
       </Notice>
     );
   }

@@ -1,13 +1,16 @@
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { CloudOff, Sailboat } from "lucide-react";
 import { lazy, Suspense, useState } from "react";
+import type { SearchMode } from "@/api/types";
 import { Button } from "@/components/button";
 import { asFailure } from "@/components/failure-box";
 import { Notice } from "@/components/notice";
 import { Segmented, type Segment } from "@/components/segmented";
 import { Skeleton } from "@/components/skeleton";
+import { cn } from "@/lib/cn";
 import { sessionsQuery, useLiveSessions, type Filter } from "./list";
 import { SearchField } from "./search-field";
+import { useSearchMode } from "./search-mode";
 import { SessionRow } from "./session-row";
 
 const SearchResults = lazy(async () => ({ default: (await import("./search-results")).SearchResults }));
@@ -23,15 +26,21 @@ const FILTERS: Segment<Choice>[] = [
   { value: "archived", label: "Archived" },
 ];
 
+const MODES: Segment<SearchMode>[] = [
+  { value: "words", label: "Words" },
+  { value: "meaning", label: "Meaning" },
+];
+
 interface SessionListProps {
   /** What is searched for; empty: nothing. */
   words: string;
   onSearch: (words: string) => void;
 }
 
-/** All sessions, newest first, live; or those in which some words were said. */
+/** All sessions, newest first, live; or those in which something was said. */
 export function SessionList({ words, onSearch }: SessionListProps) {
   const [choice, setChoice] = useState<Choice>("all");
+  const { mode, isOffered, choose } = useSearchMode();
   useLiveSessions();
   return (
     <section aria-labelledby="sessions">
@@ -39,12 +48,15 @@ export function SessionList({ words, onSearch }: SessionListProps) {
         <h2 id="sessions" className="text-[0.8125rem] font-semibold">
           Sessions
         </h2>
-        <SearchField words={words} onSearch={onSearch} />
+        <div className={cn("order-last flex min-w-0 flex-1 basis-full gap-2 sm:order-none sm:ml-2", isOffered ? "sm:basis-80" : "sm:basis-40")}>
+          <SearchField words={words} mode={mode} onSearch={onSearch} />
+          {isOffered && <Segmented label="Search by" value={mode} segments={MODES} onChange={choose} className="shrink-0" />}
+        </div>
         {!words && <Segmented label="Show" value={choice} segments={FILTERS} onChange={setChoice} className="max-w-full overflow-x-auto" />}
       </div>
       {words ? (
         <Suspense>
-          <SearchResults words={words} />
+          <SearchResults words={words} mode={mode} onMode={choose} />
         </Suspense>
       ) : (
         <Newest choice={choice} />
