@@ -41,7 +41,8 @@ def measure(rounds: int) -> list[Figure]:
 
 
 async def _measure(rounds: int) -> list[Figure]:
-    samples: bench_sessions.Samples = {"session ready": [], "first token": [], "task done": []}
+    kinds = (bench_sessions.READY, bench_sessions.NEW, "first token", "task done")
+    samples: bench_sessions.Samples = {kind: [] for kind in kinds}
     alone: bench_sessions.Samples = {"start": [], "first token": []}
     with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
         folder = Path(name)
@@ -57,7 +58,7 @@ async def _measure(rounds: int) -> list[Figure]:
             await _agent_alone(tree, folder / f"alone-{number}", folder / "repository", alone)
         large = await _large_workspace(folder / "large", folder / "repository")
     return [
-        Figure("agent start", "ms", tuple(samples["session ready"]), floor=tuple(alone["start"])),
+        Figure("agent start", "ms", tuple(samples[bench_sessions.READY]), floor=tuple(alone["start"])),
         Figure("first token", "ms", tuple(samples["first token"]), floor=tuple(alone["first token"])),
         *(Figure(name, "ms", (value,)) for name, value in large.items()),
     ]

@@ -3,8 +3,9 @@
 It starts ``ship up`` on a folder of its own with the scripted model, so that no model's speed is in the figures:
 
 - *session ready*: from ``POST /sessions`` to a sandbox whose agent waits for work;
+- *a new session's first token*: from the same ``POST``, with a prompt, to the first piece of what the agent says;
 - *first token*: from a follow-up's ``POST`` to the first piece of text on the stream, through runner, agent, gateway and model;
-- *task done*: from the same ``POST`` to the task's end, its checkpoint included;
+- *task done*: from the follow-up's ``POST`` to the task's end, its checkpoint included;
 - *append*: notes posted over HTTP by concurrent clients, spread over the sessions, each acknowledged after its fsync.
 """
 
@@ -31,6 +32,7 @@ START_TIMEOUT_S = 600
 STOP_TIMEOUT_S = 30
 MODEL = "scripted/echo"
 Samples = dict[str, list[float]]
+READY, NEW = "session ready", "a new session's first token"
 
 
 def measure(rounds: int, clients: int = 16, appends: int = 1600) -> list[Figure]:
@@ -39,7 +41,7 @@ def measure(rounds: int, clients: int = 16, appends: int = 1600) -> list[Figure]
 
 
 async def _measure(rounds: int, clients: int, appends: int) -> list[Figure]:
-    samples: Samples = {"session ready": [], "first token": [], "task done": [], "append": []}
+    samples: Samples = {kind: [] for kind in (READY, NEW, "first token", "task done", "append")}
     with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
         folder = Path(name)
         sample_repository.create(folder / "repository")
@@ -79,10 +81,14 @@ async def session(client: Client, repository: Path, samples: Samples) -> str:
     """One session until its sandbox is ready, and its first task until it has ended."""
     began = time.perf_counter()
     made = await client.create_session(str(repository), prompt="say hello", model=MODEL)
+    spoken = False
     async for item in client.events(made.id):
+        if not spoken and _speaks(item):
+            samples[NEW].append((time.perf_counter() - began) * 1000)
+            spoken = True
         if isinstance(item, Record):
             if isinstance(item.fact, facts.SandboxReady):
-                samples["session ready"].append((time.perf_counter() - began) * 1000)
+                samples[READY].append((time.perf_counter() - began) * 1000)
             if _ended(item):
                 break
     return made.id
@@ -95,13 +101,16 @@ async def follow_up(client: Client, session_id: str, prompt: str, samples: Sampl
     accepted = await client.add_task(session_id, prompt, model=MODEL)
     first = True
     async for item in client.events(session_id, after=after):
-        spoke = isinstance(item, Delta) or isinstance(item.fact, facts.TextFinished | facts.ReasoningFinished)
-        if first and spoke:
+        if first and _speaks(item):
             samples["first token"].append((time.perf_counter() - began) * 1000)
             first = False
         if isinstance(item, Record) and _ended(item, accepted.task_id):
             samples["task done"].append((time.perf_counter() - began) * 1000)
             return
+
+
+def _speaks(item: Record | Delta) -> bool:
+    return isinstance(item, Delta) or isinstance(item.fact, facts.TextFinished | facts.ReasoningFinished)
 
 
 def _ended(record: Record, task_id: str = "") -> bool:

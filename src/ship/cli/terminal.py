@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ship.errors import ShipError
 
+_KEPT_COLUMNS = 2
 PLAIN_WIDTH = 160
 """Columns when nobody says how wide the output is: wide enough that tables are not cut."""
 
@@ -51,21 +52,25 @@ def _console(*, stderr: bool) -> Console:
 
 
 class Rows(Table):
-    """A table without lines. Its first column is what people copy into the next command: however narrow the terminal, the others are
-    cut first. Those in ``folded`` go on in a second line instead of being cut."""
+    """A table without lines. Its first column is what people copy into the next command, its second how it stands: however narrow the
+    terminal, the others are cut first. Those in ``folded`` go on in a second line instead of being cut."""
 
     def __init__(self, *headings: str, folded: tuple[str, ...] = ()) -> None:
         super().__init__(box=None, pad_edge=False, header_style="dim")
-        for heading in headings:
-            self.add_column(
-                heading, no_wrap=heading not in folded, overflow="fold" if heading in folded else "ellipsis"
-            )
+        self._folded = {number for number, heading in enumerate(headings) if heading in folded}
+        for number, heading in enumerate(headings):
+            # Only what may be wrapped is made narrower before all else is.
+            self.add_column(heading, no_wrap=number < _KEPT_COLUMNS)
 
-    def add(self, name: str, *cells: RenderableType) -> None:
+    def add(self, *cells: str | Text) -> None:
         """One row."""
-        first = self.columns[0]
-        first.min_width = max(first.min_width or 0, len(name))
-        self.add_row(name, *cells)
+        self.add_row(*(self._cell(number, cell) for number, cell in enumerate(cells)))
+
+    def _cell(self, number: int, cell: str | Text) -> Text:
+        text = Text(cell) if isinstance(cell, str) else cell
+        text.no_wrap = number not in self._folded
+        text.overflow = "ellipsis" if text.no_wrap else "fold"
+        return text
 
 
 def interactive() -> bool:

@@ -127,3 +127,15 @@ def test_lengths_of_time_are_read_at_a_glance() -> None:
         "59.9 s",
         "3 min 5 s",
     ]
+
+
+def test_however_narrow_a_terminal_is_a_table_names_each_row_and_how_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    table = terminal.Rows("id", "status", "title", "changed", "said last")
+    table.add(
+        "ses_" + "x" * 26, "completed", "A test fails. Find the bug, fix it", "1 file +2 -1", "All tests pass"
+    )
+    terminal.output().print(table)
+    assert f"ses_{'x' * 26}  completed" in capsys.readouterr().out
