@@ -18,8 +18,8 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help setup demo up check check-python check-web test chaos bench fix wheel lock clean system system-for-tests
 
 BIN := .venv/bin
-# How many processes run the tests: `auto` is quicker and wants a machine with nothing else to do.
-PROCESSES ?= 0
+# How many processes run the tests: `auto` is one for each core, 0 none but pytest's own.
+PROCESSES ?= auto
 NODE := $(CURDIR)/scripts/with-node.sh
 
 PYTHON_READY := .venv/.ship-dependencies

@@ -1,4 +1,4 @@
-"""How the tests are shared out among processes, where `make test` runs several.
+"""How the tests are shared out among processes, of which `make test` runs one for each core.
 
 The tests of a file share what is costly to start, so they stay together; the files that take longest begin first, so that
 none is left over for the end. Each process has ports, folders and hosts of its own. What is made once for the machine
@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
-WORKERS_BEYOND_CORES = 1
-"""Much of the time a test waits for another process."""
 LONGEST = ("ship_sandboxd/test_leaks.py",)
 
 # A request is waited for longer than by httpx's own five seconds: the machine may be busy with other tests.
@@ -29,8 +27,8 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
 
 @pytest.hookimpl(optionalhook=True)  # there are those who run the tests without it
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`."""
-    return len(os.sched_getaffinity(0)) + WORKERS_BEYOND_CORES
+    """For `-n auto`: as many as may run at once. With one more, agents and browsers starve each other."""
+    return len(os.sched_getaffinity(0))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
