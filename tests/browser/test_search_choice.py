@@ -57,6 +57,7 @@ async def test_what_means_the_same_is_found_until_the_server_offers_it_no_more(
     await page.keyboard.press("Tab")
     await expect(page.get_by_role("radio", name="Words")).to_be_focused()
     await page.keyboard.press("ArrowRight")
+    await expect(page.get_by_role("radio", name="Meaning")).to_be_focused()
     await page.keyboard.press("Space")
     await expect(page.get_by_role("radio", name="Meaning")).to_be_checked()
     await expect(found).to_have_count(1)
