@@ -1,4 +1,4 @@
-"""How the tests are shared out among processes, of which `make test` runs one for each core.
+"""How the tests are shared out among processes, where `make test` runs several.
 
 The tests of a file share what is costly to start, so they stay together; the files that take longest begin first, so that
 none is left over for the end. Each process has ports, folders and hosts of its own. What is made once for the machine

@@ -156,7 +156,7 @@ async def test_tokens_and_uploads_are_the_clusters_and_no_secret_is_in_a_log(
     assert made.returncode == 0, made.stderr
     headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
     async with httpx.AsyncClient(base_url=second.url, headers=headers) as client:
-        assert (await client.get("/api/v1/me")).json() == {"name": "robot"}
+        assert (await client.get("/api/v1/me")).json() == {"name": "robot", "search_modes": ["words"]}
     bundle = tmp_path / "bundle"
     Checkout.at(second.repository).bundle(bundle)
     async with second.client() as client:
