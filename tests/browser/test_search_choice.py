@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.async_api import expect
 from tests.browser.conftest import PHONE, WIDE, Visitor
-from tests.system.conftest import Ship
+from tests.system.conftest import Ship, running_ship
 
-from ship.testing import sample_repository
 from ship.words import words
 
 pytest.importorskip("wordllama", reason="it has no wheel for this machine")
@@ -22,15 +21,8 @@ WANTED = "people are unable to sign in"
 @pytest.fixture(scope="module")
 def ship(tmp_path_factory: pytest.TempPathFactory, model_url: str) -> Iterator[Ship]:
     """A running Ship that finds by meaning."""
-    folder = tmp_path_factory.mktemp("ship")
-    folder.chmod(0o755)
-    running = Ship(folder, model_url, SHIP_SEMANTIC_SEARCH="true")
-    sample_repository.create(running.repository)
-    running.start()
-    try:
+    with running_ship(tmp_path_factory, model_url, SHIP_SEMANTIC_SEARCH="true") as running:
         yield running
-    finally:
-        running.stop()
 
 
 async def has_vectors(ship: Ship) -> None:

@@ -239,18 +239,25 @@ def model_url() -> Iterator[str]:
         process.stdin.close()
 
 
-@pytest.fixture(scope="module")
-def ship(tmp_path_factory: pytest.TempPathFactory, model_url: str) -> Iterator[Ship]:
-    """A running Ship with the sample repository, shared by a module's tests."""
-    folder = tmp_path_factory.mktemp("ship")
+@contextlib.contextmanager
+def running_ship(folders: pytest.TempPathFactory, model_url: str, **environment: str) -> Iterator[Ship]:
+    """A running Ship with the sample repository, in a folder of its own."""
+    folder = folders.mktemp("ship")
     folder.chmod(0o755)
-    running = Ship(folder, model_url)
+    running = Ship(folder, model_url, **environment)
     sample_repository.create(running.repository)
     running.start()
     try:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def ship(tmp_path_factory: pytest.TempPathFactory, model_url: str) -> Iterator[Ship]:
+    """A running Ship with the sample repository, shared by a module's tests."""
+    with running_ship(tmp_path_factory, model_url) as running:
+        yield running
 
 
 @pytest.fixture

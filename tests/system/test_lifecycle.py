@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.system.conftest import Ship, check_whole, ended, types
+from tests.system.conftest import Ship, check_whole, ended, running_ship, types
 
 from ship.client import Client
 from ship.model import LimitsPatch
@@ -19,15 +19,8 @@ pytestmark = pytest.mark.system
 @pytest.fixture(scope="module")
 def ship(tmp_path_factory: pytest.TempPathFactory, model_url: str) -> Iterator[Ship]:
     """As everywhere, with a second provider whose models have prices."""
-    folder = tmp_path_factory.mktemp("ship")
-    folder.chmod(0o755)
-    running = Ship(folder, model_url, SHIP_SCRIPTED_MODEL="1")
-    sample_repository.create(running.repository)
-    running.start()
-    try:
+    with running_ship(tmp_path_factory, model_url, SHIP_SCRIPTED_MODEL="1") as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture
