@@ -8,7 +8,9 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 from tests.ship_runner.control_plane import TOKEN, FakeControlPlane
 
 
@@ -79,6 +81,18 @@ class Runner:
         output, _ = await process.communicate()
         assert process.returncode == 0
         return output.decode()
+
+    async def stop_the_agents_work(self) -> None:
+        """As the runner asks it to, but without the runner's knowledge."""
+        record = json.loads((self.state / "agent.json").read_text())
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{record['port']}",
+            auth=("opencode", record["password"]),
+            headers={"x-opencode-directory": quote(str(self.workspace))},
+            trust_env=False,
+        ) as agent:
+            for conversation in (await agent.get("/session/status")).raise_for_status().json():
+                (await agent.post(f"/session/{conversation}/abort")).raise_for_status()
 
     async def lose(self) -> None:
         """The whole sandbox is gone, with all that ran in it and all that it held."""

@@ -202,6 +202,36 @@ async def test_cancel_and_steer(plane: FakeControlPlane, runner: Runner) -> None
     each_part_once(plane)
 
 
+async def test_a_task_that_is_stopped_as_it_begins_leaves_the_next_one_well(
+    plane: FakeControlPlane, runner: Runner
+) -> None:
+    """At moments when the agent is loading its tools, has not taken up the work, or has just begun it."""
+    plane.model.scenarios["slow"] = turns(Turn(text="word " * 400, pause_s=0.05))
+    plane.model.scenarios["next"] = turns(Turn(text="Done."))
+    await runner.ready()
+    for number, moment_s in enumerate((0.15, 0, 0.05)):
+        await plane.prompt(f"tsk_stopped_{number}", "slow please")
+        await asyncio.sleep(moment_s)
+        await plane.send(t="cancel", task_id=f"tsk_stopped_{number}")
+        await plane.prompt(f"tsk_next_{number}", "next please")
+        assert (await plane.end_of(f"tsk_stopped_{number}", 20)).TYPE == "task.cancelled"
+        assert (await plane.end_of(f"tsk_next_{number}")).TYPE == "task.completed"
+    assert plane.of("agent.restarted") == []
+
+
+async def test_an_agent_that_stops_unasked_is_started_anew_and_continues(standing: Runner) -> None:
+    plane, runner = standing.plane, standing
+    plane.model.scenarios["unasked"] = turns(Turn(text="word " * 400, pause_s=0.05), Turn(text="The end."))
+    before = len(plane.of("agent.restarted"))
+    await plane.prompt("tsk_unasked", "unasked")
+    await plane.until(lambda: [delta for delta in plane.deltas if delta.task_id == "tsk_unasked"])
+    await runner.stop_the_agents_work()
+    assert (await plane.end_of("tsk_unasked")).TYPE == "task.completed"
+    assert [fact.code for fact in plane.of("agent.restarted")[before:]] == ["crashed"]
+    assert plane.of("text.finished", "tsk_unasked")[-1].text == "The end."
+    each_part_once(plane)
+
+
 async def test_a_steer_at_the_very_end_is_followed(standing: Runner) -> None:
     """It comes when the last answer is complete: while the agent becomes idle, or while the checkpoint is made."""
     plane = standing.plane
@@ -258,11 +288,12 @@ async def test_a_killed_agent_is_started_anew_and_continues(standing: Runner) ->
     plane.model.scenarios["long"] = turns(
         Turn(text="First step.", calls=bash("sleep 60; echo one")), Turn(text="The end.")
     )
+    before = len(plane.of("agent.restarted"))
     await plane.prompt("tsk_agent_killed", "long work")
     await plane.until(lambda: plane.of("tool.started", "tsk_agent_killed"))
     os.kill(runner.agent(), signal.SIGKILL)
     assert (await plane.end_of("tsk_agent_killed")).TYPE == "task.completed"
-    assert [fact.code for fact in plane.of("agent.restarted")] == ["crashed"]
+    assert [fact.code for fact in plane.of("agent.restarted")[before:]] == ["crashed"]
     assert "interrupted" in plane.of("tool.finished", "tsk_agent_killed")[0].error
     assert plane.of("text.finished", "tsk_agent_killed")[-1].text == "The end."
     each_part_once(plane)

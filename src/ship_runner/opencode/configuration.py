@@ -7,6 +7,9 @@ from ship_runner.control import Model, Provider
 
 TOKEN_VARIABLE = "SHIP_TOKEN"  # noqa: S105 (the name of a variable)
 
+CATALOGUE_VARIABLE = "OPENCODE_MODELS_PATH"
+"""Names a file in place of OpenCode's own catalogue of models."""
+
 _PACKAGES = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
 
 ENVIRONMENT = {

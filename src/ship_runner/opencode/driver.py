@@ -77,6 +77,7 @@ class OpenCode:
         await self._silence()
         await self._process.start(*self._terms(), self._settings.state)
         self._had_one = True
+        self._warming = asyncio.create_task(self._warm())
         self._listen()
 
     @property
@@ -113,7 +114,6 @@ class OpenCode:
     async def begin(self, title: str) -> str:
         await self.start()
         answer = await self._call("POST", "/session", {"title": title or "Ship"})
-        self._warming = asyncio.create_task(self._warm())
         return str(answer["id"])
 
     async def resume(self, conversation: str) -> bool:
@@ -122,7 +122,6 @@ class OpenCode:
             answer = await self._request("GET", f"/session/{quote(conversation)}/message")
         except httpx.HTTPError as error:
             raise RunnerFailure("agent_start_failed", f"The agent does not answer: {error!r}") from error
-        self._warming = asyncio.create_task(self._warm())
         return answer.status_code == 200
 
     async def save_memory(self, conversation: str, path: Path) -> None:
@@ -136,7 +135,7 @@ class OpenCode:
         await asyncio.to_thread(shutil.rmtree, self._data, ignore_errors=True)
 
     async def _warm(self) -> None:
-        """The first look into a folder loads providers and tools; done now, the first prompt need not wait for it."""
+        """The first look into a folder loads providers and tools: done now, the first prompt need not wait for it."""
         for path in ("/config/providers", "/agent", "/mcp"):
             with contextlib.suppress(RunnerFailure):
                 await self._call("GET", path)
@@ -154,6 +153,7 @@ class OpenCode:
             return Outcome("failed", error.code, error.reason, error.hint)
         finally:
             turn.closed = True
+            turn.begun.set()
             self._turn = None
             if self._killing is not None:
                 self._killing.cancel()
@@ -161,7 +161,9 @@ class OpenCode:
     async def _follow(self, turn: Turn) -> Outcome:
         """Prompt, then look whenever something stirs."""
         try:
-            if not turn.aborting and not await self._has_message(turn.run.conversation, turn.run.message):
+            there = await self._has_message(turn.run.conversation, turn.run.message)
+            if not there and not turn.aborting:
+                turn.prompted = True
                 await self._prompt(turn.run, turn.run.message, turn.run.text)
             turn.reread = True
             turn.stirred.set()
@@ -182,11 +184,21 @@ class OpenCode:
                 log.info("could not look at the agent: %s", error)
                 outcome = None
             if outcome is not None:
-                return turn.verdict or (
-                    Outcome("aborted") if turn.aborting and outcome.kind != "completed" else outcome
-                )
+                return await self._ended(turn, outcome)
             if disturbed := self._disturbed(turn):
                 return await self._revive(turn, disturbed)
+
+    async def _ended(self, turn: Turn, outcome: Outcome) -> Outcome:
+        """What an end means that the agent has come to."""
+        if turn.verdict is not None:
+            return turn.verdict
+        if turn.aborting:
+            return outcome if outcome.kind == "completed" else Outcome("aborted")
+        if (
+            outcome.kind == "aborted"
+        ):  # by nobody: an agent that has broken so will stop all that follows, too
+            return await self._revive(turn, Restart("crashed", "The agent stopped its work unasked."))
+        return outcome
 
     async def _wait(self, turn: Turn) -> None:
         """Until something stirs, the process dies, or it is time to look anyhow."""
@@ -212,7 +224,7 @@ class OpenCode:
             turn.stirred.set()
             return None
         outcome = mapping.idle_outcome(messages, turn.last_message, turn.error)
-        if outcome in (None, mapping.STOPPED) and turn.aborting:
+        if turn.aborting and (outcome is mapping.STOPPED or (outcome is None and not turn.prompted)):
             outcome = Outcome("aborted")
         if outcome is None and time.monotonic() - turn.prompted_at > BEGIN_S:
             outcome = Outcome("interrupted", "connection", "The agent did not take up its work.")
@@ -298,6 +310,13 @@ class OpenCode:
         if not turn.aborting:
             turn.aborting = True
             self._killing = asyncio.create_task(self._kill_unless_ended(turn))
+        # Before a run has begun, OpenCode passes over an abort; while it loads its tools, one breaks them for all later runs.
+        if self._warming is not None:
+            await asyncio.wait([self._warming])
+        if turn.prompted:
+            await turn.begun.wait()
+        if self._turn is not turn:
+            return
         with contextlib.suppress(RunnerFailure):
             await self._call("POST", f"/session/{turn.run.conversation}/abort")
 

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from ship_runner.failures import RunnerFailure
+from ship_runner.opencode.configuration import CATALOGUE_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +149,7 @@ class AgentProcess:
             **environment,
             "OPENCODE_CONFIG_CONTENT": json.dumps(configuration),
             "OPENCODE_SERVER_PASSWORD": password,
+            CATALOGUE_VARIABLE: str(self._empty_catalogue()),
             _MARK: mark,
         }
         self._close_configuration_folder()
@@ -169,6 +171,13 @@ class AgentProcess:
         partial.write_text(json.dumps(asdict(record)))
         partial.replace(self._file)
         self._watch(record)
+
+    def _empty_catalogue(self) -> Path:
+        """The configuration names all models. Reading thousands of others takes OpenCode 4 s of processor time in each workspace."""
+        path = self._home / ".config" / "ship-models.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        return path
 
     def _close_configuration_folder(self) -> None:
         """OpenCode installs a package from the network into a configuration folder, unless it looks as if it were there."""

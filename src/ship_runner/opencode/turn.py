@@ -21,7 +21,8 @@ class Turn:
 
     ``stirred`` is set when somebody should look whether the run has ended. ``verdict`` is what the run ends with
     whatever the agent says. ``quiet_since`` is when the last event came, on the monotonic clock. Nothing more may be
-    said to a turn that is ``closed``: how it ended has been decided.
+    said to a turn that is ``closed``: how it ended has been decided. ``begun`` is set when the agent answers, and at the end;
+    a run that was ``prompted`` will begin, soon.
     """
 
     def __init__(self, run: Run, sink: Sink) -> None:
@@ -29,6 +30,7 @@ class Turn:
         self.sink = sink
         self.stirred = asyncio.Event()
         self.begun = asyncio.Event()
+        self.prompted = False
         self.following = False
         self.closed = False
         self.reread = False
