@@ -52,6 +52,7 @@ class OpenCode:
         self._warming: asyncio.Task[None] | None = None
         self._killing: asyncio.Task[None] | None = None
         self._had_one = False
+        self._open = False
         self._cpu_s = 0.0
 
     async def start(self) -> Restart | None:
@@ -77,7 +78,6 @@ class OpenCode:
         await self._silence()
         await self._process.start(*self._terms(), self._settings.state)
         self._had_one = True
-        self._warming = asyncio.create_task(self._warm())
         self._listen()
 
     @property
@@ -114,6 +114,7 @@ class OpenCode:
     async def begin(self, title: str) -> str:
         await self.start()
         answer = await self._call("POST", "/session", {"title": title or "Ship"})
+        self._opened()
         return str(answer["id"])
 
     async def resume(self, conversation: str) -> bool:
@@ -122,6 +123,7 @@ class OpenCode:
             answer = await self._request("GET", f"/session/{quote(conversation)}/message")
         except httpx.HTTPError as error:
             raise RunnerFailure("agent_start_failed", f"The agent does not answer: {error!r}") from error
+        self._opened()
         return answer.status_code == 200
 
     async def save_memory(self, conversation: str, path: Path) -> None:
@@ -133,6 +135,11 @@ class OpenCode:
     async def forget(self) -> None:
         await self.stop()
         await asyncio.to_thread(shutil.rmtree, self._data, ignore_errors=True)
+
+    def _opened(self) -> None:
+        """The workspace is there: whoever looks into it sees the repository, and OpenCode looks but once."""
+        self._open = True
+        self._listen()
 
     async def _warm(self) -> None:
         """The first look into a folder loads providers and tools: done now, the first prompt need not wait for it."""
@@ -147,6 +154,7 @@ class OpenCode:
         turn = self._turn = Turn(run, sink)
         try:
             await self.start()
+            self._opened()
             turn.following = True
             return await self._follow(turn)
         except RunnerFailure as error:
@@ -354,6 +362,8 @@ class OpenCode:
     def _listen(self) -> None:
         if self._stream is None or self._stream.done():
             self._stream = asyncio.create_task(self._drain())
+        if self._open and self._warming is None:
+            self._warming = asyncio.create_task(self._warm())
 
     async def _silence(self) -> None:
         for task in (self._stream, self._warming):
