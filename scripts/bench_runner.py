@@ -27,8 +27,9 @@ from ship.sandboxes.template import lay_out_tree
 from ship.testing import sample_repository
 from ship.testing.scripted_model import ScriptedModel, serve
 from ship_runner.control import Bootstrap, Model, Provider
-from ship_runner.opencode.configuration import ENVIRONMENT, TOKEN_VARIABLE, configuration
+from ship_runner.opencode.configuration import configuration, environment
 from ship_runner.opencode.process import AgentProcess
+from ship_runner.opencode.terms import Terms
 from ship_runner.workspace import Workspace
 
 FILES, FILE_BYTES = 5_000, 40 << 10
@@ -84,9 +85,9 @@ async def _started(
 ) -> AsyncIterator[httpx.AsyncClient]:
     provider = Provider("scripted", "openai", model, (Model("echo", 200_000, 32_000),))
     process = AgentProcess(str(tree / "bin" / "opencode"), home, home)
-    environment = {"PATH": f"{tree}/bin:/usr/bin:/bin", "HOME": str(home), TOKEN_VARIABLE: "x", **ENVIRONMENT}
+    variables = environment({"PATH": f"{tree}/bin:/usr/bin:/bin", "HOME": str(home)})
     began = time.perf_counter()
-    await process.start(configuration((provider,), "scripted/echo", "auto"), environment, home)
+    await process.start(variables, Terms(configuration((provider,), "scripted/echo", "auto"), "x", ""))
     samples["start"].append((time.perf_counter() - began) * 1000)
     assert process.http is not None
     try:

@@ -4,6 +4,7 @@ It starts ``ship up`` on a folder of its own with the scripted model, so that no
 
 - *session ready*: from ``POST /sessions`` to a sandbox whose agent waits for work;
 - *a new session's first token*: from the same ``POST``, with a prompt, to the first piece of what the agent says;
+- both once more with ``warm``: where a sandbox waits, with an agent that has started;
 - *first token*: from a follow-up's ``POST`` to the first piece of text on the stream, through runner, agent, gateway and model;
 - *task done*: from the follow-up's ``POST`` to the task's end, its checkpoint included;
 - *append*: notes posted over HTTP by concurrent clients, spread over the sessions, each acknowledged after its fsync.
@@ -26,13 +27,16 @@ from ship.cli.connection import Address, recall
 from ship.client import Client
 from ship.events import Record, facts
 from ship.events.frames import Delta
+from ship.sandboxes.template import TEMPLATE
 from ship.testing import sample_repository
+from ship_sandboxd.lifecycle.records import last_version
 
 START_TIMEOUT_S = 600
 STOP_TIMEOUT_S = 30
 MODEL = "scripted/echo"
 Samples = dict[str, list[float]]
 READY, NEW = "session ready", "a new session's first token"
+WARM = "{}, warm"
 
 
 def measure(rounds: int, clients: int = 16, appends: int = 1600) -> list[Figure]:
@@ -41,7 +45,8 @@ def measure(rounds: int, clients: int = 16, appends: int = 1600) -> list[Figure]
 
 
 async def _measure(rounds: int, clients: int, appends: int) -> list[Figure]:
-    samples: Samples = {kind: [] for kind in (READY, NEW, "first token", "task done", "append")}
+    kinds = (READY, NEW, WARM.format(READY), WARM.format(NEW), "first token", "task done", "append")
+    samples: Samples = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
         folder = Path(name)
         sample_repository.create(folder / "repository")
@@ -51,15 +56,24 @@ async def _measure(rounds: int, clients: int, appends: int) -> list[Figure]:
                 for number in range(rounds):
                     await follow_up(client, session_id, f"say {number}", samples)
             rate = await append(client, sessions, clients, appends, samples)
+        async with server(folder / "warm", warm=1) as address, address.client() as client:
+            for _ in range(rounds):
+                await _until_waiting(folder / "warm")
+                await session(client, folder / "repository", samples, WARM)
     figures = [Figure(name, "ms", tuple(values)) for name, values in samples.items()]
     return [*figures, Figure("appends", "/s", (rate,))]
 
 
 @contextlib.asynccontextmanager
-async def server(folder: Path) -> AsyncIterator[Address]:
-    """``ship up`` on a free port."""
+async def server(folder: Path, warm: int = 0) -> AsyncIterator[Address]:
+    """``ship up`` on a free port, with so many sandboxes that wait."""
     data = folder / "data"
-    environment = {**os.environ, "SHIP_SCRIPTED_MODEL": "true", "SHIP_LOCAL_ROOTS": str(folder)}
+    environment = {
+        **os.environ,
+        "SHIP_SCRIPTED_MODEL": "true",
+        "SHIP_LOCAL_ROOTS": tempfile.gettempdir(),
+        "SHIP_SANDBOX_WARM": str(warm),
+    }
     command = [sys.executable, "-m", "ship.cli", "up", "--listen", "127.0.0.1:0", "--data", str(data)]
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -77,18 +91,41 @@ async def server(folder: Path) -> AsyncIterator[Address]:
         await asyncio.to_thread(down, data)
 
 
-async def session(client: Client, repository: Path, samples: Samples) -> str:
+async def _until_waiting(folder: Path) -> None:
+    """Until a sandbox waits with an agent that has nothing left to do."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _waits(folder / "data" / "sandboxes" / "sandboxes") or _stands_by():
+        if time.monotonic() > deadline:
+            sys.exit("no sandbox waits")
+        await asyncio.sleep(0.1)
+
+
+def _waits(sandboxes: Path) -> bool:
+    records = (last_version(path.read_bytes()) for path in sandboxes.glob("*/sandbox.json"))
+    return any((record["state"], record["template"]) == ("warm", TEMPLATE) for record in records)
+
+
+def _stands_by() -> bool:
+    """Whether an agent is being made ready for nobody yet."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"stand-by" in path.read_bytes().split(b"\0"):
+                return True
+    return False
+
+
+async def session(client: Client, repository: Path, samples: Samples, kind: str = "{}") -> str:
     """One session until its sandbox is ready, and its first task until it has ended."""
     began = time.perf_counter()
     made = await client.create_session(str(repository), prompt="say hello", model=MODEL)
     spoken = False
     async for item in client.events(made.id):
         if not spoken and _speaks(item):
-            samples[NEW].append((time.perf_counter() - began) * 1000)
+            samples[kind.format(NEW)].append((time.perf_counter() - began) * 1000)
             spoken = True
         if isinstance(item, Record):
             if isinstance(item.fact, facts.SandboxReady):
-                samples[READY].append((time.perf_counter() - began) * 1000)
+                samples[kind.format(READY)].append((time.perf_counter() - began) * 1000)
             if _ended(item):
                 break
     return made.id

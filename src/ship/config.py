@@ -60,13 +60,14 @@ class ModelSettings(Table, frozen=True):
 
 
 class SandboxSettings(Table, frozen=True):
-    """Where sandboxes come from. An empty ``api_url`` means our own host, started beside the server."""
+    """Where sandboxes come from. An empty ``api_url`` means our own host, started beside the server, which keeps ``warm`` of them waiting."""
 
     api_url: str = ""
     sandbox_url: str = ""
     api_key: str = ""
     template: str = "ship"
     control_url: str = "http://ship.internal"
+    warm: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1
 
 
 class RepositorySettings(Table, frozen=True):
@@ -195,6 +196,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "SHIP_SANDBOX_API_KEY": ("sandboxes", "api_key"),
     "SHIP_SANDBOX_TEMPLATE": ("sandboxes", "template"),
     "SHIP_CONTROL_URL": ("sandboxes", "control_url"),
+    "SHIP_SANDBOX_WARM": ("sandboxes", "warm"),
     "SHIP_LOCAL_ROOTS": ("repositories", "local_roots"),
 }
 """Which variable sets which setting. ``SHIP_LOCAL_ROOTS`` is a list parted by colons."""
@@ -248,6 +250,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _parsed(keys: tuple[str, ...], value: str) -> Any:
     if _type_of(keys) is bool:
         return value.lower() in ("1", "true", "yes", "on")
+    if _type_of(keys) is int and value.isdecimal():
+        return int(value)
     if keys[-1] == "local_roots":
         return [root for root in value.split(":") if root]
     return value

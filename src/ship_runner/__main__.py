@@ -1,4 +1,5 @@
-"""``ship-runner``: keep a runner alive; ``diff``: print the diff of the workspace as it stands; ``mcp``: serve tools to the agent."""
+"""``ship-runner``: keep a runner alive; ``diff``: print the diff of the workspace as it stands; ``mcp``: serve tools to the agent;
+``stand-by``: start an agent that waits for a runner."""
 
 import logging
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from ship_runner.keeper import keep
 from ship_runner.settings import SettingMissing, Settings, state_folder
 
-USAGE = "usage: ship-runner [diff | mcp]"
+USAGE = "usage: ship-runner [diff | mcp | stand-by]"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str]) -> int:
             return _diff()
         case ["mcp"]:
             return _serve_tools()
+        case ["stand-by"]:
+            return _stand_by()
     print(USAGE, file=sys.stderr)  # noqa: T201 (a command line's answer)
     return 2
 
@@ -82,6 +85,26 @@ def _serve_tools() -> int:
         print(f"ship-runner: {error}", file=sys.stderr)  # noqa: T201 (a command line's answer)
         return 2
     asyncio.run(serve(tools(settings.url, settings.token)))
+    return 0
+
+
+def _stand_by() -> int:
+    import asyncio
+
+    from ship_runner.failures import RunnerFailure
+    from ship_runner.opencode.configuration import environment
+    from ship_runner.opencode.process import AgentProcess
+
+    state = state_folder(os.environ)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    agent = AgentProcess(
+        os.environ.get("SHIP_OPENCODE", "opencode"), state, Path(os.environ.get("HOME", "/home/user"))
+    )
+    try:
+        asyncio.run(agent.stand_by(environment(os.environ)))
+    except RunnerFailure as error:
+        print(f"ship-runner: {error.reason}", file=sys.stderr)  # noqa: T201 (a command line's answer)
+        return 1
     return 0
 
 

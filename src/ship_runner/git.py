@@ -134,6 +134,13 @@ def bearer_header(url: str, token: str) -> dict[str, str]:
     }
 
 
+def bearer_configuration(url: str, token: str) -> str:
+    """The same as the text of a configuration file."""
+    variables = bearer_header(url, token)
+    section, _, name = variables["GIT_CONFIG_KEY_0"].removeprefix("http.").rpartition(".")
+    return f'[http "{section}"]\n\t{name} = "{variables["GIT_CONFIG_VALUE_0"]}"\n'
+
+
 def clone_failure(error: GitFailed, token: str) -> RunnerFailure:
     """What a person is told when a clone fails: the end of git's own words, and a hint."""
     said = error.stderr.replace(token, "…").strip()[-1000:] if token else error.stderr.strip()[-1000:]

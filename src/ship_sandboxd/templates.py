@@ -20,7 +20,8 @@ MAX_WARM = 1000
 SPARE = ".spare"
 """The name, which nobody can give, of what any sandbox on the machine's `/usr` can be made of."""
 _NUMBERS = ("memory_mb", "cpu_count", "pids", "disk_mb")
-KEYS = frozenset({"mounts", "env", "backend", "warm", *_NUMBERS})
+_TEXTS = ("backend", "start_command", "ready_command")
+KEYS = frozenset({"mounts", "env", "warm", *_NUMBERS, *_TEXTS})
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _RESERVED = (
     "/",
@@ -60,7 +61,7 @@ class Template:
     root is laid of, lowest first; none is the machine's own `/usr`, which the layers lie on if `on_machine`.
 
     Commands start in `workdir` as `user`. `start_command` runs from the sandbox's first moment on, in the same way, and
-    the sandbox is ready once `ready_command` has ended with status 0. `backend` says how it is isolated; empty: as the host
+    the sandbox is ready once `ready_command` has ended with status 0, without one as soon as the first runs. `backend` says how it is isolated; empty: as the host
     does by default. `warm` sandboxes of it are kept ready to be handed out.
     """
 
@@ -123,15 +124,16 @@ def parse(name: str, values: Any) -> Template:
     env = values.get("env", {})
     if not isinstance(env, dict) or not all(isinstance(item, str) for pair in env.items() for item in pair):
         raise ValueError("env must be an object of strings")
-    backend = values.get("backend", "")
-    if not isinstance(backend, str):
-        raise ValueError("backend must be a name")
+    texts = {key: values[key] for key in _TEXTS if key in values}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{key} must be a string")
     warm = values.get("warm", 0)
     if not isinstance(warm, int) or not 0 <= warm <= MAX_WARM:
         raise ValueError(f"warm must be a whole number from 0 to {MAX_WARM}")
     mounts = tuple(_mount(mount) for mount in values.get("mounts", []))
     numbers = {key: values[key] for key in _NUMBERS if key in values}
-    return Template(name, mounts, env, backend=backend, warm=warm, **numbers)
+    return Template(name, mounts, env, warm=warm, **numbers, **texts)
 
 
 def _mount(values: Any) -> Mount:

@@ -13,6 +13,8 @@ from urllib.parse import quote
 import httpx
 from tests.ship_runner.control_plane import TOKEN, FakeControlPlane
 
+from ship_runner.opencode.terms import TermsFolder
+
 
 class Runner:
     """Starts ``python -m ship_runner`` against a control plane; ``workspace`` and ``state`` are its folders."""
@@ -24,7 +26,7 @@ class Runner:
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         self.log = folder / "runner.log"
-        self._environment = {
+        self.environment = {
             "PATH": f"{tree}/bin:/usr/bin:/bin",
             "HOME": str(self.home),
             "SHIP_URL": plane.url,
@@ -38,8 +40,12 @@ class Runner:
     async def start(self) -> None:
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "ship_runner", env=self._environment, stdout=log, stderr=log
+                sys.executable, "-P", "-m", "ship_runner", env=self.environment, stdout=log, stderr=log
             )
+
+    async def stand_by(self) -> None:
+        """Start an agent that waits for the runner."""
+        await self._run("stand-by")
 
     async def ready(self) -> None:
         await self.start()
@@ -51,6 +57,20 @@ class Runner:
 
     def agent(self) -> int:
         return int(json.loads((self.state / "agent.json").read_text())["pid"])
+
+    def agents(self) -> list[int]:
+        """All agents that run with this runner's home."""
+        home, found = f"HOME={self.home}".encode(), []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (process / "cmdline").read_bytes().split(b"\0")
+                if command[1:2] == [b"serve"] and home in (process / "environ").read_bytes().split(b"\0"):
+                    found.append(int(process.name))
+        return found
+
+    def terms(self) -> Path:
+        """The folder of what the agent was told."""
+        return Path(json.loads((self.state / "agent.json").read_text())["folder"])
 
     def processes(self) -> list[int]:
         """All that runs in this sandbox: keeper, runner, agent, and what they started."""
@@ -69,13 +89,16 @@ class Runner:
         return await asyncio.wait_for(self._process.wait(), timeout_s)
 
     async def diff(self) -> str:
+        return await self._run("diff")
+
+    async def _run(self, command: str) -> str:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
             "-m",
             "ship_runner",
-            "diff",
-            env=self._environment,
+            command,
+            env=self.environment,
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await process.communicate()
@@ -108,3 +131,4 @@ class Runner:
         if (self.state / "agent.json").exists():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.agent(), signal.SIGKILL)
+            TermsFolder(self.terms()).remove()

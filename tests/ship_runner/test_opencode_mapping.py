@@ -131,7 +131,7 @@ def test_the_configuration_names_the_token_and_does_not_hold_it() -> None:
     document = configuration(providers(), "anthropic/m", "auto")
     provider = document["provider"]["anthropic"]
     assert provider["npm"] == "@ai-sdk/anthropic"
-    assert provider["options"] == {"baseURL": "http://ship.internal/a/v1", "apiKey": "{env:SHIP_TOKEN}"}
+    assert provider["options"] == {"baseURL": "http://ship.internal/a/v1", "apiKey": "{file:./token}"}
     assert provider["models"]["m"]["limit"] == {"context": 1000, "output": 100}
     assert "modalities" not in provider["models"]["m"]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from ship_runner.control import Model, Provider
-from ship_runner.opencode.configuration import ENVIRONMENT, TOKEN_VARIABLE, configuration
+from ship_runner.opencode.configuration import configuration, environment
 from ship_runner.opencode.process import AgentProcess
+from ship_runner.opencode.terms import Terms
 
 pytestmark = pytest.mark.system
 
@@ -21,14 +22,9 @@ OPENAI = Provider(
 async def test_the_agent_knows_the_models_of_the_settings_and_no_others(tree: Path, tmp_path: Path) -> None:
     """The catalogue has a provider of this name, with a model of this name, which takes more."""
     agent = AgentProcess(str(tree / "bin/opencode"), tmp_path, tmp_path)
-    environment = {
-        "PATH": f"{tree}/bin:/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        TOKEN_VARIABLE: "x",
-        **ENVIRONMENT,
-    }
+    variables = environment({"PATH": f"{tree}/bin:/usr/bin:/bin", "HOME": str(tmp_path)})
     try:
-        await agent.start(configuration((OPENAI,), "openai/gpt-5.1", "auto"), environment, tmp_path)
+        await agent.start(variables, Terms(configuration((OPENAI,), "openai/gpt-5.1", "auto"), "x", ""))
         assert agent.http is not None
         (provider,) = (await agent.http.get("/config/providers")).json()["providers"]
         known = provider["models"]

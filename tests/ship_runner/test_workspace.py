@@ -8,7 +8,7 @@ from tests.ship_runner.conftest import git
 
 from ship_runner.control import Bootstrap
 from ship_runner.failures import RunnerFailure
-from ship_runner.git import Git, GitFailed, bearer_header, clone_failure
+from ship_runner.git import Git, GitFailed, bearer_configuration, bearer_header, clone_failure
 from ship_runner.workspace import Checkpoint, Workspace, changed_files
 
 LIMIT = 1 << 20
@@ -171,6 +171,11 @@ async def test_a_second_runner_does_not_clone_again(workspace: Workspace, reposi
 def test_the_token_is_for_one_host_and_never_shown() -> None:
     variables = bearer_header("http://ship.internal/git/x.git", "secret-token")
     assert variables["GIT_CONFIG_KEY_0"] == "http.http://ship.internal/.extraHeader"
+    configuration = bearer_configuration("http://ship.internal/git/x.git", "secret-token")
+    assert (
+        configuration
+        == '[http "http://ship.internal/"]\n\textraHeader = "Authorization: Bearer secret-token"\n'
+    )
     failure = clone_failure(GitFailed("clone", 128, "fatal: bad header secret-token"), "secret-token")
     assert "secret-token" not in failure.reason
 

@@ -131,6 +131,7 @@ def test_without_cgroups_nothing_is_limited_and_nothing_fails(tmp_path: Path) ->
         ({"mount": []}, "unknown keys: mount"),
         ({"memory_mb": 0}, "memory_mb"),
         ({"env": {"A": 1}}, "env"),
+        ({"start_command": ["sleep", "1"]}, "start_command must be a string"),
         ({"mounts": [{"source": "/a"}]}, "source"),
         ({"mounts": [{"source": "a", "target": "/b"}]}, "absolute"),
         ({"mounts": [{"source": "/a", "target": "/opt/../usr/bin"}]}, "/usr/bin"),

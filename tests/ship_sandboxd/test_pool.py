@@ -70,6 +70,22 @@ def test_a_warm_sandbox_is_handed_out_with_what_its_caller_wants(own_host: MakeH
     assert sandbox.commands.run("echo $MINE").stdout == "yes\n"
 
 
+def test_a_start_command_runs_in_a_warm_sandbox_and_in_a_new_one(own_host: MakeHost) -> None:
+    """Nothing says when it is ready, so nobody waits for that."""
+    host = own_host()
+    folder = host.data / "templates" / "starting"
+    folder.mkdir()
+    command = "echo $USER >> /tmp/started; exec sleep 1000"
+    (folder / "template.json").write_text(json.dumps({"warm": 1, "start_command": command}))
+    host.restart()
+    warm = filled(host, 1)
+    for expected in (True, False):
+        sandbox = host.create(template="starting")
+        assert (sandbox.sandbox_id in warm) is expected
+        assert [command in process.args for process in sandbox.commands.list()] == [True]
+        eventually(lambda sandbox=sandbox: sandbox.commands.run("cat /tmp/started; true").stdout == "user\n")
+
+
 def test_a_warm_sandbox_that_dies_or_grows_old_is_replaced(own_host: MakeHost) -> None:
     host = own_host()
     folder = host.data / "templates" / "ready"

@@ -37,6 +37,8 @@ class Ship:
             "OPENAI_API_KEY": "sk-canary-7f3d9b",
             "OPENAI_MODELS": ",".join(MODELS),
             "SHIP_LOCAL_ROOTS": str(folder),
+            # Agents that nobody takes on would cost the other tests their processors.
+            "SHIP_SANDBOX_WARM": "0",
             **environment,
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -175,9 +177,12 @@ class Ship:
             await asyncio.sleep(0.1)
 
     async def processes(self, session_id: str) -> dict[str, int]:
-        """The pids, outside, of the session's `runner` and `agent`."""
-        generation = (await self.session(session_id))["sandbox"]["generation"]
-        needle = f"{session_id}.{generation}".encode()
+        """The pids, outside, of the session's `keeper`, `runner` and `agent`."""
+        return self.processes_in((await self.session(session_id))["sandbox"]["sandbox_id"])
+
+    def processes_in(self, sandbox_id: str) -> dict[str, int]:
+        """The same for a sandbox."""
+        needle = f"E2B_SANDBOX_ID={sandbox_id}".encode()
         found: dict[str, int] = {}
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal():
@@ -188,11 +193,11 @@ class Ship:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             except (OSError, ValueError):
                 continue
-            if needle not in environment:
+            if needle not in environment.split(b"\0"):
                 continue
             if arguments[0].endswith(b"opencode"):
                 found["agent"] = int(folder.name)
-            elif b"/opt/ship/lib/python" in arguments and b"mcp" not in arguments:
+            elif b"/opt/ship/lib/python" in arguments and not {b"mcp", b"stand-by"} & {*arguments}:
                 # The keeper's parent is the sandbox's own daemon, the runner's is the keeper.
                 above = Path(f"/proc/{parent}/cmdline").read_bytes()
                 found["runner" if b"/opt/ship/lib/python" in above else "keeper"] = int(folder.name)

@@ -172,7 +172,9 @@ async def _sandbox_host(
     if there.api_url or there.api_key:
         return E2BHost(there.api_key, there.api_url, there.sandbox_url)
     templates = folder.sandboxes / "templates"
-    await asyncio.to_thread(build_ship_template, templates, settings.cache_path, report=report)
+    await asyncio.to_thread(
+        build_ship_template, templates, settings.cache_path, warm=there.warm, report=report
+    )
     process = SandboxHostProcess(folder, upstream_address)
     await process.start()
     stack.push_async_callback(process.stop)

@@ -54,8 +54,8 @@ class SandboxHost(Protocol):
         """Start a command that goes on by itself; returns once it runs. Nothing reads its output."""
         ...
 
-    async def running(self, sandbox_id: str, word: str) -> bool:
-        """Whether a started command whose text holds ``word`` still runs."""
+    async def running(self, sandbox_id: str, command: str) -> bool:
+        """Whether a started command whose text holds ``command`` still runs."""
         ...
 
     async def run(self, sandbox_id: str, command: str, timeout_s: int) -> CommandResult:

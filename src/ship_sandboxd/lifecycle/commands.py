@@ -39,10 +39,11 @@ async def run(
     workdir: str,
     env: dict[str, str],
     on_output: OnOutput,
+    on_start: Callable[[], None] | None = None,
 ) -> int:
     """Run a command by a login shell and wait for its end; answers its exit status, 128 and more for a signal.
 
-    `on_output` gets ("stdout" or "stderr", bytes) as they come. Cancelling ends the wait and not the command, which ends
+    `on_output` gets ("stdout" or "stderr", bytes) as they come; `on_start` is called when it runs. Cancelling ends the wait and not the command, which ends
     with its sandbox. Raises CommandFailed.
     """
     message = {
@@ -51,6 +52,8 @@ async def run(
     }
     async for event in _stream(sandbox, "/process.Process/Start", message, user):
         data, end = event.get("data"), event.get("end")
+        if on_start is not None and "start" in event:
+            on_start()
         if isinstance(data, dict):
             for kind in ("stdout", "stderr"):
                 if kind in data:

@@ -19,6 +19,8 @@ _MADE_AT_ONCE = 2
 _RETRY_S = 5.0
 _REST_S = 0.05
 """Starting a sandbox takes the processors that the first command of the one just taken wants: that goes first."""
+_REST_WITH_START_COMMAND_S = 5.0
+"""The same for what a start command starts: it may take seconds, and so may what is done first with the one just taken."""
 _log = logging.getLogger("ship_sandboxd.lifecycle.pool")
 
 
@@ -52,7 +54,8 @@ class Pool:
             else:
                 self._run(self._discard(candidate))
         if template.warm and template.name not in self._refills and not self._closed:
-            timer = asyncio.get_running_loop().call_later(_REST_S, self._refill, template)
+            rest_s = _REST_WITH_START_COMMAND_S if template.start_command else _REST_S
+            timer = asyncio.get_running_loop().call_later(rest_s, self._refill, template)
             self._refills[template.name] = timer
         return found
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from ..errors import LaunchFailed
 from ..templates import Template
@@ -20,7 +21,8 @@ class StartFailed(LaunchFailed):
 
 
 async def start(sandbox: Sandbox, template: Template, on_output: commands.OnOutput | None = None) -> None:
-    """Run a template's start command, which runs on, and wait until the template is ready. Raises StartFailed."""
+    """Run a template's start command, which runs on, and wait until the template is ready: once it runs, where nothing
+    else says so. Raises StartFailed."""
     if not template.start_command and not template.ready_command:
         return
     words: deque[bytes] = deque(maxlen=_KEPT)
@@ -30,8 +32,9 @@ async def start(sandbox: Sandbox, template: Template, on_output: commands.OnOutp
         if on_output is not None:
             on_output(kind, data)
 
-    running = asyncio.create_task(_run(sandbox, template, template.start_command, heard))
-    ready = asyncio.create_task(_until_ready(sandbox, template))
+    started = asyncio.Event()
+    running = asyncio.create_task(_run(sandbox, template, template.start_command, heard, started.set))
+    ready = asyncio.create_task(_until_ready(sandbox, template, started))
     try:
         async with asyncio.timeout(READY_WITHIN_S):
             await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
@@ -50,18 +53,32 @@ async def start(sandbox: Sandbox, template: Template, on_output: commands.OnOutp
         await asyncio.gather(running, ready, return_exceptions=True)
 
 
-async def _until_ready(sandbox: Sandbox, template: Template) -> None:
+async def _until_ready(sandbox: Sandbox, template: Template, started: asyncio.Event) -> None:
+    if not template.ready_command:
+        await started.wait()
     while template.ready_command:
         if await _run(sandbox, template, template.ready_command, lambda kind, data: None) == 0:
             return
         await asyncio.sleep(_RETRY_S)
 
 
-async def _run(sandbox: Sandbox, template: Template, command: str, heard: commands.OnOutput) -> int:
+async def _run(
+    sandbox: Sandbox,
+    template: Template,
+    command: str,
+    heard: commands.OnOutput,
+    started: Callable[[], None] | None = None,
+) -> int:
     if not command:
         return 0
     return await commands.run(
-        sandbox, command, user=template.user, workdir=template.workdir, env={}, on_output=heard
+        sandbox,
+        command,
+        user=template.user,
+        workdir=template.workdir,
+        env={},
+        on_output=heard,
+        on_start=started,
     )
 
 
