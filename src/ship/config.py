@@ -250,7 +250,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _parsed(keys: tuple[str, ...], value: str) -> Any:
     if _type_of(keys) is bool:
         return value.lower() in ("1", "true", "yes", "on")
-    if _type_of(keys) is int and value.isdecimal():
+    if _type_of(keys) is int and value.removeprefix("-").isdecimal():
         return int(value)
     if keys[-1] == "local_roots":
         return [root for root in value.split(":") if root]

@@ -14,7 +14,8 @@ class Run:
 
     ``conversation`` is the agent's own id of the conversation, ``first_message`` the message with the task's own prompt, and
     ``message`` the one that starts this run; both ids are made by ``Agent.new_message`` before the run, so that a
-    repeated run is known by them. ``model`` is ``provider/name``, ``mode`` is ``build`` or ``plan``.
+    repeated run is known by them. ``model`` is ``provider/name``, ``mode`` is ``build`` or ``plan``. A run that is ``aborted`` may have
+    been begun by an earlier runner, and is to be stopped.
     """
 
     task_id: str
@@ -24,6 +25,7 @@ class Run:
     text: str
     model: str
     mode: str
+    aborted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

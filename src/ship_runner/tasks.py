@@ -98,6 +98,10 @@ class Tasks:
                 self._end(prompt.task_id, facts.task_failed(prompt.task_id, why))
             self._queue.popleft()
 
+    def _is_cancelled(self, task_id: str) -> bool:
+        noted = self._running() == task_id and self._spool.notes["task"].get("cancelled", False)
+        return noted or task_id in self._cancelled
+
     def _knows(self, task_id: str) -> bool:
         return self._has_ended(task_id) or any(task_id == known.task_id for known in self._queue)
 
@@ -111,6 +115,10 @@ class Tasks:
             if task_id not in self._cancelled:
                 self._cancelled.add(task_id)
                 self._cancelling.set()
+                if (
+                    self._running() == task_id
+                ):  # a runner that dies before it has ended the task must not go on with it
+                    self._spool.note(task={**self._spool.notes["task"], "cancelled": True})
                 self._errand(self._agent.abort())
             return
         self._queue = deque(prompt for prompt in self._queue if prompt.task_id != task_id)
@@ -198,7 +206,7 @@ class Tasks:
 
     def _must_go_on(self, task_id: str, outcome: Outcome) -> bool:
         """Whether a steer is left that no run took in, and a run of its own may follow."""
-        may = outcome.kind == "completed" and task_id not in self._cancelled
+        may = outcome.kind == "completed" and not self._is_cancelled(task_id)
         return may and bool(self._unsaid(task_id))
 
     def _take_up_steer(self, task_id: str, outcome: Outcome) -> bool:
@@ -225,7 +233,8 @@ class Tasks:
     async def _run_task(self, prompt: Prompt) -> None:
         self._disk_full = False
         self._cancelling.clear()
-        if self._running() != prompt.task_id:
+        begun = self._running() == prompt.task_id
+        if not begun:
             message = self._agent.new_message()
             told = self._spool.notes.get("news")
             self._spool.note(
@@ -243,7 +252,7 @@ class Tasks:
         while True:
             regularly = asyncio.create_task(self._take_regularly())
             try:
-                outcome = await self._work(prompt)
+                outcome = await self._work(prompt, begun=begun)
             finally:
                 regularly.cancel()
             self._sink.withdraw()
@@ -255,8 +264,9 @@ class Tasks:
             self._spool.report(taken.fact, key=self._checkpoint_key(), notes=taken.notes)
         self._end(prompt.task_id, self._end_fact(prompt.task_id, outcome))
 
-    async def _work(self, prompt: Prompt) -> Outcome:
-        """Run the agent, and again while it was interrupted and may go on."""
+    async def _work(self, prompt: Prompt, *, begun: bool) -> Outcome:
+        """Run the agent, and again while it was interrupted and may go on. What an earlier runner has begun may run now, and is
+        looked at even if it is to be stopped."""
         try:
             if restart := await self._agent.start():
                 self._restarted(restart)
@@ -265,15 +275,16 @@ class Tasks:
         except RunnerFailure as error:
             return Outcome("failed", error.code, error.reason, error.hint)
         while True:
-            if prompt.task_id in self._cancelled:
+            if self._is_cancelled(prompt.task_id) and not begun:
                 return Outcome("aborted")
             if self._spool.full:
                 return Outcome("aborted") if self._disk_full else _disk_outcome()
+            begun = False
             self._sink.task_id = prompt.task_id
             outcome = await self._run_agent(self._next_run())
             if self._take_up_steer(prompt.task_id, outcome):
                 continue
-            if outcome.kind != "interrupted" or prompt.task_id in self._cancelled:
+            if outcome.kind != "interrupted" or self._is_cancelled(prompt.task_id):
                 return outcome
             self._sink.withdraw()
             if given_up := await self._may_continue(prompt.task_id, outcome):
@@ -299,6 +310,7 @@ class Tasks:
             text=task["text"] if first else task.get("steer") or briefing.CONTINUE,
             model=task["model"] or self._default_model(),
             mode=task["agent"],
+            aborted=self._is_cancelled(task["task_id"]),
         )
 
     async def _may_continue(self, task_id: str, outcome: Outcome) -> Outcome | None:
@@ -356,7 +368,7 @@ class Tasks:
             return facts.task_completed(task_id)
         if self._disk_full or (outcome.kind == "failed" and self._checkpoints.disk_full):
             outcome = _disk_outcome()
-        elif outcome.kind == "aborted" or task_id in self._cancelled:
+        elif outcome.kind == "aborted" or self._is_cancelled(task_id):
             return facts.task_cancelled(task_id)
         return facts.task_failed(task_id, facts.failure(outcome.code, outcome.reason, outcome.hint))
 

@@ -73,6 +73,13 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str) -> None:
     assert refused.value.code == "configuration_invalid"
 
 
+def test_a_number_of_the_environment_is_read_as_one() -> None:
+    assert load(None, {"SHIP_SANDBOX_WARM": "3"}).sandboxes.warm == 3
+    for wrong in ("-1", "1001", "many"):
+        with pytest.raises(ConfigurationError, match=r"sandboxes\.warm"):
+            load(None, {"SHIP_SANDBOX_WARM": wrong})
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.toml"):
         load(tmp_path / "none.toml", {})

@@ -36,6 +36,7 @@ class Runner:
             **variables,
         }
         self._process: asyncio.subprocess.Process | None = None
+        self._command: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         with self.log.open("ab") as log:
@@ -46,6 +47,11 @@ class Runner:
     async def stand_by(self) -> None:
         """Start an agent that waits for the runner."""
         await self._run("stand-by")
+
+    def kill_what_stands_by(self) -> None:
+        """The process that starts it, not the agent."""
+        assert self._command is not None
+        self._command.kill()
 
     async def ready(self) -> None:
         await self.start()
@@ -92,7 +98,7 @@ class Runner:
         return await self._run("diff")
 
     async def _run(self, command: str) -> str:
-        process = await asyncio.create_subprocess_exec(
+        process = self._command = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
             "-m",

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -217,6 +218,27 @@ async def test_a_task_that_is_stopped_as_it_begins_leaves_the_next_one_well(
         assert (await plane.end_of(f"tsk_stopped_{number}", 20)).TYPE == "task.cancelled"
         assert (await plane.end_of(f"tsk_next_{number}")).TYPE == "task.completed"
     assert plane.of("agent.restarted") == []
+
+
+async def test_a_runner_that_dies_while_it_cancels_does_not_go_on_afterwards(standing: Runner) -> None:
+    """The agent does not answer just then; the next runner hears of the cancel from nobody but the one before."""
+    plane, runner = standing.plane, standing
+    plane.model.scenarios["dropped"] = turns(Turn(text="word " * 400, pause_s=0.05), Turn(text="I went on."))
+    await plane.prompt("tsk_died", "dropped work")
+    await plane.until(lambda: [delta for delta in plane.deltas if delta.task_id == "tsk_died"])
+    os.kill(runner.agent(), signal.SIGSTOP)
+    await plane.send(t="cancel", task_id="tsk_died")
+    deadline = time.monotonic() + 20
+    while b'"cancelled"' not in (runner.state / "spool-1").read_bytes():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    os.kill(runner.child(), signal.SIGKILL)
+    os.kill(runner.agent(), signal.SIGCONT)
+    assert (await plane.end_of("tsk_died")).TYPE == "task.cancelled"
+    assert "I went on." not in [fact.text for fact in plane.of("text.finished", "tsk_died")]
+    await plane.prompt("tsk_after_death", "brief work")
+    assert (await plane.end_of("tsk_after_death")).TYPE == "task.completed"
+    each_part_once(plane)
 
 
 async def test_an_agent_that_stops_unasked_is_started_anew_and_continues(standing: Runner) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -38,6 +39,11 @@ async def test_a_runner_takes_an_agent_on_that_waits_and_a_killed_one_is_not_wai
     assert sorted(path.name for path in folder.iterdir() if path.name in {"token", "opencode.json"}) == []
     await runner.stand_by()
     assert runner.agent() == waiting
+    os.kill(waiting, signal.SIGKILL)
+    await runner.stand_by()
+    assert runner.agent() != waiting
+    assert not folder.exists()
+    waiting, folder = runner.agent(), runner.terms()
 
     command = "git config --get-all http.$SHIP_TEST_URL/.extraHeader; env"
     plane.model.scenarios["work"] = turns(
@@ -67,12 +73,53 @@ async def test_an_agent_that_is_just_being_started_is_waited_for(
     plane: FakeControlPlane, runner: Runner
 ) -> None:
     starting = asyncio.create_task(runner.stand_by())
-    async with asyncio.timeout(20):
-        while not (runner.state / "agent.json").exists():
-            await asyncio.sleep(0.02)
+    await being_started(runner)
+    waiting = runner.agent()
     await runner.ready()
     await starting
-    assert len(runner.agents()) == 1
+    assert (runner.agent(), runner.agents()) == (waiting, [waiting])
+
+
+async def test_an_agent_that_was_left_half_started_is_not_taken_on(
+    plane: FakeControlPlane, runner: Runner
+) -> None:
+    """Whoever started it has died, and it does not answer: neither now nor when it is asked again."""
+    starting = asyncio.create_task(runner.stand_by())
+    await being_started(runner)
+    left = runner.agent()
+    os.kill(left, signal.SIGSTOP)
+    runner.kill_what_stands_by()
+    await asyncio.gather(starting, return_exceptions=True)
+    await runner.ready()
+    assert runner.agents() == [runner.agent()]
+    assert runner.agent() != left
+
+
+async def test_a_memory_that_comes_back_does_not_wait_for_an_agent_that_stands_by(
+    plane: FakeControlPlane, runner: Runner
+) -> None:
+    plane.model.scenarios["work"] = turns(Turn(text="The word is mango."))
+    await runner.ready()
+    await plane.prompt("tsk_1", "work please")
+    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    await runner.lose()
+    plane.replace_sandbox()
+    starting = asyncio.create_task(runner.stand_by())
+    await being_started(runner)
+    waiting = runner.agent()
+    await runner.ready()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert plane.of("sandbox.restored")[0].conversation is True
+    assert runner.agents() == [runner.agent()]
+    assert runner.agent() != waiting
+
+
+async def being_started(runner: Runner) -> None:
+    """Until there is an agent that nobody could talk to yet."""
+    deadline = time.monotonic() + 20
+    while not (runner.state / "agent.json").exists():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
 async def test_an_agent_with_another_environment_is_not_taken_on(

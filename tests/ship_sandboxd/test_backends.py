@@ -98,6 +98,13 @@ def test_a_command_gives_its_output_and_its_exit_code(shared: Sandbox) -> None:
     assert raised.value.exit_code == 7
 
 
+def test_there_is_a_folder_in_memory_for_all_users(shared: Sandbox) -> None:
+    seen = shared.commands.run(
+        "echo x > /dev/shm/own; cat /dev/shm/own; stat -f -c %T /dev/shm; rm /dev/shm/own"
+    )
+    assert seen.stdout == "x\ntmpfs\n"
+
+
 def test_files_are_written_and_read_on_both_sides(shared: Sandbox) -> None:
     content = os.urandom(3 * 1024 * 1024)
     shared.files.write("/workspace/a/data", content)

@@ -30,7 +30,7 @@ from ship.ports.store import Store
 from ship.repositories import sources
 from ship.repositories.uploads import Uploads
 from ship.sandboxes.e2b_host import E2BHost
-from ship.sandboxes.template import build_ship_template
+from ship.sandboxes.template import TEMPLATE, build_ship_template
 from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.policy import Policy
 from ship.sessions.service import Sessions
@@ -171,10 +171,8 @@ async def _sandbox_host(
     there = settings.sandboxes
     if there.api_url or there.api_key:
         return E2BHost(there.api_key, there.api_url, there.sandbox_url)
-    templates = folder.sandboxes / "templates"
-    await asyncio.to_thread(
-        build_ship_template, templates, settings.cache_path, warm=there.warm, report=report
-    )
+    templates, warm = folder.sandboxes / "templates", there.warm if there.template == TEMPLATE else 0
+    await asyncio.to_thread(build_ship_template, templates, settings.cache_path, warm=warm, report=report)
     process = SandboxHostProcess(folder, upstream_address)
     await process.start()
     stack.push_async_callback(process.stop)

@@ -127,8 +127,7 @@ class OpenCode:
 
     async def restore_memory(self, path: Path) -> str:
         async with self._starting:
-            if await self._process.find():  # one that waits has opened its own memory
-                await self._process.end()
+            await self._process.find_and_end()  # one that waits has opened another memory
         return await asyncio.to_thread(memory.restore, path, self._data)
 
     async def forget(self) -> None:
@@ -155,12 +154,15 @@ class OpenCode:
             await self.start()
             self._opened()
             turn.following = True
+            if run.aborted:
+                await self.abort()
             return await self._follow(turn)
         except RunnerFailure as error:
             return Outcome("failed", error.code, error.reason, error.hint)
         finally:
             turn.closed = True
             turn.begun.set()
+            turn.taken_up.set()
             self._turn = None
             if self._killing is not None:
                 self._killing.cancel()
@@ -326,7 +328,7 @@ class OpenCode:
         if self._warming is not None:
             await asyncio.wait([self._warming])
         if turn.prompted:
-            await turn.begun.wait()
+            await turn.taken_up.wait()
         if self._turn is not turn:
             return
         with contextlib.suppress(RunnerFailure):

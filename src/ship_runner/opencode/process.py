@@ -30,6 +30,7 @@ from ship_runner.opencode.terms import Terms, TermsFolder, close_configuration_f
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 90
+_LOOK_S = 0.03
 UNWANTED_S = 1.0
 """An agent that no runner has taken on for so long has time for more."""
 _LISTENING = b"listening on http"
@@ -82,27 +83,54 @@ class AgentProcess:
         return self._record.pid if self._record else 0
 
     async def find(self) -> bool:
-        """Take over the process that an earlier runner left, or that waits for the first one; whether there is one."""
-        await asyncio.to_thread(self._hold)
-        try:
-            record = _Record(**json.loads(self._file.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+        """Take over the process that an earlier runner left, or that waits for the first one; whether there is one.
+
+        One that is just being started is waited for; one that does not answer is ended.
+        """
+        await self._be_the_only_one(kill=False)
+        record = self._recorded()
+        if record is None:
             return False
         if _started(record.pid) != record.started:
             _clear(record)
             return False
         self._watch(record)
-        return await self._healthy()
+        if not await self._healthy():
+            await self.end()
+        return self.running
+
+    async def find_and_end(self) -> None:
+        """End the process if there is one, also one that is just being started."""
+        await self._be_the_only_one(kill=True)
+        await self.find()
+        await self.end()
+
+    async def _be_the_only_one(self, *, kill: bool) -> None:
+        """Wait until nobody else starts an agent here; ``kill`` says not to wait until that one has started."""
+        while not self._hold():
+            if kill and (record := self._recorded()):
+                _kill_all(record)
+            await asyncio.sleep(_LOOK_S)
+
+    def _recorded(self) -> _Record | None:
+        try:
+            return _Record(**json.loads(self._file.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
 
     def agree(self, environment: Mapping[str, str], terms: Terms) -> bool:
-        """Whether the running process has this environment and these terms; one that waits for its terms gets them."""
+        """Whether the running process has this environment and these terms; one that waits for its terms gets them, if it can."""
         record = self._record
         if record is None or record.environment != _digest(environment):
             return False
         if not record.terms:
-            TermsFolder(Path(record.folder)).write(terms)
-            record = self._record = replace(record, terms=terms.digest())
-            self._save(record)
+            try:
+                TermsFolder(Path(record.folder)).write(terms)
+                record = self._record = replace(record, terms=terms.digest())
+                self._save(record)
+            except OSError as error:
+                log.warning("an agent that waits cannot be told its work: %s", error)
+                return False
         return record.terms == terms.digest()
 
     async def start(self, environment: Mapping[str, str], terms: Terms | None = None) -> None:
@@ -128,19 +156,19 @@ class AgentProcess:
                     "See the agent's output above; then retry.",
                 )
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.03):
+                async with asyncio.timeout(_LOOK_S):
                     await self.dead.wait()
 
     async def stand_by(self, environment: Mapping[str, str]) -> None:
-        """Start one that waits for its terms, unless somebody has done so or does it just now. Raises RunnerFailure
-        ``agent_start_failed``."""
-        if not self._hold(wait=False) or self._file.exists():
+        """Start one that waits for its terms, unless one runs or a runner is here. Raises RunnerFailure ``agent_start_failed``."""
+        if not self._hold():
             return
-        await self.start(environment)
-        self._release()
-        await asyncio.sleep(UNWANTED_S)
-        if self._hold(wait=False):  # else a runner has taken it on, and what follows would only hold that up
-            await self._rehearse()
+        if not await self.find():
+            await self.start(environment)
+            self._release()
+            await asyncio.sleep(UNWANTED_S)
+            if self._hold():  # else a runner has taken it on, and what follows would only hold that up
+                await self._rehearse()
         await self.let_go()
 
     async def _rehearse(self) -> None:
@@ -160,7 +188,7 @@ class AgentProcess:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(10):
                     await self.dead.wait()
-        self._file.unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
         await self._close()
 
     def kill(self) -> None:
@@ -186,6 +214,13 @@ class AgentProcess:
 
     def _spawn(self, environment: Mapping[str, str], terms: Terms | None) -> None:
         folder = TermsFolder.make(self._file.parent)
+        try:
+            self._spawn_in(folder, environment, terms)
+        except OSError:
+            folder.remove()
+            raise
+
+    def _spawn_in(self, folder: TermsFolder, environment: Mapping[str, str], terms: Terms | None) -> None:
         if terms is not None:
             folder.write(terms)
         port, password, mark = _free_port(), secrets.token_urlsafe(24), secrets.token_hex(8)
@@ -221,12 +256,12 @@ class AgentProcess:
         partial.write_text(json.dumps(asdict(record)))
         partial.replace(self._file)
 
-    def _hold(self, *, wait: bool = True) -> bool:
-        """Be the only one who may start an agent here, from now on, once nobody else does; or at once, if that can be."""
+    def _hold(self) -> bool:
+        """Be the only one who may start an agent here, from now on; False while somebody else is."""
         if self._lock is None:
             self._lock = self._file.with_suffix(".lock").open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -242,6 +277,7 @@ class AgentProcess:
             folder.chmod(0o555)
 
     def _watch(self, record: _Record) -> None:
+        self._unwatch()
         self._record = record
         self.http = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{record.port}",

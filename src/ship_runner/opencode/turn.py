@@ -21,8 +21,8 @@ class Turn:
 
     ``stirred`` is set when somebody should look whether the run has ended. ``verdict`` is what the run ends with
     whatever the agent says. ``quiet_since`` is when the last event came, on the monotonic clock. Nothing more may be
-    said to a turn that is ``closed``: how it ended has been decided. ``begun`` is set when the agent answers, and at the end;
-    a run that was ``prompted`` will begin, soon.
+    said to a turn that is ``closed``: how it ended has been decided. ``taken_up`` is set when the agent works on the prompt,
+    which it will where it was ``prompted``; ``begun`` when it answers it, for which it may first have to make room. Both are set at the end.
     """
 
     def __init__(self, run: Run, sink: Sink) -> None:
@@ -30,6 +30,7 @@ class Turn:
         self.sink = sink
         self.stirred = asyncio.Event()
         self.begun = asyncio.Event()
+        self.taken_up = asyncio.Event()
         self.prompted = False
         self.following = False
         self.closed = False
@@ -84,9 +85,9 @@ class Turn:
         """Report what the conversation's messages hold; the rest of a run that events did not bring."""
         for message in messages:
             info = message["info"]
+            self._message(info)
             if not self._is_answer(info):
                 continue
-            self._message(info)
             for part in message["parts"]:
                 self._track(part)
                 for key, fact in mapping.part_facts(self.run.task_id, part, over=over):
@@ -110,9 +111,12 @@ class Turn:
         return info["role"] == "assistant" and own and not info.get("summary")
 
     def _message(self, info: Json) -> None:
+        of_this_run = mapping.order(info["id"]) >= mapping.order(self.run.message)
+        if info["role"] == "assistant" and of_this_run:
+            self.taken_up.set()
         if self._is_answer(info):
             self._answers.add(info["id"])
-            if mapping.order(info["id"]) >= mapping.order(self.run.message):
+            if of_this_run:
                 self.begun.set()
 
     def _part(self, part: Json) -> None:

@@ -34,6 +34,7 @@ def write_config(
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]},  # noqa: S108 (the sandbox's own)
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
             *(_bind(root, folder, mode) for folder, mode in mounts.items()),
         ],
