@@ -220,6 +220,21 @@ async def test_a_task_that_is_stopped_as_it_begins_leaves_the_next_one_well(
     assert plane.of("agent.restarted") == []
 
 
+async def test_a_word_that_comes_with_the_cancel_does_not_keep_the_agent_at_work(standing: Runner) -> None:
+    plane, runner = standing.plane, standing
+    plane.model.scenarios["steered_off"] = turns(Turn(text="word " * 400, pause_s=0.05))
+    agent = runner.agent()
+    for number in range(4):
+        task_id = f"tsk_off_{number}"
+        await plane.prompt(task_id, "steered_off work")
+        await plane.until(lambda task_id=task_id: [d for d in plane.deltas if d.task_id == task_id])
+        await plane.send(t="steer", task_id=task_id, steer_id=f"str_off_{number}", text="be brief")
+        await asyncio.sleep(number * 0.01)
+        await plane.send(t="cancel", task_id=task_id)
+        assert (await plane.end_of(task_id, 8)).TYPE == "task.cancelled"
+    assert runner.agent() == agent
+
+
 async def test_a_runner_that_dies_while_it_cancels_does_not_go_on_afterwards(standing: Runner) -> None:
     """The agent does not answer just then; the next runner hears of the cancel from nobody but the one before."""
     plane, runner = standing.plane, standing
@@ -229,7 +244,10 @@ async def test_a_runner_that_dies_while_it_cancels_does_not_go_on_afterwards(sta
     os.kill(runner.agent(), signal.SIGSTOP)
     await plane.send(t="cancel", task_id="tsk_died")
     deadline = time.monotonic() + 20
-    while b'"cancelled"' not in (runner.state / "spool-1").read_bytes():
+    while not any(
+        b'"tsk_died"' in line and b'"cancelled"' in line
+        for line in (runner.state / "spool-1").read_bytes().splitlines()
+    ):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
     os.kill(runner.child(), signal.SIGKILL)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 5.0
 """How often a run is looked at when nothing stirs: memory, CPU, and whether it has ended unnoticed."""
 ABORT_S = 10.0
+ASK_AGAIN_S = 1.0
 BEGIN_S = 30.0
 SETTLE_S = 2.0
 """OpenCode calls itself idle for a moment while it takes up a message that came just when it was done."""
@@ -229,6 +230,8 @@ class OpenCode:
         if turn.verdict is not None and not turn.aborting:
             await self.abort()
         if await self._busy(turn.run.conversation):
+            if time.monotonic() > turn.ask_again_at:  # something was said to it just when it was to stop
+                await self._ask_to_stop(turn)
             if turn.reread:
                 turn.reread = False
                 await self._reread(turn)
@@ -300,7 +303,7 @@ class OpenCode:
             there = bool(earlier) and await self._has_message(turn.run.conversation, earlier)
         except httpx.HTTPError as error:
             raise RunnerFailure("agent_unreachable", f"The agent does not answer: {error!r}") from error
-        if turn.closed:
+        if turn.closed or turn.aborting:
             return False
         # Named at the last moment: OpenCode passes over a message that is older than the answer it works on.
         message = earlier if there else self.new_message()
@@ -329,10 +332,13 @@ class OpenCode:
             await asyncio.wait([self._warming])
         if turn.prompted:
             await turn.taken_up.wait()
-        if self._turn is not turn:
-            return
-        with contextlib.suppress(RunnerFailure):
-            await self._call("POST", f"/session/{turn.run.conversation}/abort")
+        await self._ask_to_stop(turn)
+
+    async def _ask_to_stop(self, turn: Turn) -> None:
+        if self._turn is turn:
+            turn.ask_again_at = time.monotonic() + ASK_AGAIN_S
+            with contextlib.suppress(RunnerFailure):
+                await self._call("POST", f"/session/{turn.run.conversation}/abort")
 
     async def _kill_unless_ended(self, turn: Turn) -> None:
         """The last rung: an agent that has not stopped in time is killed with its commands, wherever its run waits just then."""

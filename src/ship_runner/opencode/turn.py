@@ -1,6 +1,7 @@
 """One run as it looks from OpenCode's event stream."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +38,7 @@ class Turn:
         self.reread = False
         self.verdict: Outcome | None = None
         self.aborting = False
+        self.ask_again_at = math.inf
         self.error: Json | None = None
         self.last_message = run.message
         self.prompted_at = time.monotonic()
