@@ -16,6 +16,8 @@ BACKLOG = 2048
 ACCEPTED_A_TURN = 64
 """How many connections one turn of the event loop takes from those that wait; asyncio takes it for the backlog, too."""
 WEBSOCKET_MESSAGE_BYTES = 8 * 1024**2
+IDLE_S = 75
+"""Clients and proxies give up an idle connection before that (httpx after 5 s, nginx after 60): whoever ends one knows that nothing is under way."""
 
 
 class Server(uvicorn.Server):
@@ -47,6 +49,7 @@ def server(app: ASGIApp, services: Services | None = None, *, grace_s: int = 1) 
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=grace_s,
+            timeout_keep_alive=IDLE_S,
             ws_max_size=WEBSOCKET_MESSAGE_BYTES,
         )
     )
