@@ -103,6 +103,7 @@ async def test_who_never_reads_is_let_go_and_told_to_resume(
     monkeypatch.setattr(feeds, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(feeds, "SLOW_S", 0.2)
     monkeypatch.setattr(stream_socket, "SLOW_CLOSE_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(stream_socket, "CLOSE_TIMEOUT_S", 60.0)
     session_id = (await begun(served))["id"]
     silent = await RawSocket.open(served, session_id)
     await eventually(lambda: followers(served) == 1)
