@@ -72,9 +72,7 @@ async def test_a_runner_takes_an_agent_on_that_waits_and_a_killed_one_is_not_wai
 async def test_an_agent_that_is_just_being_started_is_waited_for(
     plane: FakeControlPlane, runner: Runner
 ) -> None:
-    starting = asyncio.create_task(runner.stand_by())
-    await being_started(runner)
-    waiting = runner.agent()
+    starting, waiting = await half_started(runner)
     await runner.ready()
     await starting
     assert (runner.agent(), runner.agents()) == (waiting, [waiting])
@@ -84,9 +82,7 @@ async def test_an_agent_that_was_left_half_started_is_not_taken_on(
     plane: FakeControlPlane, runner: Runner
 ) -> None:
     """Whoever started it has died, and it does not answer: neither now nor when it is asked again."""
-    starting = asyncio.create_task(runner.stand_by())
-    await being_started(runner)
-    left = runner.agent()
+    starting, left = await half_started(runner)
     os.kill(left, signal.SIGSTOP)
     runner.kill_what_stands_by()
     await asyncio.gather(starting, return_exceptions=True)
@@ -104,9 +100,7 @@ async def test_a_memory_that_comes_back_does_not_wait_for_an_agent_that_stands_b
     assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
     await runner.lose()
     plane.replace_sandbox()
-    starting = asyncio.create_task(runner.stand_by())
-    await being_started(runner)
-    waiting = runner.agent()
+    starting, waiting = await half_started(runner)
     await runner.ready()
     await asyncio.gather(starting, return_exceptions=True)
     assert plane.of("sandbox.restored")[0].conversation is True
@@ -114,12 +108,14 @@ async def test_a_memory_that_comes_back_does_not_wait_for_an_agent_that_stands_b
     assert runner.agent() != waiting
 
 
-async def being_started(runner: Runner) -> None:
-    """Until there is an agent that nobody could talk to yet."""
+async def half_started(runner: Runner) -> tuple[asyncio.Task[None], int]:
+    """What starts an agent that nobody could talk to yet, and the agent's pid."""
+    starting = asyncio.create_task(runner.stand_by())
     deadline = time.monotonic() + 20
     while not (runner.state / "agent.json").exists():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
+    return starting, runner.agent()
 
 
 async def test_an_agent_with_another_environment_is_not_taken_on(
