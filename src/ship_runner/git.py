@@ -126,19 +126,21 @@ class Git:
 
 def bearer_header(url: str, token: str) -> dict[str, str]:
     """Variables that make git send the token to the host of ``url``, and to no other; nothing is written to disk."""
-    parts = urlsplit(url)
     return {
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"http.{parts.scheme}://{parts.netloc}/.extraHeader",
+        "GIT_CONFIG_KEY_0": f"http.{_host(url)}.extraHeader",
         "GIT_CONFIG_VALUE_0": f"Authorization: Bearer {token}",
     }
 
 
 def bearer_configuration(url: str, token: str) -> str:
     """The same as the text of a configuration file."""
-    variables = bearer_header(url, token)
-    section, _, name = variables["GIT_CONFIG_KEY_0"].removeprefix("http.").rpartition(".")
-    return f'[http "{section}"]\n\t{name} = "{variables["GIT_CONFIG_VALUE_0"]}"\n'
+    return f'[http "{_host(url)}"]\n\textraHeader = "Authorization: Bearer {token}"\n'
+
+
+def _host(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/"
 
 
 def clone_failure(error: GitFailed, token: str) -> RunnerFailure:

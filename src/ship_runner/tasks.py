@@ -115,9 +115,8 @@ class Tasks:
             if task_id not in self._cancelled:
                 self._cancelled.add(task_id)
                 self._cancelling.set()
-                if (
-                    self._running() == task_id
-                ):  # a runner that dies before it has ended the task must not go on with it
+                # A runner that dies before it has ended the task must not go on with it.
+                if self._running() == task_id:
                     self._spool.note(task={**self._spool.notes["task"], "cancelled": True})
                 self._errand(self._agent.abort())
             return

@@ -179,9 +179,8 @@ class OpenCode:
             turn.stirred.set()
             turn.prompted_at = time.monotonic()
         except (httpx.HTTPError, RunnerFailure) as error:
-            with contextlib.suppress(
-                TimeoutError
-            ):  # one that is dying breaks off its answers before it is known to be dead
+            # One that is dying breaks off its answers before it is known to be dead.
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._process.dead.wait()
             if self._process.running:
@@ -209,9 +208,8 @@ class OpenCode:
             return turn.verdict
         if turn.aborting:
             return outcome if outcome.kind == "completed" else Outcome("aborted")
-        if (
-            outcome.kind == "aborted"
-        ):  # by nobody: an agent that has broken so will stop all that follows, too
+        # An agent that was stopped by nobody is broken, and will stop all that follows, too.
+        if outcome.kind == "aborted":
             return await self._revive(turn, Restart("crashed", "The agent stopped its work unasked."))
         return outcome
 
