@@ -10,9 +10,10 @@ from urllib.parse import parse_qsl, unquote
 
 from ..errors import BadRequest, Conflict, Unsupported
 from ..idempotency import Idempotency
+from ..lifecycle.new_sandbox import DEFAULT_TIMEOUT_S, NewSandbox
 from ..lifecycle.records import PAUSED, RUNNING
 from ..lifecycle.sandbox import Sandbox
-from ..lifecycle.sandboxes import DEFAULT_TIMEOUT_S, NewSandbox, Sandboxes
+from ..lifecycle.sandboxes import Sandboxes
 from ..network import policy
 from ..telemetry.metrics import Metrics
 from .call import (

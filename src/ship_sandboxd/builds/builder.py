@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from ..errors import BadRequest, NotFound
 from ..isolation.disks import Disks
 from ..lifecycle import startup
+from ..lifecycle.new_sandbox import NewSandbox
 from ..lifecycle.sandbox import Sandbox
-from ..lifecycle.sandboxes import NewSandbox, Sandboxes
+from ..lifecycle.sandboxes import Sandboxes
 from ..storage.layers import Layers
 from ..templates import BASE, DEBIAN, Template
 from . import steps

@@ -14,7 +14,6 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,9 @@ from ..settings import PARK_AFTER_S
 from ..templates import Template
 from . import notices, records, startup
 from .captures import Captures
+from .folders import Folders
 from .launches import Launches
+from .new_sandbox import NewSandbox
 from .pauses import Pauses
 from .pool import Pool
 from .records import (
@@ -44,36 +45,15 @@ from .records import (
     SandboxRecord,
 )
 from .sandbox import Sandbox, gone
+from .uids import Uids
 
 Find = Callable[[str, str], Awaitable[Template]]
-DEFAULT_TIMEOUT_S = 300
 _AUTO_RESUME_S = 300
 _SYNC_AFTER_S = 0.1
 """For so long the disk is left to whoever waits for an answer."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
-_UIDS = range(200_000, 265_536)
 _UNLIMITED = 1_000_000
 _log = logging.getLogger("ship_sandboxd.lifecycle.sandboxes")
-
-
-@dataclass(frozen=True)
-class NewSandbox:
-    """What a caller asks for; see `POST /v2/sandboxes` of E2B's API. When its time is over it is paused if `auto_pause`
-    says so; `auto_resume` lets a request to it wake it up again."""
-
-    template: str = templates.BASE
-    tenant: str = DEFAULT_TENANT
-    timeout_s: int = DEFAULT_TIMEOUT_S
-    envs: tuple[tuple[str, str], ...] = ()
-    metadata: tuple[tuple[str, str], ...] = ()
-    allow_internet: bool = True
-    allow_public_traffic: bool = True
-    network: dict[str, Any] = field(default_factory=dict)
-    auto_pause: bool = False
-    auto_pause_keeps_memory: bool = True
-    auto_resume: bool = False
-    idempotency_key: str = ""
-    request_digest: str = ""
 
 
 class Sandboxes:
@@ -94,9 +74,7 @@ class Sandboxes:
         warm: Iterable[str] = (),
         spares: int = 0,
     ) -> None:
-        self._folder = data / "sandboxes"
-        self._trash = data / "trash"
-        self._aside = data / "unreadable"
+        self._folders = Folders(data, self._run)
         self._backends = backends
         self._launches = launches
         self._templates = data / "templates"
@@ -117,12 +95,8 @@ class Sandboxes:
         self._per_uid = per_uid
         self._park_after_s = park_after_s
         self._sandboxes: dict[str, Sandbox] = {}
-        self._uids_in_use: set[int] = set()
-        # Another host on this machine has the same range: starting anywhere in it keeps the two apart.
-        self._next_uid = secrets.randbelow(len(_UIDS))
+        self._uids = Uids()
         self._tasks: set[asyncio.Task[None]] = set()
-        for folder in (self._folder, self._trash, self._aside):
-            folder.mkdir(mode=0o700, exist_ok=True)
 
     @property
     def memory_shortages(self) -> Mapping[str, int]:
@@ -169,7 +143,7 @@ class Sandboxes:
             sandbox = await self._furnish(wanted, template)
         if sandbox is None:
             sandbox = self._register(template)
-            _give(sandbox.record, wanted)
+            wanted.give(sandbox.record)
             await self._launch(sandbox, RUNNING)
         sandbox.tell("sandbox created", template=template.name, warm=warm)
         self._attend(sandbox)
@@ -212,7 +186,7 @@ class Sandboxes:
         while (sandbox := self.pool.take(self._spare)) is not None:
             try:
                 _make_of(sandbox.record, template)
-                _give(sandbox.record, wanted)
+                wanted.give(sandbox.record)
                 await self._launch(sandbox, RUNNING)
             except LaunchFailed as error:
                 sandbox.tell("what was to become a sandbox is of no use", "warning", reason=str(error))
@@ -231,7 +205,7 @@ class Sandboxes:
         self._check_quota(wanted.tenant, template)
         while (sandbox := self.pool.take(template)) is not None:
             try:
-                _give(sandbox.record, wanted)
+                wanted.give(sandbox.record)
                 self._launches.update_rules(sandbox)
                 await notices.hand_out(sandbox, sandbox.record.envs)
                 sandbox.record.state = RUNNING
@@ -268,12 +242,12 @@ class Sandboxes:
             cpu_count=template.cpu_count,
             memory_mb=template.memory_mb,
             disk_mb=template.disk_mb,
-            uid=self._take_uid() if self._per_uid else None,
+            uid=self._uids.take() if self._per_uid else None,
             made_of=template,
             backend=backend.name,
         )
         record.cgroups = self._launches.groups_of(record.id)
-        sandbox = Sandbox(record, self._folder / record.id, backend)
+        sandbox = Sandbox(record, self._folders.of(record.id), backend)
         self._sandboxes[record.id] = sandbox
         return sandbox
 
@@ -411,20 +385,7 @@ class Sandboxes:
 
     async def fork(self, sandbox: Sandbox, template: Template, timeout_s: int) -> Sandbox:
         """Another sandbox that was made as this one was, of a capture of it. Raises LaunchFailed."""
-        record = sandbox.record
-        wanted = NewSandbox(
-            template=record.template,
-            tenant=record.tenant,
-            timeout_s=timeout_s,
-            metadata=tuple(record.metadata.items()),
-            allow_internet=record.allow_internet,
-            allow_public_traffic=record.allow_public_traffic,
-            network=record.network,
-            auto_pause=record.on_timeout == PAUSE,
-            auto_pause_keeps_memory=record.pause_keeps_memory,
-            auto_resume=record.auto_resume,
-        )
-        return await self.create(wanted, template)
+        return await self.create(NewSandbox.like(sandbox.record, timeout_s), template)
 
     async def kill(self, sandbox_id: str) -> None:
         """End it and everything in it. Raises NotFound."""
@@ -452,26 +413,9 @@ class Sandboxes:
         ):  # there may be no folder yet, or no room; it is only for a crash from here on
             sandbox.save()
         await self._launches.stop(sandbox, for_good=True, search=search)
-        self._throw_away(sandbox.folder)
+        self._folders.throw_away(sandbox.folder)
         self._sandboxes.pop(record.id, None)
-        if record.uid is not None:
-            self._uids_in_use.discard(record.uid)
-
-    def _throw_away(self, folder: Path) -> None:
-        trash = self._trash / folder.name
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(trash)
-        self._run(_remove_tree(trash))
-
-    def _take_uid(self) -> int:
-        """The next uid that no sandbox has; round and round, so that one is not soon used again."""
-        for _ in _UIDS:
-            uid = _UIDS[self._next_uid % len(_UIDS)]
-            self._next_uid += 1
-            if uid not in self._uids_in_use:
-                self._uids_in_use.add(uid)
-                return uid
-        raise LaunchFailed("every uid for sandboxes is in use", "no_uid_left")
+        self._uids.give_back(record.uid)
 
     def layers_in_use(self) -> Iterable[str]:
         """The digests of all layers that these sandboxes lie on."""
@@ -480,18 +424,16 @@ class Sandboxes:
 
     async def recover(self) -> None:
         """Find the sandboxes that an earlier process left, running or paused; clear away what it left half-made."""
-        for folder in list(self._trash.iterdir()):
-            self._run(_remove_tree(folder))
+        self._folders.empty_trash()
         found, unreadable = [], []
-        for folder in sorted(self._folder.iterdir()):
+        for folder in self._folders.all():
             record = records.load(folder)
             if record is None or record.id != folder.name:
                 unreadable.append(folder)
                 continue
             sandbox = Sandbox(record, folder, self._backend_of(record))
             self._sandboxes[record.id] = sandbox
-            if record.uid is not None:
-                self._uids_in_use.add(record.uid)
+            self._uids.found(record.uid)
             found.append(sandbox)
         await asyncio.gather(
             *(self._recover(sandbox) for sandbox in found),
@@ -540,14 +482,9 @@ class Sandboxes:
         never had a record was never a sandbox."""
         await self._backends.default.end(folder.name, None, None, [])
         if (folder / records.FILE_NAME).exists():
-            self._put_aside(folder)
+            self._folders.put_aside(folder)
         else:
-            self._throw_away(folder)
-
-    def _put_aside(self, folder: Path) -> None:
-        aside = self._aside / f"{folder.name}.{time.time_ns()}"
-        folder.rename(aside)
-        _log.error("a sandbox's record cannot be read: it is put aside", extra={"folder": str(aside)})
+            self._folders.throw_away(folder)
 
     async def leave(self) -> None:
         """Stop attending to the sandboxes; they run on, and the paused ones stay paused. Warm ones end."""
@@ -559,20 +496,6 @@ class Sandboxes:
             sandbox.forget_memory()
             await self._launches.close_egress(sandbox)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _give(record: SandboxRecord, wanted: NewSandbox) -> None:
-    """Make it what a caller asks for."""
-    record.started_at = round(time.time(), 3)
-    record.end, record.timeout_s = Moment.after(wanted.timeout_s), wanted.timeout_s
-    record.tenant = wanted.tenant
-    record.metadata, record.envs = dict(wanted.metadata), dict(wanted.envs)
-    record.allow_internet, record.network = wanted.allow_internet, wanted.network
-    record.allow_public_traffic = wanted.allow_public_traffic
-    record.on_timeout = PAUSE if wanted.auto_pause else KILL
-    record.pause_keeps_memory = wanted.auto_pause_keeps_memory
-    record.auto_resume = wanted.auto_resume
-    record.idempotency_key, record.request_digest = wanted.idempotency_key, wanted.request_digest
 
 
 def _make_of(record: SandboxRecord, template: Template) -> None:
@@ -589,9 +512,3 @@ def _make_folder(sandbox: Sandbox) -> None:
     """With the record, before anything runs."""
     sandbox.folder.mkdir(mode=0o700, exist_ok=True)
     sandbox.save()
-
-
-async def _remove_tree(folder: Path) -> None:
-    """Delete what a sandbox left. `rm` copes with any depth, and follows no link."""
-    process = await asyncio.create_subprocess_exec("rm", "-rf", "--one-file-system", "--", str(folder))
-    await process.wait()
