@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from conftest import API_KEY, Host, eventually
 from e2b import LogEntry, Sandbox, Template, wait_for_file
@@ -296,6 +297,25 @@ def test_templates_are_listed_told_and_deleted(builder: Host, build: Build) -> N
     assert ask(builder, "DELETE", f"/templates/{template_id}")[0] == 204
     assert ask(builder, "GET", f"/templates/{template_id}")[0] == 404
     assert ask(builder, "GET", "/templates/aliases/to-delete")[0] == 404
+
+
+def test_the_next_page_comes_also_when_the_last_template_of_this_one_is_gone(
+    builder: Host, build: Build
+) -> None:
+    for name in ("page-1", "page-2", "page-3"):
+        build(Template().from_base_image(), name)
+
+    def page(token: str = "") -> tuple[list[str], str]:
+        query = {"limit": 2, **({"nextToken": token} if token else {})}
+        answer = httpx.get(f"{builder.url}/v2/templates", params=query, headers={"X-API-KEY": API_KEY})
+        assert answer.status_code == 200, answer.text
+        return [each["templateID"] for each in answer.json()], answer.headers.get("X-Next-Token", "")
+
+    first, token = page()
+    second, _ = page(token)
+    assert ask(builder, "DELETE", f"/templates/{first[-1]}")[0] == 204
+    assert page(token)[0] == second
+    assert not set(first) & set(second)
 
 
 def test_deleting_a_template_ends_its_build(builder: Host) -> None:

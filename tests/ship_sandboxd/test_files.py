@@ -1,5 +1,6 @@
 """Files by the official SDK."""
 
+import gzip
 import io
 import secrets
 
@@ -59,6 +60,36 @@ def test_gzip_and_streams_are_taken(shared: Sandbox) -> None:
     assert shared.files.read("/tmp/zipped", format="bytes") == data
     shared.files.write("/tmp/streamed", io.BytesIO(data))
     assert shared.files.read("/tmp/streamed", format="bytes", gzip=True) == data
+
+
+def test_gzip_of_several_members_is_one_file_and_what_follows_it_is_refused(shared: Sandbox) -> None:
+    def upload(body: bytes) -> int:
+        headers = {"X-Access-Token": str(shared._envd_access_token), "Content-Encoding": "gzip"}
+        url = shared.upload_url("/tmp/members")
+        return httpx.post(
+            url, content=body, headers={**headers, "Content-Type": "application/octet-stream"}
+        ).status_code
+
+    members = gzip.compress(b"first ") + gzip.compress(b"second")
+    assert upload(members) == 200
+    assert shared.files.read("/tmp/members") == "first second"
+    assert upload(members + b"garbage") == 400
+    assert upload(members[:-1]) == 400
+
+
+def test_odd_names_of_files_come_as_they_are(shared: Sandbox) -> None:
+    names = ["a\tb", 'a"b', "a\nb", "a\\b", "a%20b", "ü;=,"]
+    shared.files.write_files([{"path": f"/tmp/odd/{name}", "data": name} for name in names])
+    assert sorted(entry.name for entry in shared.files.list("/tmp/odd")) == sorted(names)
+
+
+def test_what_is_no_depth_and_no_path_is_refused(shared: Sandbox) -> None:
+    headers = {"E2b-Sandbox-Id": shared.sandbox_id, "E2b-Sandbox-Port": "49983"}
+    headers |= {"X-Access-Token": str(shared._envd_access_token)}
+    url = f"{shared.envd_api_url}/filesystem.Filesystem/ListDir"
+    for body in (b'{"path": "/tmp", "depth": "abc"}', b'{"path": "/tmp/\\ud800"}'):
+        answer = httpx.post(url, content=body, headers={**headers, "Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument")
 
 
 def test_metadata_is_kept_with_the_file(shared: Sandbox) -> None:

@@ -3,14 +3,17 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Host
+from conftest import Host, eventually
 from e2b import CommandExitException, Sandbox
 
 from ship_sandboxd.isolation import mounts, rootfs, staging
@@ -231,6 +234,50 @@ async def _open_twice(data: Path, stage: str) -> None:
     )
     await disks.sync(data / "one")
     shutil.rmtree(data / "one")
+
+
+def test_a_disk_whose_opening_is_cut_short_is_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounting, go_on = threading.Event(), threading.Event()
+
+    def slowly(device: int, target: str) -> None:
+        mounting.set()
+        assert go_on.wait(10)
+        mount(device, target)
+
+    async def cut_short(data: Path, stage: str) -> None:
+        disks = Disks(data, Path(stage), limited=True)
+        (data / "one").mkdir()
+        disks.create(data / "one", 64)
+
+        async def use() -> None:
+            async with disks.opened(data / "one"):
+                pytest.fail("it was cut short before")
+
+        using = asyncio.create_task(use())
+        await asyncio.to_thread(mounting.wait)
+        using.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await using
+        assert not list(Path(stage).iterdir())
+
+    monkeypatch.setattr("ship_sandboxd.isolation.disks.mount", slowly)
+    in_a_child(tmp_path, lambda data, stage: asyncio.run(cut_short(data, stage)))
+
+
+def test_a_launch_that_is_killed_leaves_nobody_who_holds_what_it_held(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, signal\nfrom ship_sandboxd.isolation import mounts\n"
+        "def die(path, text): print(path.parent.name, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pathlib.Path.write_text = die\nmounts.owners([(0, 0)])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    holder = ProcessIdentity.of(int(done.stdout))
+    eventually(lambda: holder is None or not holder.alive)
 
 
 def test_where_nothing_can_be_mounted_folders_are_bound(tmp_path: Path) -> None:

@@ -22,6 +22,27 @@ pytestmark = [
 MakeHost = Callable[..., Host]
 
 
+def test_a_kill_during_a_snapshot_is_answered_and_leaves_nothing(host: Host) -> None:
+    sandbox = host.create()
+    sandbox.commands.run("head -c 64M /dev/urandom > data")
+    outcome: list[int] = []
+    headers = {"X-API-KEY": API_KEY}
+    url = f"{host.url}/sandboxes/{sandbox.sandbox_id}"
+    taking = threading.Thread(
+        target=lambda: outcome.append(
+            httpx.post(f"{url}/snapshots", json={}, headers=headers, timeout=60).status_code
+        )
+    )
+    before = set((host.data / "layers").iterdir())
+    taking.start()
+    eventually(lambda: [new for new in set((host.data / "layers").iterdir()) - before if new.stat().st_size])
+    assert httpx.delete(url, headers=headers, timeout=30).status_code == 204
+    taking.join()
+    assert outcome == [404]
+    assert not (host.data / "sandboxes" / sandbox.sandbox_id).exists()
+    assert set((host.data / "layers").iterdir()) <= before
+
+
 def unpacked(host: Host) -> list[str]:
     """The digests of the layers that lie unpacked on a host."""
     return [path.name for path in (host.data / "layers").iterdir() if path.is_dir()]

@@ -20,7 +20,9 @@ from e2b import (
     WatchHandle,
 )
 
-from ship_sandboxd.envd.watchers import MAX_KEPT
+from ship_sandboxd.envd.account import Account
+from ship_sandboxd.envd.rpc import Call
+from ship_sandboxd.envd.watchers import MAX_KEPT, Watchers
 
 pytestmark = pytest.mark.system
 CREATE, WRITE, REMOVE, RENAME, CHMOD = (
@@ -34,6 +36,28 @@ CREATE, WRITE, REMOVE, RENAME, CHMOD = (
 
 def told(handle: WatchHandle) -> list[tuple[str, FilesystemEventType]]:
     return [(event.name, event.type) for event in handle.get_new_events()]
+
+
+class AnyCall(Call):
+    """Of the sandbox's user, without a deadline."""
+
+    def __init__(self) -> None:
+        self.username, self.timeout_s, self.keepalive_s = "", None, 60.0
+
+
+async def test_what_one_caller_reads_wakes_the_others(tmp_path: Path) -> None:
+    watchers, call = Watchers(Account(home=str(tmp_path))), AnyCall()
+    taking = await watchers.create(call, {"path": "."})
+    stream = watchers.watch(call, {"path": "."})
+    assert await anext(stream) == {"start": {}}
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    (tmp_path / "new").touch()
+    # Before the loop has heard of it.
+    events = (await watchers.take(call, taking))["events"]
+    assert events[0] == {"name": "new", "type": "EVENT_TYPE_CREATE"}
+    assert await asyncio.wait_for(waiting, 10) == {"filesystem": events[0]}
+    await stream.aclose()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import binascii
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ApiError, BadRequest
+from ..errors import ApiError, BadRequest, LaunchFailed
 from ..lifecycle.sandbox import Sandbox
 from ..lifecycle.sandboxes import Sandboxes
 from ..lifecycle.snapshots import DEFAULT_TAG, Snapshot, Snapshots
@@ -78,7 +78,8 @@ class SnapshotRoutes:
                     return {
                         "sandbox": self._handle_of(await self._sandboxes.fork(sandbox, template, timeout_s))
                     }
-                except ApiError as error:
+                except (ApiError, OSError) as failure:
+                    error = failure if isinstance(failure, ApiError) else LaunchFailed(str(failure))
                     message = {"code": error.status, "message": str(error), "error_code": error.code}
                     return {"error": message}
 

@@ -318,22 +318,24 @@ def _milliseconds(text: str) -> int:
 def _page(
     call: Call, items: list[dict[str, Any]], key: str
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """The page after the item that `nextToken` names; the header X-Next-Token leads to the next one."""
+    """The page after the item that `nextToken` names, of items newest first; the header X-Next-Token leads to the next one."""
     token = call.query.get("nextToken", "")
     if token:
         try:
-            last = base64.urlsafe_b64decode(token).decode()
+            created_at, last = base64.urlsafe_b64decode(token).decode().split(" ")
         except (binascii.Error, ValueError) as error:
             raise BadRequest("nextToken is not one that this host gave", "next_token_invalid") from error
         ids = [item[key] for item in items]
-        if last not in ids:
-            raise BadRequest("nextToken names what is gone: begin anew", "next_token_invalid")
-        items = items[ids.index(last) + 1 :]
+        if last in ids:
+            items = items[ids.index(last) + 1 :]
+        else:  # it is gone; what came after it was made before it
+            items = [item for item in items if (item["createdAt"], item[key]) < (created_at, last)]
     limit = max(1, _limit(call))
     page = items[:limit]
     if len(items) <= limit:
         return page, []
-    return page, [("X-Next-Token", base64.urlsafe_b64encode(page[-1][key].encode()).decode())]
+    token = f"{page[-1]['createdAt']} {page[-1][key]}"
+    return page, [("X-Next-Token", base64.urlsafe_b64encode(token.encode()).decode())]
 
 
 def _tags(value: Any) -> list[str]:

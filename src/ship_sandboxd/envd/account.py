@@ -46,6 +46,10 @@ class Account:
         """An absolute path; `~` and relative paths start at the user's home folder."""
         if "\0" in path:
             raise RpcError("invalid_argument", "a path cannot contain a NUL character")
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError:
+            raise RpcError("invalid_argument", "a path must be text that UTF-8 can express") from None
         if path == "~" or path.startswith("~/"):
             path = path[2:]
         return os.path.normpath(os.path.join(self.home_of(user), path))

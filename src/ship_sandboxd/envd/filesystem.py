@@ -62,7 +62,10 @@ class Filesystem:
         return {}
 
     async def list_dir(self, call: Call, message: Message) -> Message:
-        depth = min(int(message.get("depth") or 1), MAX_DEPTH)
+        try:
+            depth = min(int(message.get("depth") or 1), MAX_DEPTH)
+        except (TypeError, ValueError):
+            raise RpcError("invalid_argument", "depth is not a number") from None
         return {"entries": await self._run(_list_dir, self._path(call, message, "path"), depth)}
 
     def _path(self, call: Call, message: Message, key: str) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from .http1 import ProtocolError
 
 _MAX_PART_HEAD_BYTES = 16 * 1024
+_ESCAPED = re.compile("%(22|[01][0-9A-F])")
 _PARAMETER = re.compile(r';\s*([\w*-]+)=(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))')
 
 
@@ -45,10 +46,8 @@ def _names(head: str) -> tuple[str, str]:
     for line in head.split("\r\n"):
         field, _, value = line.partition(":")
         if field.strip().lower() == "content-disposition":
-            # Browsers and httpx escape a quote in a file name as %22 and leave everything else alone.
-            filename = (
-                parameter(value, "filename").replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
-            )
+            # Browsers and httpx escape quotes and control characters in a file name, and leave everything else alone.
+            filename = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), parameter(value, "filename"))
             extended = parameter(value, "filename*")
             return parameter(value, "name"), unquote(extended.rpartition("''")[2]) if extended else filename
     raise ProtocolError("a part has no Content-Disposition")

@@ -274,8 +274,10 @@ async def _decoded(body: AsyncIterator[bytes], encoding: str) -> AsyncIterator[b
     try:
         async for piece in body:
             while piece:
+                if expand.eof:  # another member follows
+                    expand = zlib.decompressobj(16 + zlib.MAX_WBITS)
                 yield expand.decompress(piece, CHUNK_BYTES)
-                piece = expand.unconsumed_tail
+                piece = expand.unconsumed_tail or expand.unused_data
     except zlib.error as error:
         raise ProtocolError("the body is not valid gzip") from error
     yield expand.flush()

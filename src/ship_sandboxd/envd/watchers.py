@@ -12,7 +12,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from .account import Account
@@ -52,6 +52,7 @@ class Watchers:
         self._account = account
         self._lock = threading.Lock()
         self._inotify: Inotify | None = None
+        self._loop: asyncio.AbstractEventLoop
         self._watchers: set[Watcher] = set()
         self._watched: dict[int, set[Watcher]] = {}
         self._by_id: dict[str, Watcher] = {}
@@ -128,20 +129,19 @@ class Watchers:
                 self._inotify = Inotify()
             except OSError as error:
                 raise _watch_error(error) from error
-            asyncio.get_running_loop().add_reader(self._inotify.fd, self._readable)
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._inotify.fd, self._readable)
 
     def _readable(self) -> None:
         """Something has changed: read it in a thread, and listen again when that is done."""
         assert self._inotify is not None
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._inotify.fd)
-        loop.create_task(self._in_thread(self._read)).add_done_callback(self._has_read)
+        self._loop.remove_reader(self._inotify.fd)
+        self._loop.create_task(self._in_thread(self._read)).add_done_callback(self._has_read)
 
-    def _has_read(self, reading: asyncio.Task[set[Watcher]]) -> None:
+    def _has_read(self, reading: asyncio.Task[None]) -> None:
         assert self._inotify is not None
-        asyncio.get_running_loop().add_reader(self._inotify.fd, self._readable)
-        for watcher in reading.result():
-            watcher.changed.set()
+        self._loop.add_reader(self._inotify.fd, self._readable)
+        reading.result()
 
     async def _in_thread(self, function: Callable[[], _Result]) -> _Result:
         """Run one of the methods below, which all need the lock."""
@@ -153,7 +153,7 @@ class Watchers:
         return await asyncio.get_running_loop().run_in_executor(None, locked)
 
     def _take(self, watcher: Watcher) -> list[Message]:
-        self._read()
+        self._read(watcher)
         events, watcher.events = watcher.events, []
         self._kept -= len(events)
         if watcher.lost:
@@ -222,8 +222,8 @@ class Watchers:
             if self._inotify is not None:
                 self._inotify.forget(watch)
 
-    def _read(self) -> set[Watcher]:
-        """Read what has changed; answers the watchers that it concerns."""
+    def _read(self, taker: Watcher | None = None) -> None:
+        """Read what has changed, and wake the watchers that it concerns, but for the one whose events are about to be taken."""
         assert self._inotify is not None
         concerned: set[Watcher] = set()
         for _ in range(_READS):
@@ -234,7 +234,7 @@ class Watchers:
                 break
         for watcher in concerned:
             self._finish_move(watcher)
-        return concerned
+        self._loop.call_soon_threadsafe(_wake, concerned - {taker})
 
     def _spread(self, change: Change) -> set[Watcher]:
         from .inotify import OVERFLOW
@@ -314,6 +314,11 @@ class Watchers:
         self._kept -= len(watcher.events)
         watcher.events = []
         watcher.lost = True
+
+
+def _wake(watchers: Iterable[Watcher]) -> None:
+    for watcher in watchers:
+        watcher.changed.set()
 
 
 def _event_type(mask: int) -> str:

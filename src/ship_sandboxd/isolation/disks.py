@@ -109,15 +109,15 @@ class Disks:
             assert self._points is not None, "an image without a place to mount it"
             self._count += 1
             point = self._points / f"disk-{self._count}"
-            point.mkdir(mode=0o700)
+            opening = asyncio.create_task(asyncio.to_thread(_open, device, point))
             try:
-                await asyncio.to_thread(mount, device, str(point))
-                try:
-                    yield point
-                finally:
-                    await asyncio.to_thread(mounts.unmount, str(point))
+                await asyncio.shield(opening)
+                yield point
             finally:
-                point.rmdir()
+                # A thread goes on when nobody waits for it any more: what it has mounted by then has to go.
+                await asyncio.wait({opening})
+                if opening.exception() is None:
+                    await asyncio.shield(asyncio.to_thread(_close, point))
 
     def abandon(self, folder: Path, holder: ProcessIdentity) -> None:
         """Let nothing more be written to a disk that nobody wants: unmounting it would write all that is in memory.
@@ -158,6 +158,20 @@ class Disks:
 def mount(device: int, target: str) -> None:
     """Mount a disk's device. Raises OSError."""
     mounts.mount(f"/proc/self/fd/{device}", target, "ext4", MOUNT_FLAGS, MOUNT_OPTIONS)
+
+
+def _open(device: int, point: Path) -> None:
+    point.mkdir(mode=0o700)
+    try:
+        mount(device, str(point))
+    except OSError:
+        point.rmdir()
+        raise
+
+
+def _close(point: Path) -> None:
+    mounts.unmount(str(point))
+    point.rmdir()
 
 
 def _attach(image: Path) -> tuple[int, str]:

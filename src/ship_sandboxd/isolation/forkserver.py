@@ -150,7 +150,9 @@ class ForkServer:
             # Whoever asks may go away; the answer must be read all the same, or the next one would take it for its own.
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            answer.add_done_callback(_end_unwanted)
+            # It ends before anybody looks for what is left of this launch: later, it might be missed.
+            await asyncio.wait({answer})
+            _end_unwanted(answer)
             raise
 
     def _send(self, message: bytes, given: list[int]) -> None:

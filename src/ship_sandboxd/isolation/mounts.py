@@ -15,6 +15,7 @@ NOSUID, NODEV, NOATIME = 0x2, 0x4, 0x400
 _BIND, _REC, _SLAVE = 0x1000, 0x4000, 0x80000
 _DETACH = 2
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
+_PR_SET_PDEATHSIG = 1
 _AT_FDCWD = -100
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _OPEN_TREE_CLONE = 1
@@ -116,10 +117,14 @@ def owners(pairs: Iterable[tuple[int, int]]) -> int:
     descriptor."""
     text = "".join(f"{stored} {shown} 1\n" for stored, shown in pairs)
     ready, ready_there = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
         try:
             _check(_libc.unshare(_CLONE_NEWUSER))
+            # After that: a change of credentials takes it back.
+            _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+            if os.getppid() != parent:
+                os._exit(1)
             os.write(ready_there, b"x")
             signal.pause()
         finally:

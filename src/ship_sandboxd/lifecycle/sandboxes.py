@@ -358,8 +358,13 @@ class Sandboxes:
         NotFound, BadRequest, Unsupported."""
         sandbox = self.get(sandbox_id)
         record = sandbox.record
+        before = record.network, record.allow_internet
         record.network, record.allow_internet = policy.update(record.network, wanted)
-        sandbox.save()
+        try:
+            sandbox.save()
+        except OSError:
+            record.network, record.allow_internet = before
+            raise
         self._launches.update_rules(sandbox)
 
     async def pause(self, sandbox_id: str, *, keep_memory: bool = True) -> None:

@@ -329,7 +329,9 @@ async def _piped(first: list[str], second: list[str]) -> AsyncIterator[tuple[Pro
         for process in started:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+        for process in started:
+            # Read to the end, too: asyncio tells of a process's end only after that of its output.
+            await process.communicate()
 
 
 async def _start(words: list[str], stdin: int, stdout: int) -> Process:
