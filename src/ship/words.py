@@ -4,8 +4,10 @@ A word is a run of letters and digits, without case and accents; each ideograph 
 of which have to be in one text; "several words" in quotes stand side by side; a word* may go on; -word must not be there.
 """
 
+import itertools
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -78,7 +80,7 @@ def parse(query: str) -> tuple[Term, ...]:
 def snippet(text: str, terms: Sequence[Term]) -> list[Mark]:
     """Where the text says it first, on one line, what was looked for marked."""
     text = unicodedata.normalize("NFC", text)
-    hits = _hits(text, [term for term in terms if not term.excluded])
+    hits = _first_hits(text, [term for term in terms if not term.excluded])
     start = max(0, hits[0][0] - _LEAD_CHARACTERS) if hits else 0
     end = min(len(text), start + SNIPPET_CHARACTERS)
     marks, at = [Mark("…", False)] if start else [], start
@@ -121,16 +123,24 @@ def _passage_end(text: str) -> int:
     return PASSAGE_CHARACTERS
 
 
-def _hits(text: str, terms: Sequence[Term]) -> list[tuple[int, int]]:
-    found = list(_words(text))
-    hits: set[tuple[int, int]] = set()
+def _first_hits(text: str, terms: Sequence[Term]) -> list[tuple[int, int]]:
+    """(where it begins, where it ends) of each word that was looked for, in order, as far as a snippet from the first one on goes."""
+    whole: dict[str, list[Term]] = {}
     for term in terms:
-        for place in range(len(found) - len(term.words) + 1):
-            run = [word for word, _, _ in found[place : place + len(term.words)]]
-            if run[:-1] == list(term.words[:-1]) and (
-                run[-1].startswith(term.words[-1]) if term.prefix else run[-1] == term.words[-1]
-            ):
-                hits.update((start, end) for _, start, end in found[place : place + len(term.words)])
+        if not term.prefix:
+            whole.setdefault(term.words[-1], []).append(term)
+    begun = [term for term in terms if term.prefix]
+    hits: set[tuple[int, int]] = set()
+    run: deque[tuple[str, int, int]] = deque(maxlen=QUERY_TERMS)
+    for place in itertools.islice(_words(text), TEXT_WORDS):
+        run.append(place)
+        word, start, _ = place
+        for term in (*whole.get(word, ()), *(term for term in begun if word.startswith(term.words[-1]))):
+            said = list(run)[-len(term.words) :]
+            if [word for word, _, _ in said[:-1]] == list(term.words[:-1]):
+                hits.update((start, end) for _, start, end in said)
+        if hits and start > min(hits)[0] + SNIPPET_CHARACTERS:
+            break
     return sorted(hits)
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ship.errors import InvalidInput
-from ship.words import PASSAGE_CHARACTERS, Term, parse, passages, snippet, storable, words
+from ship.words import PASSAGE_CHARACTERS, TEXT_WORDS, Term, parse, passages, snippet, storable, words
 
 
 def test_words_have_no_case_and_no_accents() -> None:
@@ -41,6 +41,15 @@ def test_a_snippet_shows_where_it_was_said() -> None:
     assert shown.startswith("…") and shown.endswith("…")
     assert len(shown) < 250
     assert snippet("short", parse("other"))[0].text == "short"
+
+
+def test_a_snippet_marks_phrases_and_looks_no_further_than_a_text_is_found_by() -> None:
+    def marked(text: str, query: str) -> list[str]:
+        return [mark.text for mark in snippet(text, parse(query)) if mark.match]
+
+    assert marked("one two, two three; thr", '"two thr"*') == ["two", "three"]
+    assert marked("two one two three", '"one two" three') == ["one", "two", "three"]
+    assert marked("word " * TEXT_WORDS + "needle", "needle") == []
 
 
 def test_passages_are_cut_between_lines_and_words() -> None:

@@ -1,5 +1,6 @@
 """Search over all sessions."""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -40,7 +41,7 @@ async def search(
 def _offset(cursor: str | None) -> int:
     if cursor is None:
         return 0
-    if not cursor.isascii() or not cursor.isdigit() or int(cursor) > DEEPEST:
+    if not re.fullmatch("[0-9]{1,9}", cursor) or int(cursor) > DEEPEST:
         raise InvalidInput(
             "this cursor is not one of ours", code="cursor_invalid", hint="Start without a cursor."
         )

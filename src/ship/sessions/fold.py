@@ -12,6 +12,7 @@ from ship.model import (
     TaskStatus,
 )
 from ship.sessions.state import (
+    Answered,
     Artifact,
     Checkpoint,
     Child,
@@ -308,9 +309,14 @@ def _(fact: facts.RequestAsked, state: SessionState, record: Record) -> Changes:
 
 @_changes.register
 def _(fact: facts.RequestAnswered, state: SessionState, record: Record) -> Changes:
+    answered = (
+        Answered(request=request, answer=fact.answer)
+        for request in state.requests
+        if request.id == fact.request_id
+    )
     return {
         "requests": _without_request(state, fact.request_id),
-        "answers": (*state.answers, (fact.request_id, fact.answer)),
+        "answers": (*state.answers, *answered),
     }
 
 
@@ -482,11 +488,12 @@ def _ended(
 
 
 def _remembered(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-    """Without the ended task that was queued first, when there are too many."""
-    ended = [task.id for task in tasks if task.ended_at_ms]
+    """Without the task that ended first, when too many have."""
+    ended = [task for task in tasks if task.ended_at_ms]
     if len(ended) <= ENDED_TASKS:
         return tasks
-    return tuple(task for task in tasks if task.id != ended[0])
+    first = min(ended, key=lambda task: task.ended_at_ms)
+    return tuple(task for task in tasks if task is not first)
 
 
 def _without_request(state: SessionState, request_id: str) -> tuple[Request, ...]:

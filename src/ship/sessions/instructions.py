@@ -15,8 +15,9 @@ def instructions(state: SessionState) -> dict[str, frames.Instruction]:
             said[f"cancel:{task.id}"] = frames.Cancel(task_id=task.id)
         else:
             said |= _of_task(task)
-            for request_id, answer in state.answers:
-                said[f"answer:{request_id}"] = frames.Reply(request_id=request_id, answer=answer)
+            for known in state.answers:
+                request_id = known.request.id
+                said[f"answer:{request_id}"] = frames.Reply(request_id=request_id, answer=known.answer)
     if wanted := state.wanted_checkpoint:
         said[f"checkpoint:{wanted.id}"] = frames.Checkpoint(checkpoint_id=wanted.id, reason=wanted.reason)
     return said

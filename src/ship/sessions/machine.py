@@ -105,6 +105,8 @@ def _(command: commands.EditTask, draft: Draft) -> None:
             if task.status is TaskStatus.RUNNING
             else "Send a follow-up.",
         )
+    if command.prompt is not None:
+        tasks.check_room(draft.state, command.prompt, instead_of=task)
     edited = facts.TaskEdited(
         task_id=task.id,
         prompt=task.prompt if command.prompt is None else command.prompt,
@@ -141,6 +143,7 @@ def _(command: commands.SteerTask, draft: Draft) -> None:
         tasks.queue(draft, command.task_id, command.text, command.model, command.agent)
         recovery.go_on(draft, "task")
         return
+    tasks.check_room(draft.state, command.text)
     recovery.resume(draft, "steer")
     draft.add(facts.TaskSteered(task_id=running.id, steer_id=command.steer_id, text=command.text))
     draft.answer = {"task_id": running.id, "steer_id": command.steer_id}
@@ -370,12 +373,12 @@ def _(command: commands.FireAlarm, draft: Draft) -> None:
     if state.status is SessionStatus.ARCHIVED:
         draft.effects.append(PackLog(generation=sandbox.generation))
     elif command.name == "provision_deadline" and sandbox.status == "creating":
-        step = next((known.step for known in reversed(sandbox.steps) if known.status == "running"), "create")
+        step, deadline_ms = recovery.awaited(sandbox)
         recovery.fail(
             draft,
             Failure(
                 code="provision_timeout",
-                reason=f"the sandbox was not ready after {recovery.PROVISION_DEADLINE_MS // 1000} s; it stood at the step {step}",
+                reason=f"the sandbox was not ready: the step {step} took more than {deadline_ms // 1000} s",
                 hint="Retry; if it happens again, `ship doctor` checks the machine.",
             ),
         )

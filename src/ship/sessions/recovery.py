@@ -6,8 +6,12 @@ from ship.model import SYSTEM, CheckpointReason, Failure, SessionStatus
 from ship.sessions import tasks
 from ship.sessions.commands import KillSandbox, PauseSandbox, ProvisionSandbox, ResumeSandbox
 from ship.sessions.draft import Draft
+from ship.sessions.state import Sandbox, Task
 
 PROVISION_DEADLINE_MS = 180_000
+"""How long each step of a sandbox may take."""
+CLONE_DEADLINE_MS = 3_660_000
+"""The runner gives git an hour."""
 PAUSE_DEADLINE_MS = 15_000
 """How long a pause waits for the checkpoint of a running task."""
 SANDBOX_CHECK_MS = 60_000
@@ -23,6 +27,14 @@ def request_sandbox(draft: Draft, reason: str) -> None:
     draft.effects.append(ProvisionSandbox(generation=generation))
     draft.alarm("provision_deadline", PROVISION_DEADLINE_MS)
     draft.alarm("sandbox_check", SANDBOX_CHECK_MS)
+
+
+def awaited(sandbox: Sandbox) -> tuple[str, int]:
+    """The step that a sandbox stands at, and for how many milliseconds it may."""
+    running = [known.step for known in sandbox.steps if known.status == "running"]
+    if "clone" in running:
+        return "clone", CLONE_DEADLINE_MS
+    return running[-1] if running else "create", PROVISION_DEADLINE_MS
 
 
 def fail(draft: Draft, failure: Failure, frame: Cursor | None = None) -> None:
@@ -51,12 +63,26 @@ def lose(draft: Draft, reason: str) -> None:
         _give_up(draft, failure)
         return
     if running := draft.state.running:
+        _say_answers_again(draft, running)
         interrupted = facts.TaskInterrupted(task_id=running.id, generation=generation, reason=reason)
         draft.add(interrupted, actor=SYSTEM)
     if draft.state.status is SessionStatus.PAUSED:
         draft.effects.append(KillSandbox(generation=generation))
     else:
         request_sandbox(draft, reason)
+
+
+def _say_answers_again(draft: Draft, task: Task) -> None:
+    """The next agent may not remember that it asked, and would ask the person again."""
+    for known in draft.state.answers:
+        if known.answer.answers:
+            said = "\n".join(
+                f"- {question.question} The answer: {', '.join(given)}"
+                for question, given in zip(known.request.questions, known.answer.answers, strict=True)
+            )
+            text = f"Before your sandbox was lost, you asked a person, who has answered:\n{said}"
+            steered = facts.TaskSteered(task_id=task.id, steer_id=f"str_{known.request.id}", text=text)
+            draft.add(steered, actor=SYSTEM)
 
 
 def go_on(draft: Draft, reason: str) -> None:

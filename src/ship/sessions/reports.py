@@ -82,6 +82,15 @@ def _(fact: facts.SandboxReady, draft: Draft, frame: Cursor | None) -> None:
     tasks.start_next(draft)
 
 
+@report.register(facts.SandboxStepStarted)
+@report.register(facts.SandboxStepFinished)
+def _(fact: facts.SandboxStepStarted | facts.SandboxStepFinished, draft: Draft, frame: Cursor | None) -> None:
+    draft.add(fact, actor=AGENT if frame else SYSTEM, frame=frame)
+    if draft.state.sandbox.status == "creating":
+        _, deadline_ms = recovery.awaited(draft.state.sandbox)
+        draft.alarm("provision_deadline", deadline_ms)
+
+
 @report.register
 def _(fact: facts.RequestAsked, draft: Draft, frame: Cursor | None) -> None:
     running = draft.state.running

@@ -290,7 +290,8 @@ class Sessions:
         """
         terms = words.parse(query)
         found = await self._store.search(Search(terms, status, repository), offset, limit)
-        return [searching.view(one, terms) for one in found]
+        # A text may have a megabyte: the event loop is not for looking through that.
+        return await asyncio.to_thread(lambda: [searching.view(one, terms) for one in found])
 
     @property
     def search_modes(self) -> tuple[SearchMode, ...]:

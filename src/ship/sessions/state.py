@@ -81,6 +81,13 @@ class Request(Value, frozen=True):
     asked_at_ms: int
 
 
+class Answered(Value, frozen=True):
+    """What a person said to a request."""
+
+    request: Request
+    answer: Answer
+
+
 class Step(Value, frozen=True):
     """One step on the way to a ready sandbox; ``status`` is ``running``, ``done`` or ``failed``."""
 
@@ -204,7 +211,7 @@ class SessionState(Value, frozen=True):
     cursor: Cursor = Cursor(generation=0, n=0)
     tasks: tuple[Task, ...] = ()
     requests: tuple[Request, ...] = ()
-    answers: tuple[tuple[str, Answer], ...] = ()
+    answers: tuple[Answered, ...] = ()
     """Answers of the running task, kept until it ends so that a reconnecting runner hears them again."""
     todos: tuple[Todo, ...] = ()
     usage: Usage = Usage()

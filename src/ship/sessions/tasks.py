@@ -53,16 +53,7 @@ def queue(
     draft: Draft, task_id: str, prompt: str, model: str, agent: AgentMode, limits: LimitsPatch = NO_LIMITS
 ) -> None:
     """Let it wait for its turn. Raises Conflict (``queue_full``)."""
-    waiting = draft.state.queue
-    if (
-        len(waiting) >= QUEUED_TASKS
-        or sum(len(task.prompt) for task in waiting) + len(prompt) > QUEUED_CHARACTERS
-    ):
-        raise Conflict(
-            "too much waits in this session already",
-            code="queue_full",
-            hint="Wait until something is done, or cancel what is not needed.",
-        )
+    check_room(draft.state, prompt)
     draft.add(
         facts.TaskQueued(
             task_id=task_id,
@@ -73,6 +64,19 @@ def queue(
         )
     )
     draft.answer = {"task_id": task_id}
+
+
+def check_room(state: SessionState, text: str, instead_of: Task | None = None) -> None:
+    """Whether a session has room for one more prompt or steer, or for another prompt of a task. Raises Conflict (``queue_full``)."""
+    kept = [task.prompt for task in state.queue if task is not instead_of]
+    if state.running is not None:
+        kept += [steer.text for steer in state.running.steers]
+    if len(kept) >= QUEUED_TASKS or sum(map(len, kept)) + len(text) > QUEUED_CHARACTERS:
+        raise Conflict(
+            "too much waits in this session already",
+            code="queue_full",
+            hint="Wait until something is done, or cancel what is not needed.",
+        )
 
 
 def start_next(draft: Draft) -> None:

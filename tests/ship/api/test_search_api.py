@@ -75,7 +75,12 @@ async def test_pages_follow_each_other_and_bad_queries_are_named(served: Served)
         with pytest.raises(InvalidInput) as refused:
             await client.search("-paged ...")
         assert refused.value.code == "search_empty"
-    for wrong in ({"q": "a", "cursor": "-1"}, {"q": "a", "cursor": "x"}, {"q": " ".join("a" * 40)}):
+    for wrong in (
+        {"q": "a", "cursor": "-1"},
+        {"q": "a", "cursor": "x"},
+        {"q": "a", "cursor": "9" * 5_000},
+        {"q": " ".join("a" * 40)},
+    ):
         assert (await served.client.get("/api/v1/search", params=wrong)).status_code == 400
     assert (await served.client.get("/api/v1/search")).status_code == 400
     assert (await served.client.get("/api/v1/search", params={"q": "a", "mode": "guess"})).status_code == 400

@@ -17,6 +17,7 @@ from ship.model import (
     Origin,
     Parent,
     PermissionReply,
+    Question,
     Repository,
     RequestKind,
     SessionStatus,
@@ -211,6 +212,34 @@ def test_what_has_begun_is_not_moved_or_rewritten() -> None:
         session.do(commands.EditTask(task_id="tsk_1", limits=LimitsPatch(tokens=5)))
 
 
+def test_an_edit_and_steers_find_the_queue_full_too() -> None:
+    session = ready("first")
+    session.do(commands.QueueTask(task_id="tsk_2", prompt="x" * 9_000_000))
+    session.do(commands.EditTask(task_id="tsk_2", prompt="y" * 16_000_000))
+    session.do(commands.EditTask(task_id="tsk_2", prompt="y" * 9_000_000))
+    session.do(commands.SteerTask(task_id="tsk_3", steer_id="str_1", text="x" * 7_000_000))
+    for refused in (
+        commands.EditTask(task_id="tsk_2", prompt="z" * 10_000_000),
+        commands.SteerTask(task_id="tsk_3", steer_id="str_2", text="x" * 1_000_000),
+        commands.QueueTask(task_id="tsk_3", prompt="x" * 1_000_000),
+    ):
+        with pytest.raises(Conflict) as full:
+            session.do(refused)
+        assert full.value.code == "queue_full"
+
+
+def test_the_task_that_ended_first_is_forgotten_first() -> None:
+    session = ready("first")
+    for number in range(2, ENDED_TASKS + 2):
+        session.do(commands.QueueTask(task_id=f"tsk_{number}", prompt="more"))
+        session.now_ms += 1
+        session.do(commands.CancelTask(task_id=f"tsk_{number}"))
+    session.now_ms += 1
+    session.report(facts.TaskCompleted(task_id="tsk_1"))
+    assert session.state.task("tsk_1") is not None
+    assert session.state.task("tsk_2") is None
+
+
 def test_the_queue_has_an_end() -> None:
     session = ready("first")
     session.do(commands.QueueTask(task_id="tsk_2", prompt="x" * 16_000_000))
@@ -220,6 +249,22 @@ def test_the_queue_has_an_end() -> None:
 
 
 # Recovery
+
+
+def test_an_answer_whose_sandbox_died_is_told_to_the_agent_in_the_next_one() -> None:
+    session = ready("first")
+    question = Question(question="Which colour?")
+    session.report(
+        facts.RequestAsked(
+            task_id="tsk_1", request_id="req_1", kind=RequestKind.QUESTION, title="t", questions=(question,)
+        )
+    )
+    session.do(commands.AnswerRequest(request_id="req_1", answer=Answer(answers=(("blue",),))))
+    session.do(commands.ReportMissing(generation=1, reason="gone"), SYSTEM)
+    session.report(facts.SandboxReady(generation=2, base_commit="c0", work_branch="ship/x"))
+    steers = [said for said in instructions(session.state).values() if isinstance(said, frames.Steer)]
+    assert "Which colour? The answer: blue" in steers[0].text
+    assert len(steers) == 1
 
 
 def test_a_task_whose_sandbox_died_goes_on_in_the_next_one() -> None:

@@ -100,6 +100,26 @@ def test_a_new_task_brings_a_failed_session_back() -> None:
     assert session.state.status is SessionStatus.PROVISIONING
 
 
+def test_each_step_of_a_sandbox_has_its_time_and_a_clone_has_more() -> None:
+    def started(step: str) -> facts.SandboxStepStarted:
+        return facts.SandboxStepStarted(generation=1, step=step)
+
+    session = created("do it")
+    for step in ("clone", "agent"):
+        session.report(started(step))
+        session.pass_time(170)
+    session.report(facts.SandboxStepFinished(generation=1, step="agent", took_ms=1))
+    session.pass_time(3_000)
+    assert session.state.status is SessionStatus.PROVISIONING
+    session.report(facts.SandboxStepFinished(generation=1, step="clone", took_ms=1))
+    assert session.pass_time(200) == ["provision_deadline"]
+    assert session.state.status is SessionStatus.FAILED
+    session.do(commands.RetrySession())
+    session.report(facts.SandboxStepStarted(generation=2, step="clone"))
+    session.pass_time(3_700)
+    assert session.state.failure and "the step clone took more than 3660 s" in session.state.failure.reason
+
+
 def test_frames_are_taken_once_in_order_and_of_the_present_generation_only() -> None:
     session = ready("first")
     text = facts.TextFinished(task_id="tsk_1", message_id="m", part_id="p", text="hello")
