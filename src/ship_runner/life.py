@@ -202,7 +202,7 @@ class Life:
             except httpx.HTTPError as error:
                 raise RunnerFailure(
                     "restore_failed",
-                    f"The checkpoint {name} cannot be fetched: {error}",
+                    f"The checkpoint {name} cannot be fetched: {error or type(error).__name__}",
                     "Retry; or start a new session.",
                 ) from error
         return paths

@@ -10,7 +10,7 @@ from ship.api import schemas
 from ship.api.answers import encoded
 from ship.api.dependencies import Caller, Serving
 from ship.api.services import Services, bounded_body
-from ship.errors import InvalidInput, NotFound
+from ship.errors import InvalidInput, NotFound, Unavailable
 from ship.model import Actor
 from ship.sessions import commands
 from ship.sessions.state import Artifact, SessionState
@@ -47,7 +47,7 @@ async def list_artifacts(session_id: str, serving: Serving, actor: Caller) -> Re
 async def get_artifact(session_id: str, name: str, serving: Serving, actor: Caller) -> Response:
     """The bytes, inert."""
     state = await serving.sessions.state(session_id)
-    return answer(serving, state, name)
+    return await answer(serving, state, name)
 
 
 async def store(session_id: str, name: str, request: Request, serving: Services, actor: Actor) -> Response:
@@ -69,17 +69,36 @@ async def store(session_id: str, name: str, request: Request, serving: Services,
     return encoded(_find(outcome.state, name), 201)
 
 
-def answer(serving: Services, state: SessionState, name: str) -> Response:
+async def answer(serving: Services, state: SessionState, name: str) -> Response:
     """The artifact's bytes as an inert download."""
     artifact = _find(state, name)
     headers = {**INERT, "Content-Length": str(artifact.size_bytes), "ETag": f'"{artifact.sha256}"'}
-    body = serving.blobs.get(artifact.sha256)
+    body = await blob_of(serving, state, name)
     return StreamingResponse(body, media_type=artifact.media_type, headers=headers)
 
 
-def blob_of(serving: Services, state: SessionState, name: str) -> AsyncIterator[bytes]:
-    """The artifact's bytes."""
-    return serving.blobs.get(_find(state, name).sha256)
+async def blob_of(serving: Services, state: SessionState, name: str) -> AsyncIterator[bytes]:
+    """The artifact's bytes. Raises NotFound (``blob_not_found``) now, and not when an answer has begun, where they are lost."""
+    pieces = serving.blobs.get(_find(state, name).sha256)
+    first = await anext(pieces, b"")
+
+    async def begun() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    return begun()
+
+
+async def is_kept(serving: Services, state: SessionState, name: str) -> bool:
+    """Whether the artifact's bytes are there; where the blobs do not answer, they may be."""
+    try:
+        await serving.blobs.read(_find(state, name).sha256, 0, 1)
+    except NotFound:
+        return False
+    except Unavailable:
+        return True
+    return True
 
 
 def _find(state: SessionState, name: str) -> Artifact:

@@ -107,10 +107,16 @@ async def _restore(serving: Serving, caller: Runner) -> dict[str, Any] | None:
     state = caller.state
     for point in reversed(state.checkpoints):
         chain = state.chain(point.id)
-        if all(below.bundle_artifact for below in chain) and not chain[0].parent_id:
+        bundles = [below.bundle_artifact for below in chain]
+        if all(bundles) and not chain[0].parent_id:
+            if lost := [name for name in bundles if not await artifacts.is_kept(serving, state, name)]:
+                _log.error(
+                    "session %s: checkpoint %s is passed over: %s is lost", caller.session_id, point.id, lost
+                )
+                continue
             return {
                 "checkpoint_id": point.id,
-                "bundles": [below.bundle_artifact for below in chain],
+                "bundles": bundles,
                 "agent_artifact": point.agent_artifact,
                 "summary": await _said_so_far(serving, caller),
                 "lost_task": state.running is not None,
@@ -141,7 +147,7 @@ async def put_artifact(name: str, request: Request, serving: Serving, caller: Ru
 @router.get("/artifacts/{name}", response_class=Response)
 async def get_artifact(name: str, serving: Serving, caller: Runner) -> Response:
     """Read one back, after the sandbox was replaced."""
-    return artifacts.answer(serving, caller.state, name)
+    return await artifacts.answer(serving, caller.state, name)
 
 
 @router.post("/children", status_code=201, response_model=schemas.ChildAccepted)

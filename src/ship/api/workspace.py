@@ -36,7 +36,7 @@ async def get_diff(
     it stands."""
     state = await serving.sessions.state(session_id)
     if checkpoint:
-        return _diff(blob_of(serving, state, _point(state, checkpoint).diff_artifact))
+        return _diff(await blob_of(serving, state, _point(state, checkpoint).diff_artifact))
     if live and state.sandbox.status == "ready":
         try:
             return _diff(await _live_diff(serving, state))
@@ -47,7 +47,7 @@ async def get_diff(
             state = await serving.sessions.state(session_id)
     if state.checkpoint is None:
         return _diff(b"")
-    return _diff(blob_of(serving, state, state.checkpoint.diff_artifact))
+    return _diff(await blob_of(serving, state, state.checkpoint.diff_artifact))
 
 
 @router.get("/sessions/{session_id}/files", response_model=schemas.FilePage)

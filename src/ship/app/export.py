@@ -8,7 +8,7 @@ import asyncio
 import struct
 import zlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -25,8 +25,11 @@ FORMAT = "ship-export-1"
 LARGEST_BLOB_BYTES = 1 << 50
 READ_BYTES = 1 << 20
 LARGEST_VALUE_BYTES = 1 << 30
+ROWS_BYTES = 1 << 26
+"""Rows are written together until they have so much."""
 _FRAME = struct.Struct(">II")
 
+Row = tuple[Any, ...]
 Progress = Callable[[str, int], None]
 """Is told after each page: of what, and how many so far."""
 
@@ -41,7 +44,7 @@ class Rows(msgspec.Struct, tag="rows", array_like=True):
     """Some rows of one table, as ``ship.store.tables`` names their columns."""
 
     table: str
-    rows: list[tuple[Any, ...]]
+    rows: list[Row]
 
 
 class Piece(msgspec.Struct, tag="piece", array_like=True):
@@ -110,7 +113,8 @@ async def _write(out: "_Writer", store: Store, blobs: BlobStore, progress: Progr
     named: set[bytes] = set()
     await out.put(Header(FORMAT))
     async for table, rows in store.dump():
-        await out.put(Rows(table, list(rows)))
+        for some in _portions(rows):
+            await out.put(Rows(table, some))
         if table == "packed":
             for _, _, digest, pages in rows:
                 named.update(map(bytes.fromhex, (str(digest), *named_in_pack(pages))))
@@ -133,6 +137,21 @@ async def _write(out: "_Writer", store: Store, blobs: BlobStore, progress: Progr
         _count(counts, "blobs", 1, progress)
     await out.end(counts)
     return counts
+
+
+def _portions(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows, as many at a time as a value may hold."""
+    some: list[Row] = []
+    size = 0
+    for row in rows:
+        row_size = sum(len(body) for body in row if isinstance(body, bytes | str))
+        if some and size + row_size > ROWS_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(row)
+        size += row_size
+    if some:
+        yield some
 
 
 async def _pages(

@@ -1,6 +1,7 @@
 """The routes of a session's life: queue, limits, pauses, checkpoints, forks, replay, children."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -150,6 +151,27 @@ async def test_checkpoints_are_listed_shown_and_asked_for(served: Served, client
     assert unknown.json()["code"] == "checkpoint_not_found"
     page = await served.client.get(f"/api/v1/sessions/{session['id']}/checkpoints")
     schemas.SavedPointPage.model_validate(page.json())
+
+
+async def test_a_checkpoint_whose_bytes_are_lost_is_passed_over(
+    served: Served, client: Client, tmp_path: Path
+) -> None:
+    session = await sandboxed(served, prompt="do it")
+    async with Work(served, session["id"]) as work:
+        task_id = (await work.runner.until("prompt"))["task_id"]
+        for number, parent in ((1, ""), (2, "ckp_1")):
+            await work.keep(f"ckp_{number}", task_id, parent)
+        await until(served, session["id"], "checkpoint.created", 2)
+        found = (await served.client.get(f"/api/v1/sessions/{session['id']}/artifacts")).json()["items"]
+        (digest,) = (artifact["sha256"] for artifact in found if artifact["name"] == "bundle-ckp_2")
+        (tmp_path / "blobs" / digest[:2] / digest).unlink()
+        bootstrap = (await work.inside.get("/runner/v1/bootstrap")).json()
+    assert (bootstrap["restore"]["checkpoint_id"], bootstrap["restore"]["bundles"]) == (
+        "ckp_1",
+        ["bundle-ckp_1"],
+    )
+    lost = await served.client.get(f"/api/v1/sessions/{session['id']}/artifacts/bundle-ckp_2")
+    assert (lost.status_code, lost.json()["code"]) == (404, "blob_not_found")
 
 
 async def test_a_fork_begins_where_a_checkpoint_was(served: Served, client: Client) -> None:

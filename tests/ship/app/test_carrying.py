@@ -97,6 +97,22 @@ def nothing(name: str, count: int) -> None:
     """Nobody watches."""
 
 
+async def test_large_rows_are_written_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "ROWS_BYTES", 5_000)
+    monkeypatch.setattr(export, "LARGEST_VALUE_BYTES", 10_000)
+    async with opened("", tmp_path / "0") as first:
+        for number in range(20):
+            event = NewEvent("x", b"x" * 3_000)
+            await first.append(Append(f"ses_{number}", 0, 1, [event]))
+        before = await contents(first)
+        await export.export(first, FolderBlobs(tmp_path / "0" / "blobs"), tmp_path / "there", nothing)
+    async with opened("", tmp_path / "1") as second:
+        await export.import_(tmp_path / "there", second, FolderBlobs(tmp_path / "1" / "blobs"), nothing)
+        assert await contents(second) == before
+
+
 async def test_there_and_back_again(postgres_url: str, tmp_path: Path) -> None:
     blobs = [FolderBlobs(tmp_path / f"{number}" / "blobs") for number in range(3)]
     async with opened("", tmp_path / "0") as first:
