@@ -99,8 +99,7 @@ def of_one_node(scene: Scene) -> Mapping[str, Fault]:
     faults: dict[str, Fault] = {}
     for point, meaning in points.POINTS.items():
         faults[f"kill -9: {meaning}"] = functools.partial(killed, scene, point)
-        if point not in ALARMS:
-            faults[f"SIGSTOP 2 s: {meaning}"] = functools.partial(halted, scene, point, 2.0)
+        faults[f"SIGSTOP 2 s: {meaning}"] = functools.partial(halted, scene, point, 2.0)
     return faults
 
 
@@ -109,7 +108,7 @@ def of_three_nodes(
 ) -> Mapping[str, Fault]:
     """What nodes that share everything must bear, network cuts included where there is one to cut."""
     faults = dict(of_one_node(scene))
-    for point in ("mid_append", "sandbox_made"):
+    for point in ("mid_append", "sandbox_made", "alarm_claimed"):
         faults[f"SIGSTOP 20 s: {points.POINTS[point]}"] = functools.partial(halted, scene, point, 20.0)
     for away_s in (2.0, 60.0):
         faults[f"NATS killed for {away_s:.0f} s"] = functools.partial(broker_killed, scene, nats, away_s)

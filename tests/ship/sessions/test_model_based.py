@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -19,18 +20,32 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from ship.bus import LocalBus
 from ship.errors import ShipError
 from ship.events import Cursor, Record, encode, facts
-from ship.model import SYSTEM, Actor, ActorKind, Answer, PermissionReply, Repository, RequestKind
-from ship.ports.store import Store
+from ship.model import (
+    SYSTEM,
+    Actor,
+    ActorKind,
+    Answer,
+    LimitsPatch,
+    PermissionReply,
+    Question,
+    Repository,
+    RequestKind,
+    TaskStatus,
+)
+from ship.ports.store import Page, Store
 from ship.sessions import commands
 from ship.sessions.fold import fold
-from ship.sessions.machine import decide
+from ship.sessions.machine import Decision, decide
 from ship.sessions.service import IdempotencyKey, Sessions
 from ship.sessions.state import SessionState
 from ship.store.postgres import PostgresStore
 from ship.store.sqlite import SqliteStore
+from ship.store.tables import TABLES
 from ship.testing.postgres_server import fresh_database
 
 NODES = 3
+KINDS = 80
+"""More than there are of commands and reports, so that each is asked for about as often."""
 PERSON = Actor(kind=ActorKind.USER, name="me")
 SMALL = st.integers(1, 4)
 
@@ -39,10 +54,26 @@ OpenStores = Callable[[], AbstractAsyncContextManager[list[Store]]]
 
 
 class Known(NamedTuple):
-    """What the oracle knows of one session."""
+    """What the oracle knows of one session. Nobody carries its effects out, or fires its alarms."""
 
     state: SessionState | None
     records: tuple[Record, ...]
+    effects: frozenset[bytes] = frozenset()
+    alarms: frozenset[tuple[str, int]] = frozenset()
+
+    def after(self, decision: Decision, now_ms: int) -> "Known":
+        """What is known once this is decided."""
+        alarms = dict(self.alarms)
+        for alarm in decision.alarms:
+            alarms.pop(alarm.name, None)
+            if alarm.after_ms is not None:
+                alarms[alarm.name] = now_ms + alarm.after_ms
+        return Known(
+            decision.state,
+            (*self.records, *decision.records),
+            self.effects | {msgspec.json.encode(effect) for effect in decision.effects},
+            frozenset(alarms.items()),
+        )
 
 
 def reported(fact: facts.Fact, state: SessionState, ahead: int) -> commands.ReportFrame:
@@ -59,6 +90,14 @@ def runner_fact(kind: int, state: SessionState, task_id: str) -> facts.Fact:
         facts.RequestAsked(task_id=task_id, request_id="req_1", kind=RequestKind.PERMISSION, title="run it"),
         facts.TaskCompleted(task_id=task_id),
         facts.TaskCancelled(task_id=task_id),
+        facts.SandboxStepStarted(generation=state.sandbox.generation, step="clone"),
+        facts.RequestAsked(
+            task_id=task_id,
+            request_id="req_1",
+            kind=RequestKind.QUESTION,
+            title="which",
+            questions=(Question(question="Which?"),),
+        ),
     ]
     return said[kind % len(said)]
 
@@ -66,14 +105,33 @@ def runner_fact(kind: int, state: SessionState, task_id: str) -> facts.Fact:
 def command(kind: int, number: int, ahead: int, state: SessionState) -> commands.Command:
     """One of everything that can be asked."""
     task_id = state.running.id if state.running and ahead == 1 else f"tsk_{number}"
+    waiting = [task.id for task in state.queue] or [task_id]
+    generation, fresh = state.sandbox.generation, f"ckp_{state.head_seq}"
+    child = facts.ChildFinished(
+        child_id=f"ses_{state.head_seq - 1}", status=TaskStatus.COMPLETED, summary="done"
+    )
     offered: list[commands.Command] = [
         commands.QueueTask(task_id=f"tsk_{state.head_seq}", prompt="do"),
         commands.SteerTask(task_id=f"tsk_{state.head_seq}", steer_id=f"str_{state.head_seq}", text="also"),
         commands.CancelTask(task_id=task_id),
         commands.PostMessage(message_id=f"msg_{number}", text="a note"),
         commands.AnswerRequest(request_id="req_1", answer=Answer(reply=PermissionReply.ONCE)),
+        commands.AnswerRequest(request_id="req_1", answer=Answer(answers=(("this",),))),
+        commands.EditTask(task_id=waiting[0], prompt="do else", limits=LimitsPatch(tokens=number)),
+        commands.MoveTask(task_id=waiting[-1], before=waiting[0]),
+        commands.PauseSession(checkpoint_id=fresh),
+        commands.ResumeSession(),
+        commands.RequestCheckpoint(checkpoint_id=fresh),
+        commands.StartChild(child_id=f"ses_{state.head_seq}", title="t", prompt="part of it"),
+        commands.FinishChild(fact=child),
+        commands.ReportFrozen(generation=generation),
+        commands.ReportThawed(generation=generation, memory=number % 2 == 0),
         commands.RetrySession(),
-        commands.ReportMissing(generation=state.sandbox.generation, reason="gone"),
+        commands.ReportMissing(generation=generation, reason="gone"),
+        commands.FireAlarm(name="pause_deadline"),
+        commands.FireAlarm(name="idle_pause", checkpoint_id=fresh),
+        commands.FireAlarm(name="time_limit"),
+        commands.FireAlarm(name="stuck"),
         commands.FireAlarm(name="provision_deadline"),
         commands.FireAlarm(name="cancel_deadline"),
         commands.FireAlarm(name="sandbox_check"),
@@ -114,7 +172,7 @@ class Lives(RuleBasedStateMachine):
         )
         self._ask(f"ses_{number}", asked, node)
 
-    @rule(number=SMALL, node=SMALL, kind=st.integers(0, 40), ahead=st.sampled_from([1, 1, 1, 1, 0, 2]))
+    @rule(number=SMALL, node=SMALL, kind=st.integers(0, KINDS), ahead=st.sampled_from([1, 1, 1, 1, 0, 2]))
     def ask(self, number: int, node: int, kind: int, ahead: int) -> None:
         if state := self._state(number):
             self._ask(f"ses_{number}", command(kind, kind % 5, ahead, state), node)
@@ -130,7 +188,7 @@ class Lives(RuleBasedStateMachine):
         if self._state(number):
             self._ask(f"ses_{number}", commands.ArchiveSession(), node)
 
-    @rule(number=SMALL, kinds=st.lists(st.tuples(st.integers(0, 40), SMALL), min_size=2, max_size=4))
+    @rule(number=SMALL, kinds=st.lists(st.tuples(st.integers(0, KINDS), SMALL), min_size=2, max_size=4))
     def ask_at_once(self, number: int, kinds: list[tuple[int, int]]) -> None:
         """Several nodes at once: what comes of it is what the machine says for one of the orders."""
         session_id, known = f"ses_{number}", self._known.get(f"ses_{number}")
@@ -145,7 +203,8 @@ class Lives(RuleBasedStateMachine):
             outcome = known
             for position in order:
                 told[position], outcome = self._decided(outcome, asked[position])
-            if [encode(record) for record in outcome.records] == found and told == answers:
+            is_whole = [encode(record) for record in outcome.records] == found and told == answers
+            if is_whole and self._due(session_id) == (outcome.effects, outcome.alarms):
                 self._known[session_id] = outcome
                 return
         raise AssertionError(f"no order of {asked} explains {answers}")
@@ -185,6 +244,7 @@ class Lives(RuleBasedStateMachine):
         for session_id, known in self._known.items():
             assert self._log(session_id) == [encode(record) for record in known.records]
             assert fold(known.records) == known.state
+            assert self._due(session_id) == (known.effects, known.alarms)
             for node in self._nodes:
                 assert self._runner.run(self._caught_up(node, session_id)) == known.state
 
@@ -213,7 +273,7 @@ class Lives(RuleBasedStateMachine):
             decision = decide(known.state, asked, _actor(asked), self._now_ms)
         except ShipError as error:
             return error.code, known
-        return decision.answer, Known(decision.state, (*known.records, *decision.records))
+        return decision.answer, known.after(decision, self._now_ms)
 
     async def _outcome(
         self, session_id: str, asked: commands.Command, node: int, key: IdempotencyKey | None
@@ -229,6 +289,21 @@ class Lives(RuleBasedStateMachine):
             *(self._outcome(session_id, each, node, None) for each, node in zip(asked, nodes, strict=True))
         )
 
+    def _due(self, session_id: str) -> tuple[frozenset[bytes], frozenset[tuple[str, int]]]:
+        """The effects and alarms that the store holds of a session."""
+        effects, alarms = set(), set()
+        for table, rows in self._runner.run(self._dumped()):
+            columns = TABLES[table]
+            for row in (dict(zip(columns, values, strict=True)) for values in rows):
+                if table == "outbox" and row["session_id"] == session_id:
+                    effects.add(row["body"])
+                if table == "alarms" and row["session_id"] == session_id:
+                    alarms.add((row["name"], row["due_at_ms"]))
+        return frozenset(effects), frozenset(alarms)
+
+    async def _dumped(self) -> list[Page]:
+        return [page async for page in self._stores[0].dump()]
+
     def _log(self, session_id: str) -> list[bytes]:
         rows = self._runner.run(self._stores[0].events(session_id, 0, 10_000))
         assert [seq for seq, _ in rows] == list(range(1, len(rows) + 1))
@@ -236,7 +311,10 @@ class Lives(RuleBasedStateMachine):
 
 
 def _actor(asked: commands.Command) -> Actor:
-    internal = (commands.ReportFrame, commands.ReportMissing, commands.FireAlarm)
+    internal = (
+        *(commands.ReportFrame, commands.ReportMissing, commands.FireAlarm),
+        *(commands.ReportFrozen, commands.ReportThawed, commands.FinishChild),
+    )
     return SYSTEM if isinstance(asked, internal) else PERSON
 
 

@@ -68,6 +68,28 @@ async def test_appends_that_come_together_share_a_transaction(
         assert await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM events") == 1
 
 
+async def test_what_another_node_is_claiming_is_left_to_it_and_holds_nobody_up(
+    store: PostgresStore, postgres_url: str
+) -> None:
+    for number in (1, 2):
+        session_id = f"s{number}"
+        due = Append(
+            session_id,
+            0,
+            1,
+            [NewEvent("a", b"1")],
+            effects=[(f"{session_id}:1", b"effect")],
+            alarms=[NewAlarm("a", 1)],
+        )
+        await store.append(due)
+    async with connected(postgres_url) as other, other.transaction(), asyncio.timeout(10):
+        await other.fetch("SELECT 1 FROM outbox WHERE session_id = 's1' FOR UPDATE")
+        await other.fetch("SELECT 1 FROM alarms WHERE session_id = 's1' FOR UPDATE")
+        effects, alarms = await store.claim_effects(2, 100, 10), await store.claim_alarms(2, 100, 10)
+    assert [effect.session_id for effect in effects] == [alarm.session_id for alarm in alarms] == ["s2"]
+    assert [effect.session_id for effect in await store.claim_effects(2, 100, 10)] == ["s1"]
+
+
 async def append_anew(store: PostgresStore, session_id: str) -> int:
     """Append at the head, wherever it is; returns how many attempts it took."""
     for attempt in itertools.count(1):
