@@ -16,6 +16,7 @@ from ship.events import Record
 pytestmark = pytest.mark.system
 
 LONG = "talk for 8 seconds"
+HALT_S = 2.0
 
 
 async def talking(ship: Ship) -> str:
@@ -116,6 +117,24 @@ async def test_kill_9_of_the_sandbox_host_leaves_its_sandboxes_at_work(ship: Shi
     async with ship.client() as client:
         listed = await client.get(f"/api/v1/sessions/{session_id}/files")
         assert listed.status_code == 200, listed.text
+
+
+async def test_a_runner_and_a_sandbox_host_that_stand_still_for_a_while_disturb_nobody(ship: Ship) -> None:
+    session_id = await talking(ship)
+    before = await ship.processes(session_id)
+    halted = (before["runner"], ship.sandboxd_pid())
+    for pid in halted:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(HALT_S)
+    finally:
+        for pid in halted:
+            os.kill(pid, signal.SIGCONT)
+    items = await ship.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    assert await ship.processes(session_id) == before
+    assert ship.sandboxd_pid() == halted[1]
 
 
 async def test_server_and_sandbox_host_die_together(ship: Ship) -> None:
