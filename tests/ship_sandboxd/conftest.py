@@ -1,6 +1,7 @@
 """A real sandbox host as a child process, and sandboxes in it made by the official SDK."""
 
 import fcntl
+import importlib.util
 import ipaddress
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from e2b import Sandbox
 
@@ -24,6 +26,10 @@ from ship_sandboxd.lifecycle.records import last_version
 
 API_KEY = "e2b_" + "7" * 40
 START_TIMEOUT_S = 60.0
+needs_s3 = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("obstore", "moto")),
+    reason="obstore and moto[server] are not installed",
+)
 
 
 class Host:
@@ -112,6 +118,40 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.02)
     return value
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """The URL of an empty bucket."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "moto.server", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+
+    def up() -> bool:
+        try:
+            return httpx.put(f"{endpoint}/layers-bucket").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    eventually(up, 30)
+    yield f"s3://layers-bucket/some/prefix?endpoint={endpoint}&region=us-east-1"
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=needs_s3)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where blobs may be: a folder, and a bucket of a real S3 server where the libraries for it are."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    return str(request.getfixturevalue("bucket")).replace("prefix?", f"{tmp_path.name}?")
 
 
 @pytest.fixture

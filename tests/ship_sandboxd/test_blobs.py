@@ -1,59 +1,21 @@
 """One contract for every store of blobs: a folder, and a bucket of a real S3 server where the libraries for it are."""
 
-import importlib.util
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from conftest import eventually
+from conftest import needs_s3
 
 from ship_sandboxd.errors import SetupError
 from ship_sandboxd.storage.blobs import BlobMissing, Blobs, FolderBlobs
 from ship_sandboxd.storage.s3 import S3Blobs
 
-needs_s3 = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("obstore", "moto")),
-    reason="obstore and moto[server] are not installed",
-)
 
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URL of an empty bucket."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "moto.server", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-
-    def up() -> bool:
-        try:
-            return httpx.put(f"{endpoint}/layers-bucket").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    eventually(up, 30)
-    yield f"s3://layers-bucket/some/prefix?endpoint={endpoint}&region=us-east-1"
-    server.terminate()
-    server.wait()
-
-
-@pytest.fixture(params=["folder", pytest.param("s3", marks=needs_s3)])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
-    if request.param == "folder":
-        return FolderBlobs(tmp_path / "store")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    return S3Blobs(request.getfixturevalue("bucket"))
+@pytest.fixture
+def blobs(store_url: str) -> Blobs:
+    return S3Blobs(store_url) if store_url.startswith("s3:") else FolderBlobs(Path(store_url))
 
 
 async def test_what_was_put_is_there_whole(blobs: Blobs, tmp_path: Path) -> None:

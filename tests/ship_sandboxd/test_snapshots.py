@@ -196,10 +196,9 @@ def test_a_fork_goes_its_own_way(host: Host) -> None:
 
 
 def test_another_host_on_the_same_store_makes_sandboxes_of_a_snapshot(
-    own_host: MakeHost, tmp_path: Path
+    own_host: MakeHost, store_url: str
 ) -> None:
-    store = str(tmp_path / "store")
-    one, other = own_host("--blobs", store), own_host("--blobs", store)
+    one, other = own_host("--blobs", store_url), own_host("--blobs", store_url)
     sandbox = one.create()
     sandbox.files.write("/srv/a.txt", "moved")
     snapshot = sandbox.create_snapshot("moving")
