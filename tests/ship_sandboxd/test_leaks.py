@@ -1,7 +1,9 @@
-"""Nothing is left of sandboxes: not of a thousand in a row, and not of those that were being made when the host died."""
+"""Nothing is left of sandboxes: not of a thousand in a row, of those that were being made when the host died, or of those that were killed
+while something was done with them."""
 
 import contextlib
 import itertools
+import os
 import random
 import threading
 import time
@@ -23,6 +25,12 @@ pytestmark = pytest.mark.system
 MakeHost = Callable[..., Host]
 CYCLES, AT_ONCE = 1000, 6
 ROUNDS = 8
+CHANGES: dict[str, dict[str, Any]] = {
+    "/pause": {"memory": False},
+    "/connect": {"timeout": 60},
+    "/snapshots": {},
+    "/fork": {"count": 1},
+}
 
 
 @pytest.mark.timeout(600)  # a tenth of a second each, where there is nothing else to do
@@ -117,3 +125,34 @@ def _ask(host: Host) -> None:
 
 def _api(host: Host) -> dict[str, Any]:
     return {key: value for key, value in host.options_of_sdk.items() if key != "sandbox_url"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="snapshots need a sandbox host that runs as root")
+@pytest.mark.parametrize(("path", "body"), CHANGES.items(), ids=[path.strip("/") for path in CHANGES])
+def test_what_is_killed_in_the_middle_of_a_change_leaves_nothing(
+    own_host: MakeHost, path: str, body: dict[str, Any]
+) -> None:
+    host = own_host("--spares", "0")
+    headers = {"X-API-KEY": API_KEY}
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    seen: set[str] = set()
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(2 * ROUNDS):
+            sandbox = host.create()
+            seen.add(sandbox.sandbox_id)
+            url = f"{host.url}/sandboxes/{sandbox.sandbox_id}"
+            if path == "/connect":
+                sandbox.pause(keep_memory=False)
+            change = other.submit(httpx.post, url + path, json=body, headers=headers, timeout=60)
+            time.sleep(chance.uniform(0, 0.06))  # the moment is what the test varies
+            assert httpx.delete(url, headers=headers, timeout=30).status_code == 204
+            assert change.result().status_code in (201, 204, 404)
+        for info in Sandbox.list(**_api(host)).next_items():  # forks that came about all the same
+            seen.add(info.sandbox_id)
+            Sandbox.kill(info.sandbox_id, **_api(host))
+    eventually(lambda: traces.of(host) == traces.Traces())
+    assert traces.groups(seen) == []
+    assert traces.processes(set(), seen) == []
+    eventually(lambda: list((host.data / "trash").iterdir()) == [])
