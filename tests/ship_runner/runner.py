@@ -65,14 +65,14 @@ class Runner:
         return int(json.loads((self.state / "agent.json").read_text())["pid"])
 
     def agents(self) -> list[int]:
-        """All agents that run with this runner's home."""
-        home, found = f"HOME={self.home}".encode(), []
+        """All agents that run with this runner's home. A process that one has just forked looks like itself until it is another program."""
+        home, found = f"HOME={self.home}".encode(), {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 command = (process / "cmdline").read_bytes().split(b"\0")
                 if command[1:2] == [b"serve"] and home in (process / "environ").read_bytes().split(b"\0"):
-                    found.append(int(process.name))
-        return found
+                    found[int(process.name)] = _parent(process)
+        return [pid for pid, parent in found.items() if parent not in found]
 
     def terms(self) -> Path:
         """The folder of what the agent was told."""
@@ -83,11 +83,11 @@ class Runner:
         assert self._process is not None
         found = [self._process.pid, self.agent()]
         parents = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
+        for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        for process in found:
-            found += [child for child, parent in parents.items() if parent == process and child not in found]
+                parents[int(process.name)] = _parent(process)
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid and child not in found]
         return found
 
     async def ended(self, timeout_s: float = 20) -> int:
@@ -138,3 +138,7 @@ class Runner:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.agent(), signal.SIGKILL)
             TermsFolder(self.terms()).remove()
+
+
+def _parent(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
