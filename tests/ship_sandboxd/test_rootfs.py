@@ -239,12 +239,12 @@ async def _open_twice(data: Path, stage: str) -> None:
 def test_a_disk_whose_opening_is_cut_short_is_closed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mounting, go_on = threading.Event(), threading.Event()
+    mounted, go_on = threading.Event(), threading.Event()
 
     def slowly(device: int, target: str) -> None:
-        mounting.set()
-        assert go_on.wait(10)
         mount(device, target)
+        mounted.set()
+        assert go_on.wait(10)
 
     async def cut_short(data: Path, stage: str) -> None:
         disks = Disks(data, Path(stage), limited=True)
@@ -256,10 +256,9 @@ def test_a_disk_whose_opening_is_cut_short_is_closed_all_the_same(
                 pytest.fail("it was cut short before")
 
         using = asyncio.create_task(use())
-        await asyncio.to_thread(mounting.wait)
+        await asyncio.to_thread(mounted.wait)
         using.cancel()
-        await asyncio.sleep(0)
-        go_on.set()
+        asyncio.get_running_loop().call_soon(go_on.set)
         with pytest.raises(asyncio.CancelledError):
             await using
         assert not list(Path(stage).iterdir())
@@ -274,7 +273,9 @@ def test_a_launch_that_is_killed_leaves_nobody_who_holds_what_it_held(tmp_path: 
         "def die(path, text): print(path.parent.name, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
         "pathlib.Path.write_text = die\nmounts.owners([(0, 0)])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=20
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     holder = ProcessIdentity.of(int(done.stdout))
     eventually(lambda: holder is None or not holder.alive)
