@@ -123,3 +123,8 @@ class FreezeFailed(ApiError):
 def is_full(error: BaseException) -> bool:
     """Whether a call failed for want of room on a disk."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(error: OSError) -> DiskFull | None:
+    """What a caller is told of a call that failed for want of room on a disk; None of one that failed for something else."""
+    return DiskFull("the sandbox host's disk is full: make room on it") if is_full(error) else None

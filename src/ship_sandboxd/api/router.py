@@ -11,13 +11,12 @@ from typing import Any
 from ..envd.http1 import BrokenStreamError, Exchange, ProtocolError, Request
 from ..errors import (
     ApiError,
-    DiskFull,
     NotFound,
     QuotaExceeded,
     Unauthorized,
     Unsupported,
     WrongContentType,
-    is_full,
+    disk_full,
 )
 from ..lifecycle.records import DEFAULT_TENANT
 from ..telemetry.metrics import Metrics
@@ -83,8 +82,8 @@ class Api:
         try:
             return await route.handle(Call(exchange, variables, parse_query(query), body, tenant))
         except OSError as error:
-            if is_full(error):
-                raise DiskFull("the sandbox host's disk is full: make room on it") from error
+            if full := disk_full(error):
+                raise full from error
             raise
 
     def _find(self, request: Request) -> tuple[tuple[str, str], Route | None, dict[str, str]]:

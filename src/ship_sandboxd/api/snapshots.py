@@ -6,7 +6,7 @@ import binascii
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ApiError, BadRequest, LaunchFailed
+from ..errors import ApiError, BadRequest, LaunchFailed, disk_full
 from ..lifecycle.sandbox import Sandbox
 from ..lifecycle.sandboxes import Sandboxes
 from ..lifecycle.snapshots import DEFAULT_TAG, Snapshot, Snapshots
@@ -78,12 +78,16 @@ class SnapshotRoutes:
                     return {
                         "sandbox": self._handle_of(await self._sandboxes.fork(sandbox, template, timeout_s))
                     }
-                except (ApiError, OSError) as failure:
-                    error = failure if isinstance(failure, ApiError) else LaunchFailed(str(failure))
-                    message = {"code": error.status, "message": str(error), "error_code": error.code}
-                    return {"error": message}
+                except ApiError as error:
+                    return {"error": _refusal(error)}
+                except OSError as error:
+                    return {"error": _refusal(disk_full(error) or LaunchFailed(str(error)))}
 
         return Answer(201, await asyncio.gather(*(fork() for _ in range(count))))
+
+
+def _refusal(error: ApiError) -> dict[str, Any]:
+    return {"code": error.status, "message": str(error), "error_code": error.code}
 
 
 def _told(snapshot: Snapshot) -> dict[str, Any]:
