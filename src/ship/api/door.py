@@ -9,6 +9,7 @@ Nothing that is imported here knows FastAPI: a server that starts answers hot re
 """
 
 import asyncio
+import math
 import re
 from http import HTTPStatus
 from typing import Any, cast
@@ -47,11 +48,13 @@ def door(services: Services) -> type[asyncio.Protocol]:
 class _Turn:
     """A hot request's place among the requests of its connection, in the shape in which uvicorn keeps one."""
 
+    message_event = asyncio.Event()
+    """Set when more of a request has come, or no more will: nobody waits for more of a hot one."""
+
     def __init__(self, keep_alive: bool) -> None:
         self.keep_alive = keep_alive
         self.response_complete = False
         self.disconnected = False
-        self.message_event = asyncio.Event()
 
 
 class Door(HttpToolsProtocol):
@@ -69,6 +72,18 @@ class Door(HttpToolsProtocol):
         self._services = services
         self._call: HotCall | None = None
         self._path = self._query = self._body = b""
+        self._idle_since = math.inf
+        self._idling: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        super().connection_lost(exc)
+        self._idle_no_more()
+
+    def on_message_begin(self) -> None:
+        """The parser has the first of a request."""
+        super().on_message_begin()
+        self._idle_since = math.inf
 
     def on_headers_complete(self) -> None:
         """The parser has a request's head."""
@@ -98,9 +113,34 @@ class Door(HttpToolsProtocol):
             return
         turn = _Turn(self.parser.should_keep_alive())
         self.cycle = cast("Any", turn)
-        task = self.loop.create_task(self._serve(turn, call, what, self._connection(), body))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(self.loop.create_task(self._serve(turn, call, what, self._connection(), body)))
+
+    def on_response_complete(self) -> None:
+        """A request is answered: the next one's turn, or the connection idles. Uvicorn sets a timer for each request; here one looks
+        how long the connection has idled when it fires."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self._idling is None:
+            self._idling = self.loop.call_at(self._idle_since + self.timeout_keep_alive, self._idle)
+
+    def _idle(self) -> None:
+        self._idling = None
+        closes_at = self._idle_since + self.timeout_keep_alive
+        if closes_at <= self.loop.time():
+            self.timeout_keep_alive_handler()
+        elif closes_at < math.inf:
+            self._idling = self.loop.call_at(closes_at, self._idle)
+
+    def _idle_no_more(self) -> None:
+        if self._idling is not None:
+            self._idling.cancel()
+            self._idling = None
 
     def handle_websocket_upgrade(self) -> None:
         """The parser has a handshake: the stream's is answered here."""
@@ -109,10 +149,10 @@ class Door(HttpToolsProtocol):
         found = _STREAM.fullmatch(path)
         connection = self._connection() if found else None
         answer = websocket.accept(connection.headers) if connection else None
+        self._idle_no_more()
         if found is None or connection is None or answer is None:
             super().handle_websocket_upgrade()
             return
-        self._unset_keepalive_if_required()
         self.connections.discard(self)
         stream = StreamSocket(self._services, self.server_state)
         self.transport.set_protocol(stream)
@@ -165,13 +205,16 @@ class Door(HttpToolsProtocol):
         self, turn: _Turn, call: HotCall, what: BaseModel, connection: HTTPConnection, body: bytes
     ) -> None:
         try:
-            actor = await caller(connection, self._services)
-            key = key_of(actor, connection, body) if call.route.posts else None
-            response = await call.answer(Asker(self._services, actor, key), what)
-        except Exception as error:  # the edge of the protocol, as the application's error handlers are
-            response = problems.answer(error, connection)
-        if self.flow.write_paused:
-            await self.flow.drain()
+            try:
+                actor = await caller(connection, self._services)
+                key = key_of(actor, connection, body) if call.route.posts else None
+                response = await call.answer(Asker(self._services, actor, key), what)
+            except Exception as error:  # the edge of the protocol, as the application's error handlers are
+                response = problems.answer(error, connection)
+            if self.flow.write_paused:
+                await self.flow.drain()
+        finally:
+            self.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         if not turn.disconnected:
             self._respond(turn, response)
 

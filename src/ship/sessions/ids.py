@@ -3,11 +3,14 @@
 import os
 import time
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_ALPHABET = b"0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [chr(first) + chr(second) for first in _ALPHABET for second in _ALPHABET]
+_LETTERS = _ALPHABET * 8
+"""A letter for each byte, as many bytes for each letter."""
 
 
 def new_id(prefix: str) -> str:
     """A fresh id like ``ses_01k0…``; 26 characters follow the prefix."""
-    number = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10))
-    return f"{prefix}_" + "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+    now_ms = int(time.time() * 1000)
+    moment = "".join([_PAIRS[now_ms >> shift & 1023] for shift in (40, 30, 20, 10, 0)])
+    return f"{prefix}_{moment}{os.urandom(16).translate(_LETTERS).decode()}"

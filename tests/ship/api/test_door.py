@@ -10,7 +10,7 @@ from tests.ship.api.conftest import Served
 from tests.ship.api.test_sessions_api import begun
 
 from ship.accounts import tokens
-from ship.api import door, hot
+from ship.api import door, hot, server
 from ship.api.application import create_api
 from ship.errors import Unauthenticated
 from ship.testing.serving import serving
@@ -164,6 +164,41 @@ async def test_pages_of_messages_stay_true_while_notes_come(served: Served) -> N
             assert said
     whole = (await served.client.get(path, params={"limit": 500})).json()["items"]
     assert [item["text"] for item in whole if item["kind"] == "note"] == [f"{n}" for n in range(300)]
+
+
+async def test_a_connection_that_idles_is_closed_and_one_that_asks_is_not(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_S", 0.2)
+    session_id = (await begun(served))["id"]
+    post = request(served, session_id, b'{"text":"x"}')
+    page = f"GET /api/v1/sessions/{session_id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.token}\r\n\r\n"
+
+    async def answer(reader: asyncio.StreamReader) -> bytes:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        return head[9:12]
+
+    app = create_api()
+    app.state.services = served.services
+    async with asyncio.timeout(20), serving(app, served.services) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        asking, idling = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+        for hot in (True, False):  # the door's own answers, then the application's
+            for reader, writer in (asking, idling):
+                writer.write(post if hot else page.encode())
+                assert await answer(reader) in (b"201", b"200")
+        asking[1].write(post[:40])
+        assert await idling[0].read() == b""
+        again = await asyncio.open_connection(host, int(port))
+        again[1].write(post)
+        await answer(again[0])
+        assert await again[0].read() == b""  # twice the time has passed
+        asking[1].write(post[40:])
+        assert await answer(asking[0]) == b"201"
+        assert await asking[0].read() == b""
+        for _, writer in (asking, idling, again):
+            writer.close()
 
 
 async def holds(there: tokens.Tokens, secret: str) -> bool:

@@ -7,13 +7,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
 from tests.ship.store.small_disk import fill, small_disk
 
+from ship import words
 from ship.errors import ConfigurationError, Unavailable
-from ship.ports.store import Append, HeadMoved, NewEvent
+from ship.ports.store import Append, FirstAnswer, HeadMoved, NewEvent, Search
 from ship.store.sqlite import SqliteStore
 
 
@@ -59,6 +61,28 @@ async def test_a_file_of_a_newer_ship_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as refused:
         await SqliteStore(tmp_path / "ship.db").open()
     assert refused.value.code == "data_newer"
+
+
+async def test_what_waited_in_a_file_of_an_older_ship_waits_in_this_one(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "ship.db", isolation_level=None)
+    older = sorted(resources.files("ship.store.sqlite").joinpath("sql").iterdir(), key=lambda item: item.name)
+    for script in older[:5]:
+        connection.executescript(script.read_text())
+    connection.execute("PRAGMA user_version = 5")
+    connection.execute("INSERT INTO idempotency VALUES ('scope', 'late', 'f', x'01', 20)")
+    connection.execute("INSERT INTO idempotency VALUES ('scope', 'never', 'f', x'02', 10)")
+    connection.execute("INSERT INTO sessions VALUES ('s', 'ready', 1, x'00', '/r')")
+    connection.execute("INSERT INTO unindexed VALUES ('s', 2, 'a needle')")
+    connection.close()
+
+    store = SqliteStore(tmp_path / "ship.db")
+    await store.open()
+    await store.forget_answers(20)
+    assert await store.first_answer("scope", "never") is None
+    assert await store.first_answer("scope", "late") == FirstAnswer("scope", "late", "f", b"\x01")
+    assert await store.index(10) == 1
+    assert [found.seq for found in await store.search(Search(words.parse("needle")), 0, 10)] == [2]
+    await store.close()
 
 
 async def test_a_full_disk_is_an_error_with_a_name_and_passes_when_there_is_room(store: SqliteStore) -> None:

@@ -23,5 +23,9 @@ def keep(connection: sqlite3.Connection, first: FirstAnswer, at_ms: int) -> bool
 
 
 def forget_before(connection: sqlite3.Connection, at_ms: int) -> None:
-    """Drop what is older."""
-    connection.execute("DELETE FROM idempotency WHERE at_ms < ?", (at_ms,))
+    """Drop what is older: from the first, which came first, up to one that is not."""
+    connection.execute(
+        "DELETE FROM idempotency WHERE id < coalesce("
+        "(SELECT id FROM idempotency WHERE at_ms >= ? ORDER BY id LIMIT 1), (SELECT max(id) + 1 FROM idempotency))",
+        (at_ms,),
+    )

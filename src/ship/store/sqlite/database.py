@@ -43,6 +43,8 @@ BUSY_TIMEOUT_MS = 10_000
 SLOW_COMMIT_S = 0.002
 """When a commit takes longer than this, as a moving average, the event loop does not wait for it, but to see how it is."""
 LOOK_EVERY = 64
+ENOUGH = 256
+"""So many appends do not wait for more."""
 CHECKPOINT_EVERY = 256
 LONGEST_LOG_FRAMES = 16_384
 """When so many frames (of 4 KiB) of the write-ahead log are not home, commits wait for those who still read it."""
@@ -113,7 +115,7 @@ class Database:
         self._pending.append(Entry(together, item, undone, future))
         if not self._committing:
             self._committing = True
-            asyncio.get_running_loop().call_soon(self._start_commit)
+            self._gather()
         return future
 
     async def read(self, job: Job[T]) -> T:
@@ -166,6 +168,15 @@ class Database:
                 code="data_in_use",
                 hint="Stop it first, or give this one a folder of its own with --data.",
             ) from error
+
+    def _gather(self, known: int = 0) -> None:
+        """Commit what waits when a turn of the event loop has brought nothing more: those who were answered by the last commit come
+        again within a few turns, and one commit for all costs little more than one for each of them."""
+        waiting = len(self._pending)
+        if known < waiting < ENOUGH:
+            asyncio.get_running_loop().call_soon(self._gather, waiting)
+        else:
+            self._start_commit()
 
     def _start_commit(self) -> None:
         """Commit what has come, here on the event loop: threads that take turns at the interpreter cost more than the statements do.
@@ -231,7 +242,7 @@ class Database:
             else:
                 future.set_result(outcome)
         if self._pending:
-            asyncio.get_running_loop().call_soon(self._start_commit)
+            self._gather()
         else:
             self._committing = False
 

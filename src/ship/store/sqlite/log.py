@@ -5,11 +5,15 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from ship.ports.store import Append, Snapshot, Summary
+from ship.store.sqlite.rows import write_rows
+
+_HEAD = "SELECT coalesce((SELECT max(seq) FROM events WHERE session_id = ?), (SELECT head FROM packed WHERE session_id = ?))"
 
 
 def head(connection: sqlite3.Connection, session_id: str) -> int:
     """The last seq, 0 when there is no such session."""
-    return heads(connection, [session_id]).get(session_id, 0)
+    (seq,) = connection.execute(_HEAD, (session_id, session_id)).fetchone()
+    return seq or 0
 
 
 def heads(connection: sqlite3.Connection, session_ids: Sequence[str]) -> dict[str, int]:
@@ -24,7 +28,8 @@ def heads(connection: sqlite3.Connection, session_ids: Sequence[str]) -> dict[st
 
 def append(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
     """Append the events of each after its ``expected_head``."""
-    connection.executemany(
+    write_rows(
+        connection,
         "INSERT INTO events (session_id, seq, type, body) VALUES (?, ?, ?, ?)",
         [
             (append.session_id, seq, event.type, event.body)
@@ -57,7 +62,8 @@ def page(
 
 def add_messages(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
     """Index what was said, by the seq of its event."""
-    connection.executemany(
+    write_rows(
+        connection,
         "INSERT INTO messages (session_id, seq, body) VALUES (?, ?, ?)",
         [(append.session_id, said.seq, said.body) for append in appends for said in append.said],
     )
@@ -76,7 +82,8 @@ def messages(
 
 def save_snapshots(connection: sqlite3.Connection, snapshots: Mapping[str, Snapshot]) -> None:
     """Keep a folded state of each of these sessions."""
-    connection.executemany(
+    write_rows(
+        connection,
         "INSERT OR REPLACE INTO snapshots (session_id, seq, shape, body) VALUES (?, ?, ?, ?)",
         [(session_id, *snapshot) for session_id, snapshot in snapshots.items()],
     )
@@ -92,7 +99,8 @@ def snapshot(connection: sqlite3.Connection, session_id: str, shape: int) -> Sna
 
 def save_summaries(connection: sqlite3.Connection, summaries: Mapping[str, Summary]) -> None:
     """Write the lines of these sessions in the list."""
-    connection.executemany(
+    write_rows(
+        connection,
         "INSERT INTO sessions (id, status, created_at_ms, body, repository) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (id) DO UPDATE SET status = excluded.status, body = excluded.body",
         [

@@ -7,11 +7,13 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from ship.ports.store import Append, DueAlarm, DueEffect, NewAlarm
+from ship.store.sqlite.rows import write_rows
 
 
 def add(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
     """Put the effects of each in, due at once; one that is there stays as it is."""
-    connection.executemany(
+    write_rows(
+        connection,
         "INSERT OR IGNORE INTO outbox (effect_id, session_id, body, due_at_ms) VALUES (?, ?, ?, ?)",
         [
             (effect_id, append.session_id, body, append.at_ms)
@@ -49,7 +51,8 @@ def release_all(connection: sqlite3.Connection, now_ms: int) -> None:
 
 def postpone_alarms(connection: sqlite3.Connection, names: Sequence[str], due_at_ms: int) -> None:
     """Let no alarm of these names fire before that time."""
-    connection.executemany(
+    write_rows(
+        connection,
         "UPDATE alarms SET due_at_ms = ? WHERE due_at_ms < ? AND name = ?",
         [(due_at_ms, due_at_ms, name) for name in names],
     )
@@ -71,11 +74,13 @@ def set_alarm(connection: sqlite3.Connection, session_id: str, alarm: NewAlarm) 
 
 def set_alarms(connection: sqlite3.Connection, alarms: Mapping[tuple[str, str], int | None]) -> None:
     """Set, move or (None) clear alarms, by session and name."""
-    connection.executemany(
+    write_rows(
+        connection,
         "INSERT OR REPLACE INTO alarms (session_id, name, due_at_ms) VALUES (?, ?, ?)",
         [(*key, due_at_ms) for key, due_at_ms in alarms.items() if due_at_ms is not None],
     )
-    connection.executemany(
+    write_rows(
+        connection,
         "DELETE FROM alarms WHERE session_id = ? AND name = ?",
         [key for key, due_at_ms in alarms.items() if due_at_ms is None],
     )

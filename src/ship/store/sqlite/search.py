@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ship.ports.store import Append, Found, Search
+from ship.store.sqlite.rows import write_rows
 from ship.words import Term, storable, words
 
 
 class Text(NamedTuple):
-    """A text, and its words parted by spaces."""
+    """A text by its place in the queue, and its words parted by spaces."""
 
+    id: int
     session_id: str
     seq: int
     text: str
@@ -25,16 +27,15 @@ def queue(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
         if append.summary and append.expected_head == 0
     ]
     said = [(append.session_id, said.seq, storable(said.text)) for append in appends for said in append.said]
-    if titles or said:
-        connection.executemany(
-            "INSERT OR REPLACE INTO unindexed (session_id, seq, text) VALUES (?, ?, ?)", [*titles, *said]
-        )
+    write_rows(connection, "INSERT INTO unindexed (session_id, seq, text) VALUES (?, ?, ?)", [*titles, *said])
 
 
 def waiting(connection: sqlite3.Connection, limit: int) -> list[Text]:
     """Some of the texts that are to be indexed, cut into words."""
-    rows = connection.execute("SELECT session_id, seq, text FROM unindexed LIMIT ?", (limit,)).fetchall()
-    return [Text(row[0], row[1], row[2], " ".join(words(row[2]))) for row in rows]
+    rows = connection.execute(
+        "SELECT id, session_id, seq, text FROM unindexed ORDER BY id LIMIT ?", (limit,)
+    ).fetchall()
+    return [Text(row[0], row[1], row[2], row[3], " ".join(words(row[3]))) for row in rows]
 
 
 def index(connection: sqlite3.Connection, texts: Sequence[Text]) -> int:
@@ -42,12 +43,14 @@ def index(connection: sqlite3.Connection, texts: Sequence[Text]) -> int:
     count = 0
     for text in texts:
         left = connection.execute(
-            "DELETE FROM unindexed WHERE session_id = ? AND seq = ? AND text = ?", text[:3]
+            "DELETE FROM unindexed WHERE id = ? AND session_id = ? AND seq = ? AND text = ?", text[:4]
         )
         count += left.rowcount
         if left.rowcount:
             _forget(connection, text)
-            added = connection.execute("INSERT INTO texts (session_id, seq, text) VALUES (?, ?, ?)", text[:3])
+            added = connection.execute(
+                "INSERT INTO texts (session_id, seq, text) VALUES (?, ?, ?)", text[1:4]
+            )
             connection.execute(
                 "INSERT INTO text_words (rowid, words) VALUES (?, ?)", (added.lastrowid, text.words)
             )
@@ -58,7 +61,7 @@ def index(connection: sqlite3.Connection, texts: Sequence[Text]) -> int:
 def _forget(connection: sqlite3.Connection, text: Text) -> None:
     """What stood in this place before. The index knows no texts: it is told the words that go."""
     old = connection.execute(
-        "SELECT id, text FROM texts WHERE session_id = ? AND seq = ?", text[:2]
+        "SELECT id, text FROM texts WHERE session_id = ? AND seq = ?", text[1:3]
     ).fetchone()
     if old:
         gone = ("delete", old["id"], " ".join(words(old["text"])))
