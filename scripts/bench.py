@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bench_load
+import bench_recovery
 import bench_runner
 import bench_sandboxes
 import bench_sessions
@@ -26,6 +27,7 @@ KEPT = Path(__file__).parents[1] / "docs" / "performance.json"
 SECTIONS = [
     "sessions",
     "runner",
+    "recovery",
     *(f"load.{name}" for name in bench_load.SECTIONS),
     *(f"cluster.{name}" for name in bench_load.CLUSTER),
     *(f"sandboxes.{name}" for name in bench_sandboxes.SECTIONS),
@@ -82,6 +84,8 @@ def _measurement(name: str, arguments: argparse.Namespace) -> Callable[[], list[
         return lambda: bench_sessions.measure(arguments.rounds or 3)
     if name == "runner":
         return lambda: bench_runner.measure(arguments.rounds or 3)
+    if name == "recovery":
+        return lambda: bench_recovery.measure(arguments.rounds or 3)
     kind, _, section = name.partition(".")
     if kind in ("load", "cluster"):
         measured = bench_load.SECTIONS if kind == "load" else bench_load.CLUSTER

@@ -67,6 +67,17 @@ async def _measure(rounds: int, clients: int, appends: int) -> list[Figure]:
 @contextlib.asynccontextmanager
 async def server(folder: Path, warm: int = 0) -> AsyncIterator[Address]:
     """``ship up`` on a free port, with so many sandboxes that wait."""
+    process, address = await started(folder, warm=warm)
+    try:
+        yield address
+    finally:
+        await ended(process, folder)
+
+
+async def started(
+    folder: Path, *, warm: int = 0, listen: str = "127.0.0.1:0"
+) -> tuple[asyncio.subprocess.Process, Address]:
+    """The process of a server that takes sessions, and where it is."""
     data = folder / "data"
     environment = {
         **os.environ,
@@ -74,27 +85,29 @@ async def server(folder: Path, warm: int = 0) -> AsyncIterator[Address]:
         "SHIP_LOCAL_ROOTS": tempfile.gettempdir(),
         "SHIP_SANDBOX_WARM": str(warm),
     }
-    command = [sys.executable, "-m", "ship.cli", "up", "--listen", "127.0.0.1:0", "--data", str(data)]
+    command = [sys.executable, "-m", "ship.cli", "up", "--listen", listen, "--data", str(data)]
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    try:
-        # The sign-in link is the first thing on standard output, written once the server takes sessions.
-        ready = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
-        address = recall(data) if ready else None
-        if address is None:
-            sys.exit("the server did not start")
-        yield address
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-        await asyncio.to_thread(down, data)
+    # The sign-in link is the first thing on standard output, written once the server takes sessions.
+    ready = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
+    address = recall(data) if ready else None
+    if address is None:
+        sys.exit("the server did not start")
+    return process, address
+
+
+async def ended(process: asyncio.subprocess.Process, folder: Path) -> None:
+    """End it, and its sandboxes."""
+    if process.returncode is None:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+    await asyncio.to_thread(down, folder / "data")
 
 
 async def _until_waiting(folder: Path) -> None:
     """Until a sandbox waits with an agent that has nothing left to do."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not _waits(folder / "data" / "sandboxes" / "sandboxes") or _stands_by():
+    while not _waits(folder / "data" / "sandboxes" / "sandboxes") or not _runner_waits():
         if time.monotonic() > deadline:
             sys.exit("no sandbox waits")
         await asyncio.sleep(0.1)
@@ -105,12 +118,14 @@ def _waits(sandboxes: Path) -> bool:
     return any((record["state"], record["template"]) == ("warm", TEMPLATE) for record in records)
 
 
-def _stands_by() -> bool:
-    """Whether an agent is being made ready for nobody yet."""
+def _runner_waits() -> bool:
+    """Whether a runner listens in some sandbox for one that is started; its agent stands then, too."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if b"stand-by" in path.read_bytes().split(b"\0"):
-                return True
+            if b"wait" in path.read_bytes().split(b"\0"):
+                sockets = (path.parent / "net/unix").read_text().splitlines()
+                if any(" 00010000 " in line and line.endswith("waiting.sock") for line in sockets):
+                    return True
     return False
 
 

@@ -16,6 +16,8 @@ from tests.ship_runner.control_plane import FakeControlPlane
 from tests.ship_runner.runner import Runner
 from tests.ship_runner.scripted import Turn, turns
 
+from ship_runner.opencode.turn import GAP
+
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module")]
 
 
@@ -321,6 +323,23 @@ async def test_a_killed_runner_goes_on_and_the_agent_does_not_notice(standing: R
     ]
     each_part_once(plane)
     assert len(plane.of("sandbox.ready")) == 1
+
+
+async def test_a_text_that_grows_goes_on_after_a_gap_when_the_runner_is_killed(standing: Runner) -> None:
+    plane, runner = standing.plane, standing
+    words = "one two three four five six seven eight nine ten"
+    plane.model.scenarios["slow"] = turns(Turn(text=words, pause_s=0.4))
+    await plane.prompt("tsk_growing", "slow work")
+    await plane.until(lambda: any(delta.task_id == "tsk_growing" for delta in plane.deltas))
+    os.kill(runner.child(), signal.SIGKILL)
+    known = len(plane.deltas)
+    await plane.until(lambda: any(delta.text.startswith(GAP) for delta in plane.deltas[known:]))
+    assert (await plane.end_of("tsk_growing")).TYPE == "task.completed"
+    begun, *more = plane.deltas[known:]
+    assert begun.offset == 0
+    assert words.endswith("".join(delta.text for delta in [begun, *more]).removeprefix(GAP).strip())
+    assert more
+    assert [fact.text for fact in plane.of("text.finished", "tsk_growing")] == [words]
 
 
 async def test_a_killed_agent_is_started_anew_and_continues(standing: Runner) -> None:

@@ -13,6 +13,8 @@ from ship_runner.opencode import mapping
 
 Json = Mapping[str, Any]
 
+GAP = "… "
+"""Stands for words that nobody heard."""
 LOOP_LIMIT = 20
 """Steps without a reason to end, in a row, that are called a loop."""
 
@@ -92,6 +94,8 @@ class Turn:
                 continue
             for part in message["parts"]:
                 self._track(part)
+                if not over:
+                    self._join(part)
                 for key, fact in mapping.part_facts(self.run.task_id, part, over=over):
                     self.sink.report(fact, key=key)
 
@@ -146,7 +150,7 @@ class Turn:
                 self.running_tools.discard(part["id"])
 
     def _grow_to(self, part: Json) -> None:
-        """Follow a part's text. A part that was not seen from its beginning grows unseen: its offset is not known."""
+        """Follow a part's text from its beginning."""
         if part["type"] in {"text", "reasoning"}:
             if "end" in (part.get("time") or {}):
                 self._texts.pop(part["id"], None)
@@ -155,6 +159,15 @@ class Turn:
         elif part["type"] == "tool":
             self._track(part)
             self._grow_output(part)
+
+    def _join(self, part: Json) -> None:
+        """Follow a text that was begun while nobody listened. OpenCode keeps what it says only when the part is finished, so until then
+        who watches sees a gap, and what comes after it."""
+        growing = part["type"] in {"text", "reasoning"} and "end" not in (part.get("time") or {})
+        if growing and part["id"] not in self._texts:
+            begun = self._delta_of(part["messageID"], part["id"], part["type"])
+            seen = self._texts[part["id"]] = {**begun, "text": part["text"] + GAP}
+            self.sink.grow({**seen})
 
     def _grow_output(self, part: Json) -> None:
         output = mapping.running_output(part)

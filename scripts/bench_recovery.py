@@ -1,0 +1,161 @@
+"""Measures how long the sudden end of a part is felt.
+
+A real server with a real agent that talks steadily, and a client that follows it. One part is killed with SIGKILL. What is measured is the
+time from there until the client hears the agent again, or, of the sandbox host, until it answers again: of that the client hears
+nothing. The measurement starts the server again, at once; all else Ship starts itself.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import bench_sessions
+from bench_figures import Figure
+
+from ship.app.sandbox_host import FILE
+from ship.client import Client
+from ship.errors import ShipError
+from ship.events.frames import Delta
+from ship.testing import sample_repository
+
+MODEL, PROMPT = "scripted/long", "talk for 300 seconds"
+SPEAKS = 10
+"""After so many pieces of text the agent is in the middle of it."""
+PATIENCE_S = 60.0
+PARTS = ("runner", "agent", "sandbox", "sandbox host", "server")
+
+
+class _Followed:
+    """A session, and when a client of it heard its agent."""
+
+    def __init__(self, client: Client, session_id: str) -> None:
+        self.client = client
+        self.id = session_id
+        self._begun: list[float] = []
+        self._heard = 0
+
+    async def follow(self) -> None:
+        """Listen until cancelled."""
+        async for item in self.client.events(self.id):
+            if isinstance(item, Delta):
+                self._heard += 1
+                if item.offset == 0:
+                    self._begun.append(time.perf_counter())
+
+    async def speaks(self) -> None:
+        """Wait until the agent talks."""
+        await _until(lambda: self._heard > SPEAKS)
+
+    async def speaks_again(self, killed_at: float) -> float:
+        """Seconds from there to the first words: who comes back begins with what is known, or with a new text."""
+        await _until(lambda: self._begun[-1] > killed_at)
+        return next(moment for moment in self._begun if moment > killed_at) - killed_at
+
+    async def answers(self, killed_at: float) -> float:
+        """Seconds from there to the first answer of the sandbox host."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with contextlib.suppress(ShipError):
+                    await self.client.files(self.id)
+                    return time.perf_counter() - killed_at
+
+    async def sandbox_id(self) -> str:
+        """Where it works now."""
+        return (await self.client.session(self.id)).sandbox.sandbox_id or ""
+
+
+def measure(rounds: int) -> list[Figure]:
+    """Each part killed so often."""
+    return asyncio.run(_measure(rounds))
+
+
+async def _measure(rounds: int) -> list[Figure]:
+    samples: dict[str, list[float]] = {part: [] for part in PARTS}
+    with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
+        folder = Path(name)
+        sample_repository.create(folder / "repository")
+        process, address = await bench_sessions.started(folder)
+        try:
+            async with address.client() as client:
+                for part in [part for part in PARTS for _ in range(rounds)]:
+                    async with _following(client, folder / "repository") as followed:
+                        if part == "server":
+                            process, took_s = await _restarted(process, folder, address.url, followed)
+                        elif part == "sandbox host":
+                            took_s = await followed.answers(_kill(_host(folder)))
+                        else:
+                            killed_at = _kill(_processes(await followed.sandbox_id())[part])
+                            took_s = await followed.speaks_again(killed_at)
+                    samples[part].append(took_s * 1000)
+        finally:
+            await bench_sessions.ended(process, folder)
+    return [Figure(f"{part} killed", "ms", tuple(values)) for part, values in samples.items()]
+
+
+@contextlib.asynccontextmanager
+async def _following(client: Client, repository: Path) -> AsyncIterator[_Followed]:
+    """A session whose agent talks; it is archived afterwards."""
+    made = await client.create_session(str(repository), prompt=PROMPT, model=MODEL)
+    followed = _Followed(client, made.id)
+    following = asyncio.create_task(followed.follow())
+    await followed.speaks()
+    try:
+        yield followed
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await client.archive(made.id)
+
+
+async def _restarted(
+    process: asyncio.subprocess.Process, folder: Path, url: str, followed: _Followed
+) -> tuple[asyncio.subprocess.Process, float]:
+    killed_at = time.perf_counter()
+    process.kill()
+    await process.wait()
+    process, _ = await bench_sessions.started(folder, listen=url.removeprefix("http://"))
+    return process, await followed.speaks_again(killed_at)
+
+
+def _processes(sandbox_id: str) -> dict[str, int]:
+    """The pids of a sandbox's ``runner``, its ``agent``, and of what ends the whole ``sandbox`` when it ends."""
+    mark = f"E2B_SANDBOX_ID={sandbox_id}".encode()
+    found: dict[str, int] = {}
+    runners: list[Path] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+            if mark not in (process / "environ").read_bytes().split(b"\0"):
+                continue
+            if arguments[1:2] == [b"serve"]:
+                found["agent"] = int(process.name)
+            elif arguments[-2:-1] == [b"/opt/ship/lib/python"]:
+                runners.append(process)
+    keeper, runner = sorted(runners, key=lambda path: int(path.name))
+    daemon = int((keeper / "stat").read_text().rpartition(")")[2].split()[1])
+    return {**found, "runner": int(runner.name), "sandbox": daemon}
+
+
+def _host(folder: Path) -> int:
+    return int(json.loads((folder / "data" / FILE).read_text())["pid"])
+
+
+def _kill(pid: int) -> float:
+    """End it; when that was."""
+    os.kill(pid, signal.SIGKILL)
+    return time.perf_counter()
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.perf_counter() + PATIENCE_S
+    while not holds():
+        if time.perf_counter() > deadline:
+            sys.exit("the agent was not heard again")
+        await asyncio.sleep(0.02)
