@@ -1,17 +1,18 @@
 """``ship-runner``: keep a runner alive; ``diff``: print the diff of the workspace as it stands; ``mcp``: serve tools to the agent;
-``stand-by``: start an agent that waits for a runner."""
+``stand-by``: start an agent that waits for a runner; ``wait``: be the runner that is started next."""
 
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ship_runner import waiting
 from ship_runner.keeper import keep
+from ship_runner.lock import AlreadyRunning, hold_state
 from ship_runner.settings import SettingMissing, Settings, state_folder
 
-USAGE = "usage: ship-runner [diff | mcp | stand-by]"
+USAGE = "usage: ship-runner [diff | mcp | stand-by | wait]"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
             return _serve_tools()
         case ["stand-by"]:
             return _stand_by()
+        case ["wait"]:
+            return _wait()
     print(USAGE, file=sys.stderr)  # noqa: T201 (a command line's answer)
     return 2
 
@@ -43,21 +46,44 @@ def _keep() -> int:
 
 
 def _live(settings: Settings) -> int:
+    try:
+        with hold_state(settings.state):
+            link = waiting.find(settings.state)
+            if link is None:
+                _work(settings)
+    except AlreadyRunning as error:
+        print(f"ship-runner: {error}", file=sys.stderr)  # noqa: T201 (a command line's answer)
+        return 0
+    return waiting.hand_over(link) if link else 0
+
+
+def _work(settings: Settings) -> None:
     # Imported here: the keeper stays small, and each new child starts from a clean slate.
     import asyncio
 
-    from ship_runner.life import AlreadyRunning, Life, hold_state
+    from ship_runner.life import Life
 
-    try:
+    asyncio.run(Life(settings).live())
+
+
+def _wait() -> int:
+    import asyncio
+
+    from ship_runner.life import rehearse
+
+    def work() -> int:
+        settings = Settings.load(os.environ)
         with hold_state(settings.state):
-            asyncio.run(Life(settings).live())
-    except AlreadyRunning as error:
-        print(f"ship-runner: {error}", file=sys.stderr)  # noqa: T201 (a command line's answer)
-    return 0
+            _work(settings)
+        return 0
+
+    asyncio.run(rehearse())
+    return waiting.wait(state_folder(os.environ), work)
 
 
 def _diff() -> int:
     import asyncio
+    import tempfile
 
     from ship_runner.workspace import Workspace
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from ship_runner.failures import RunnerFailure
+from ship_runner.tls import authorities
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class ControlPlane:
             base_url=f"{url.rstrip('/')}/runner/v1/",
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(30, read=120, write=120),
+            verify=authorities(url),
         )
 
     async def bootstrap(self, keep_at: Path) -> Bootstrap:

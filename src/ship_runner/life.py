@@ -1,14 +1,13 @@
 """The runner's life: learn what to do, clone and start the agent, report ready, then run tasks until refused."""
 
 import asyncio
-import fcntl
+import contextlib
 import logging
-import os
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import httpx
 
@@ -22,6 +21,7 @@ from ship_runner.opencode.driver import OpenCode
 from ship_runner.settings import Settings
 from ship_runner.spool import Spool
 from ship_runner.tasks import Tasks
+from ship_runner.tls import authorities
 from ship_runner.workspace import Prepared, Workspace
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,21 @@ _PATIENCE_S = 2.0
 """How long a runner that was told what to do before waits for the control plane to say it again."""
 
 
-class AlreadyRunning(Exception):
-    """Another runner works in this sandbox."""
+async def rehearse() -> None:
+    """Ask a server of our own something: HTTP's parts are loaded when they are first needed, and a runner that waits has the time."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    with contextlib.suppress(OSError, httpx.HTTPError):
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            address = f"http://{host}:{port}/"
+            async with httpx.AsyncClient(trust_env=False, verify=authorities(address)) as client:
+                await client.get(address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,19 +258,3 @@ class Life:
                 path.unlink(missing_ok=True)
         spool.note(remembered=conversation)
         return conversation
-
-
-def hold_state(state: Path) -> TextIO:
-    """Take the state folder for this process, until the answer is closed. Raises AlreadyRunning."""
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state.chmod(0o700)
-    lock = (state / "runner.lock").open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise AlreadyRunning(f"a runner works here already, process {lock.read().strip()}") from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock

@@ -110,14 +110,16 @@ class Workspace:
             "--no-checkout",
             "--origin",
             "origin",
+            "--config",
+            f"user.name={_AUTHOR['GIT_AUTHOR_NAME']}",
+            "--config",
+            f"user.email={_AUTHOR['GIT_AUTHOR_EMAIL']}",
             "--",
             bootstrap.clone_url,
             str(self.folder),
             timeout=3600,
         )
         git = Git(self.folder, environment=bearer_header(bootstrap.clone_url, token))
-        await git.run("config", "user.name", _AUTHOR["GIT_AUTHOR_NAME"])
-        await git.run("config", "user.email", _AUTHOR["GIT_AUTHOR_EMAIL"])
         cloned = (f"{ref.object} {ref.type} {ref.name}\n" for ref in await gitstate.refs(git))
         self._cloned.write_text("".join(cloned))
         return git, await self._base(git, bootstrap.branch)

@@ -37,6 +37,7 @@ class Runner:
         }
         self._process: asyncio.subprocess.Process | None = None
         self._command: asyncio.subprocess.Process | None = None
+        self._waiting: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         with self.log.open("ab") as log:
@@ -47,6 +48,23 @@ class Runner:
     async def stand_by(self) -> None:
         """Start an agent that waits for the runner."""
         await self._run("stand-by")
+
+    async def wait(self) -> asyncio.subprocess.Process:
+        """Start a runner that waits for the one that is started, and knows nothing of its work; it listens then, or has ended."""
+        self.state.mkdir(exist_ok=True)
+        environment = {"PATH": self.environment["PATH"], "SHIP_STATE": str(self.state)}
+        self._waiting = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "ship_runner", "wait", env=environment
+        )
+        async with asyncio.timeout(20):
+            while self._waiting.returncode is None and not self.listens():
+                await asyncio.sleep(0.01)
+        return self._waiting
+
+    def listens(self) -> bool:
+        """Whether a runner waits here."""
+        sockets = Path("/proc/net/unix").read_text().splitlines()
+        return any(" 00010000 " in line and line.endswith(f" {self.state}/waiting.sock") for line in sockets)
 
     def kill_what_stands_by(self) -> None:
         """The process that starts it, not the agent."""
@@ -90,6 +108,11 @@ class Runner:
             found += [child for child, parent in parents.items() if parent == pid and child not in found]
         return found
 
+    def kill_the_keeper(self) -> None:
+        """What was started, not what works."""
+        assert self._process is not None
+        self._process.kill()
+
     async def ended(self, timeout_s: float = 20) -> int:
         assert self._process is not None
         return await asyncio.wait_for(self._process.wait(), timeout_s)
@@ -131,9 +154,10 @@ class Runner:
         self.home.mkdir()
 
     async def stop(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
-            await self._process.wait()
+        for process in (self._process, self._waiting):
+            if process is not None and process.returncode is None:
+                process.terminate()
+                await process.wait()
         if (self.state / "agent.json").exists():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.agent(), signal.SIGKILL)

@@ -184,6 +184,7 @@ class Ship:
         """The same for a sandbox."""
         needle = f"E2B_SANDBOX_ID={sandbox_id}".encode()
         found: dict[str, int] = {}
+        waiting = 0
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal():
                 continue
@@ -197,10 +198,14 @@ class Ship:
                 continue
             if arguments[0].endswith(b"opencode"):
                 found["agent"] = int(folder.name)
+            elif b"/opt/ship/lib/python" in arguments and b"wait" in arguments:
+                waiting = int(folder.name)
             elif b"/opt/ship/lib/python" in arguments and not {b"mcp", b"stand-by"} & {*arguments}:
                 # The keeper's parent is the sandbox's own daemon, the runner's is the keeper.
                 above = Path(f"/proc/{parent}/cmdline").read_bytes()
                 found["runner" if b"/opt/ship/lib/python" in above else "keeper"] = int(folder.name)
+        if waiting and "runner" in found:  # it works in that one's place
+            found["runner"] = waiting
         return found
 
 

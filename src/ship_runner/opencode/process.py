@@ -26,6 +26,7 @@ import httpx
 
 from ship_runner.failures import RunnerFailure
 from ship_runner.opencode.terms import Terms, TermsFolder, close_configuration_folder
+from ship_runner.tls import authorities
 
 log = logging.getLogger(__name__)
 
@@ -279,8 +280,10 @@ class AgentProcess:
     def _watch(self, record: _Record) -> None:
         self._unwatch()
         self._record = record
+        address = f"http://127.0.0.1:{record.port}"
         self.http = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{record.port}",
+            base_url=address,
+            verify=authorities(address),
             auth=("opencode", record.password),
             timeout=httpx.Timeout(30, read=60),
             trust_env=False,

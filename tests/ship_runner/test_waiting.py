@@ -1,0 +1,69 @@
+"""A runner that waits, with all that it needs loaded, and works for the one that is started."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.ship_runner.control_plane import FakeControlPlane
+from tests.ship_runner.runner import Runner
+from tests.ship_runner.scripted import Turn, turns
+
+pytestmark = pytest.mark.system
+
+
+@pytest_asyncio.fixture
+async def plane(repositories: Path) -> AsyncIterator[FakeControlPlane]:
+    plane = FakeControlPlane(repositories)
+    await plane.start()
+    yield plane
+    await plane.stop()
+
+
+@pytest_asyncio.fixture
+async def runner(plane: FakeControlPlane, tmp_path: Path, tree: Path) -> AsyncIterator[Runner]:
+    runner = Runner(plane, tmp_path, tree)
+    yield runner
+    await runner.stop()
+
+
+async def test_a_runner_that_waits_works_for_the_one_that_is_started_and_ends_with_it(
+    plane: FakeControlPlane, runner: Runner
+) -> None:
+    plane.model.scenarios["work"] = turns(Turn(text="Done."))
+    waiting = await runner.wait()
+    await runner.ready()
+    assert runner.child() == waiting.pid
+    assert waiting.pid not in runner.processes()
+    await plane.prompt("tsk_1", "work please")
+    assert (await plane.end_of("tsk_1")).TYPE == "task.completed"
+    late = await runner.wait()
+    assert late.returncode == 0
+
+    os.kill(waiting.pid, signal.SIGKILL)
+    assert await waiting.wait() == -signal.SIGKILL
+    await plane.prompt("tsk_2", "work please")
+    assert (await plane.end_of("tsk_2")).TYPE == "task.completed"
+    assert "the runner ended with status 1; starting it again" in runner.log.read_text()
+    assert runner.child() in runner.processes()
+
+    await runner.stop()
+    waiting = await runner.wait()
+    await runner.start()
+    async with asyncio.timeout(20):
+        while runner.listens():
+            await asyncio.sleep(0.01)
+    runner.kill_the_keeper()
+    async with asyncio.timeout(20):
+        assert await waiting.wait() == 1
+
+
+async def test_a_runner_that_waits_is_not_held_up_by_one_that_says_nothing(runner: Runner) -> None:
+    waiting = await runner.wait()
+    _, writer = await asyncio.open_unix_connection(runner.state / "waiting.sock")
+    writer.close()
+    async with asyncio.timeout(20):
+        assert await waiting.wait() == 1
