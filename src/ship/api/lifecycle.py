@@ -1,8 +1,10 @@
 """The life of a session beyond its next task: the queue, pauses, checkpoints, forks and children."""
 
+from functools import partial
+
 from fastapi import APIRouter, Response
 
-from ship.api import asked, inputs, schemas
+from ship.api import artifacts, asked, inputs, schemas
 from ship.api.answers import encoded
 from ship.api.dependencies import Caller, Key, Serving
 from ship.model import NO_LIMITS
@@ -89,7 +91,8 @@ async def fork_session(
         agent=body.agent,
         limits=asked.limits(serving, body.limits, model),
     )
-    forked = await forks.from_checkpoint(serving.sessions, session_id, body.checkpoint_id, command)
+    is_there = partial(artifacts.is_kept, serving, state)
+    forked = await forks.from_checkpoint(serving.sessions, session_id, body.checkpoint_id, command, is_there)
     outcome = await serving.sessions.create(forked, actor, key)
     return encoded(outcome.answer, 201)
 

@@ -1,5 +1,7 @@
 """Forks: a new session that begins with a checkpoint of another one. Its artifacts are the same blobs."""
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from ship.errors import Conflict, NotFound
@@ -11,20 +13,26 @@ from ship.sessions.state import SavedPoint, SessionState
 
 
 async def from_checkpoint(
-    sessions: Sessions, session_id: str, checkpoint_id: str, command: CreateSession
+    sessions: Sessions,
+    session_id: str,
+    checkpoint_id: str,
+    command: CreateSession,
+    is_there: Callable[[str], Awaitable[bool]],
 ) -> CreateSession:
     """The command that begins with that checkpoint, or the newest one when it is empty. Limits that the command leaves open are those
-    of the session.
+    of the session. ``is_there`` says whether the bytes of an artifact of that name can be read.
 
     Raises:
         NotFound: ``checkpoint_not_found``.
-        Conflict: ``no_checkpoint``: nothing was kept yet; ``checkpoint_incomplete``: not all of it was stored.
+        Conflict: ``no_checkpoint``: nothing was kept yet; ``checkpoint_incomplete``: not all of it was stored, or it was lost.
     """
     state = await sessions.state(session_id)
     chain = _chain(state, checkpoint_id)
     kept = {artifact.name: artifact for artifact in state.artifacts}
     names = {name for point in chain for name in point.artifacts}
-    if chain[0].parent_id or not all(point.bundle_artifact for point in chain) or not names <= kept.keys():
+    bundles = [point.bundle_artifact for point in chain]
+    whole = not chain[0].parent_id and all(bundles) and names <= kept.keys()
+    if not whole or not all([await is_there(name) for name in bundles]):
         raise Conflict(
             "this checkpoint was not kept whole", code="checkpoint_incomplete", hint="Choose another one."
         )

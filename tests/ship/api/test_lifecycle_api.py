@@ -174,7 +174,7 @@ async def test_a_checkpoint_whose_bytes_are_lost_is_passed_over(
     assert (lost.status_code, lost.json()["code"]) == (404, "blob_not_found")
 
 
-async def test_a_fork_begins_where_a_checkpoint_was(served: Served, client: Client) -> None:
+async def test_a_fork_begins_where_a_checkpoint_was(served: Served, client: Client, tmp_path: Path) -> None:
     session = await sandboxed(served, prompt="do it", limits={"tokens": 99})
     nothing = await served.client.post(f"/api/v1/sessions/{session['id']}/fork", json={})
     assert nothing.json()["code"] == "no_checkpoint"
@@ -189,6 +189,11 @@ async def test_a_fork_begins_where_a_checkpoint_was(served: Served, client: Clie
     assert fork.checkpoint and [file.path for file in fork.checkpoint.files] == ["a.py"]
     assert [point.id for point in await client.checkpoints(fork.id)] == ["ckp_1", "ckp_2"]
     assert await client.artifact(fork.id, "bundle-ckp_1") == b"the bundle-ckp_1"
+    state = await served.services.sessions.state(session["id"])
+    digest = next(artifact.sha256 for artifact in state.artifacts if artifact.name == "bundle-ckp_3")
+    (tmp_path / "blobs" / digest[:2] / digest).unlink()
+    lost = await served.client.post(f"/api/v1/sessions/{session['id']}/fork", json={})
+    assert (lost.status_code, lost.json()["code"]) == (409, "checkpoint_incomplete")
     async with HandRunner(served, fork.id) as runner:
         headers = {"Authorization": f"Bearer {runner.token}"}
         async with httpx.AsyncClient(base_url=served.url, headers=headers) as inside:
