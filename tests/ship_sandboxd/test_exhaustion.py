@@ -28,7 +28,7 @@ def small(host: Host) -> Iterator[Sandbox]:
     """A sandbox with little of everything."""
     folder = Path(host.data / "templates" / "scarce")
     folder.mkdir()
-    (folder / "template.json").write_text(json.dumps({"pids": 40, "disk_mb": 64, "memory_mb": 512}))
+    (folder / "template.json").write_text(json.dumps({"pids": 40, "disk_mb": 64, "memory_mb": 512, "cpu_count": 1}))
     sandbox = host.create(template="scarce", timeout=300)
     yield sandbox
     sandbox.kill()
@@ -80,6 +80,24 @@ def test_a_command_that_memory_ended_says_so(host: Host, small: Sandbox, command
         small.commands.run(command)
     assert raised.value.error == error
     assert small.commands.run("echo well").stdout == "well\n"
+
+
+BUSY = """
+import time
+ends = time.monotonic() + 2
+while time.monotonic() < ends:
+    pass
+print(time.process_time(), flush=True)
+"""
+
+
+def test_two_busy_programs_share_the_one_processor_that_a_sandbox_has(host: Host, small: Sandbox) -> None:
+    if not httpx.get(f"{host.url}/health").json()["limits"]["cpu"]:
+        pytest.skip("this machine cannot limit processors")
+    small.files.write("/tmp/busy.py", BUSY)
+    ran = small.commands.run("python3 /tmp/busy.py & python3 /tmp/busy.py & wait")
+    first, second = (float(line) for line in ran.stdout.split())
+    assert first + second < 2.5
 
 
 def test_a_full_disk_is_told_and_can_be_emptied(host: Host, small: Sandbox) -> None:
