@@ -28,7 +28,9 @@ def small(host: Host) -> Iterator[Sandbox]:
     """A sandbox with little of everything."""
     folder = Path(host.data / "templates" / "scarce")
     folder.mkdir()
-    (folder / "template.json").write_text(json.dumps({"pids": 40, "disk_mb": 64, "memory_mb": 512, "cpu_count": 1}))
+    (folder / "template.json").write_text(
+        json.dumps({"pids": 40, "disk_mb": 64, "memory_mb": 512, "cpu_count": 1})
+    )
     sandbox = host.create(template="scarce", timeout=300)
     yield sandbox
     sandbox.kill()
