@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,8 +18,10 @@ from conftest import API_KEY, Host, eventually
 from e2b import Sandbox
 
 from ship_sandboxd.edge import tls, visits
+from ship_sandboxd.edge.endpoints import Endpoints
 from ship_sandboxd.edge.tls import Certificate, LocalAuthority
 from ship_sandboxd.errors import SetupError
+from ship_sandboxd.settings import Settings, Tls
 
 pytestmark = pytest.mark.system
 
@@ -297,6 +300,21 @@ def test_the_authority_vouches_for_its_domain_alone(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert not verify(made.authority, stolen, "bank.example")
+
+
+def test_a_domain_names_its_port_unless_every_client_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings("127.0.0.1", 0, tmp_path, "key", domain="box.test", tls=Tls("127.0.0.1", 0))
+    for is_known in (False, True):
+        endpoints = Endpoints.open(settings)
+        assert endpoints.https is not None
+        port = endpoints.https.socket.getsockname()[1]
+        assert endpoints.domain == ("box.test" if is_known else f"box.test:{port}")
+        for listening in (endpoints.http, endpoints.https.socket):
+            listening.close()
+        monkeypatch.setattr("ship_sandboxd.edge.endpoints.HTTPS_PORT", port)
+        settings = replace(settings, tls=Tls("127.0.0.1", port))
 
 
 def test_a_certificate_that_soon_ends_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

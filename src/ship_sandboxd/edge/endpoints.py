@@ -11,6 +11,8 @@ from .tls import Certificate, LocalAuthority
 
 # Every browser takes it for this machine, and a wildcard certificate needs two labels after the star.
 LOCAL_DOMAIN = "sandboxes.localhost"
+HTTPS_PORT = 443
+"""The one that an address need not name."""
 
 
 @dataclass
@@ -44,7 +46,9 @@ class Endpoints:
         sock = _listen(settings.tls.host, settings.tls.port)
         domain = settings.domain
         if settings.tls.certificate is None and ":" not in domain:
-            domain = f"{domain or LOCAL_DOMAIN}:{_port(sock)}"
+            domain = domain or LOCAL_DOMAIN
+            if (port := _port(sock)) != HTTPS_PORT:
+                domain = f"{domain}:{port}"
         return cls(http, _https(sock, settings.tls, domain, settings.data), domain)
 
     def told(self) -> dict[str, str]:
