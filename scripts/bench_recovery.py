@@ -24,6 +24,7 @@ from ship.client import Client
 from ship.errors import ShipError
 from ship.events.frames import Delta
 from ship.testing import sample_repository
+from ship_runner.opencode.turn import GAP
 
 MODEL, PROMPT = "scripted/long", "talk for 300 seconds"
 SPEAKS = 10
@@ -42,12 +43,16 @@ class _Followed:
         self._heard = 0
 
     async def follow(self) -> None:
-        """Listen until cancelled."""
+        """Listen until cancelled. What stands for words that nobody heard is not one."""
+        joined = ""
         async for item in self.client.events(self.id):
             if isinstance(item, Delta):
                 self._heard += 1
-                if item.offset == 0:
+                if item.text == GAP:
+                    joined = item.part_id
+                elif item.offset == 0 or item.part_id == joined:
                     self._begun.append(time.perf_counter())
+                    joined = ""
 
     async def speaks(self) -> None:
         """Wait until the agent talks."""
@@ -129,6 +134,7 @@ def _processes(sandbox_id: str) -> dict[str, int]:
     mark = f"E2B_SANDBOX_ID={sandbox_id}".encode()
     found: dict[str, int] = {}
     runners: list[Path] = []
+    waited = 0
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             arguments = (process / "cmdline").read_bytes().split(b"\0")
@@ -136,11 +142,13 @@ def _processes(sandbox_id: str) -> dict[str, int]:
                 continue
             if arguments[1:2] == [b"serve"]:
                 found["agent"] = int(process.name)
+            elif arguments[-2:] == [b"wait", b""]:
+                waited = int(process.name)
             elif arguments[-2:-1] == [b"/opt/ship/lib/python"]:
                 runners.append(process)
     keeper, runner = sorted(runners, key=lambda path: int(path.name))
     daemon = int((keeper / "stat").read_text().rpartition(")")[2].split()[1])
-    return {**found, "runner": int(runner.name), "sandbox": daemon}
+    return {**found, "runner": waited or int(runner.name), "sandbox": daemon}
 
 
 def _host(folder: Path) -> int:

@@ -88,11 +88,17 @@ async def started(
     command = [sys.executable, "-m", "ship.cli", "up", "--listen", listen, "--data", str(data)]
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    # The sign-in link is the first thing on standard output, written once the server takes sessions.
-    ready = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
-    address = recall(data) if ready else None
-    if address is None:
-        sys.exit("the server did not start")
+    try:
+        # The sign-in link is the first thing on standard output, written once the server takes sessions.
+        ready = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
+        address = recall(data) if ready else None
+        if address is None:
+            sys.exit("the server did not start")
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
     return process, address
 
 

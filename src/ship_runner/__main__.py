@@ -4,6 +4,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from ship_runner.keeper import keep
 from ship_runner.lock import AlreadyRunning, hold_state
 from ship_runner.settings import SettingMissing, Settings, state_folder
 
+PATIENCE_S = 2.0
+"""How long another runner may be there before it is believed to stay."""
 USAGE = "usage: ship-runner [diff | mcp | stand-by | wait]"
 
 
@@ -46,15 +49,22 @@ def _keep() -> int:
 
 
 def _live(settings: Settings) -> int:
-    try:
-        with hold_state(settings.state):
-            link = waiting.find(settings.state)
-            if link is None:
+    """Work, or have one work that waits. One whose end is near may hold the state for a moment."""
+    patient_until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with hold_state(settings.state):
                 _work(settings)
-    except AlreadyRunning as error:
-        print(f"ship-runner: {error}", file=sys.stderr)  # noqa: T201 (a command line's answer)
-        return 0
-    return waiting.hand_over(link) if link else 0
+            return 0
+        except AlreadyRunning as error:
+            if link := waiting.find(settings.state):
+                status = waiting.hand_over(link)
+                if status is not None:
+                    return status
+            elif time.monotonic() > patient_until:
+                print(f"ship-runner: {error}", file=sys.stderr)  # noqa: T201 (a command line's answer)
+                return 0
+        time.sleep(0.02)
 
 
 def _work(settings: Settings) -> None:
@@ -67,18 +77,18 @@ def _work(settings: Settings) -> None:
 
 
 def _wait() -> int:
-    import asyncio
+    def load() -> None:
+        import asyncio
 
-    from ship_runner.life import rehearse
+        from ship_runner.life import rehearse
+
+        asyncio.run(rehearse())
 
     def work() -> int:
-        settings = Settings.load(os.environ)
-        with hold_state(settings.state):
-            _work(settings)
+        _work(Settings.load(os.environ))
         return 0
 
-    asyncio.run(rehearse())
-    return waiting.wait(state_folder(os.environ), work)
+    return waiting.wait(state_folder(os.environ), load, work)
 
 
 def _diff() -> int:

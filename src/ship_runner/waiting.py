@@ -7,21 +7,27 @@ whose end its host knows, stays: it ends as the one does that works, and that on
 import contextlib
 import json
 import os
+import signal
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from ship_runner.lock import AlreadyRunning, hold_state
 
+TAKEN_ON_S = 10.0
+"""How long one that waits may take to say that it works; it may still be loading."""
 _SOCKET = "waiting.sock"
 _OUTPUTS = (0, 1, 2)
 _MESSAGE_BYTES = 1 << 20
+_TAKEN_ON = b"+"
 
 
 def find(state: Path) -> socket.socket | None:
     """A connection to the runner that waits here, if one does."""
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    link.settimeout(TAKEN_ON_S)
     try:
         link.connect(str(state / _SOCKET))
     except OSError:
@@ -30,42 +36,59 @@ def find(state: Path) -> socket.socket | None:
     return link
 
 
-def hand_over(link: socket.socket) -> int:
-    """Have it work in this process's place, with its environment, folder and outputs; its exit status when it has ended."""
+def hand_over(link: socket.socket) -> int | None:
+    """Have it work in this process's place, with its environment, folder and outputs; its exit status when it has ended. None when it
+    does not take the work on; then it is no more."""
     with link:
         work = json.dumps({"environment": dict(os.environ), "folder": str(Path.cwd())}) + "\n"
         try:
             socket.send_fds(link, [work.encode()], _OUTPUTS)
-            status = link.recv(1)
+            if link.recv(1) != _TAKEN_ON:
+                return None
+        except TimeoutError:
+            _end(link)
+            return None
         except OSError:
-            status = b""
-        return status[0] if status else 1
-
-
-def wait(state: Path, work: Callable[[], int]) -> int:
-    """Wait for a runner to be started, and do its work; 0 when one works here already. ``work`` is called in its environment."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    path = state / _SOCKET
-    with listener:
-        path.unlink(missing_ok=True)
-        listener.bind(str(path))
-        listener.listen(1)
-        # Whoever starts takes the state first and looks for us then: either it finds us, or we see it.
-        try:
-            hold_state(state).close()
-        except AlreadyRunning:
-            path.unlink(missing_ok=True)
-            return 0
-        link, _ = listener.accept()
-        path.unlink(missing_ok=True)
-    with link:
-        if not _take(link):
-            return 1
-        threading.Thread(target=_end_with, args=(link,), daemon=True).start()
-        status = work()
+            return None
+        link.settimeout(None)
         with contextlib.suppress(OSError):
-            link.send(bytes([status]))
-        return status
+            if status := link.recv(1):
+                return status[0]
+        return 1
+
+
+def _end(link: socket.socket) -> None:
+    """End the process at the other end."""
+    pid, _, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait(state: Path, load: Callable[[], None], work: Callable[[], int]) -> int:
+    """Wait for a runner to be started, and do its work; 0 when one works or waits here already. ``work`` is called in its environment,
+    after ``load``."""
+    try:
+        lock = hold_state(state)
+    except AlreadyRunning:
+        return 0
+    # The state is ours from now on, so whoever starts looks for our socket, and nobody else makes one.
+    path = state / _SOCKET
+    with lock:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            path.unlink(missing_ok=True)
+            listener.bind(str(path))
+            listener.listen(1)
+            load()
+            link, _ = listener.accept()
+            path.unlink(missing_ok=True)
+        with link:
+            if not _take(link):
+                return 1
+            threading.Thread(target=_end_with, args=(link,), daemon=True).start()
+            status = work()
+            with contextlib.suppress(OSError):
+                link.send(bytes([status]))
+            return status
 
 
 def _take(link: socket.socket) -> bool:
@@ -83,6 +106,7 @@ def _take(link: socket.socket) -> bool:
     os.environ.clear()
     os.environ.update(said["environment"])
     os.chdir(said["folder"])
+    link.send(_TAKEN_ON)
     return True
 
 

@@ -1,11 +1,12 @@
 """One run as it looks from the event stream."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ship_runner.agent import Run
 from ship_runner.facts import Delta, Fact
-from ship_runner.opencode.turn import LOOP_LIMIT, Turn
+from ship_runner.opencode.turn import GAP, LOOP_LIMIT, Turn
 
 PROMPT, ANSWER = "msg_000000000001aa", "msg_000000000002aa"
 
@@ -169,3 +170,32 @@ def test_a_retry_is_told_once_with_its_time() -> None:
     (fact,) = sink.facts.values()
     assert fact.data == {"task_id": "tsk", "attempt": 2, "reason": "busy", "next_at_ms": 77}
     assert turn.retry_until_ms == 77
+
+
+def written(message_id: str = ANSWER, **info: Any) -> list[Mapping[str, Any]]:
+    """A conversation whose answer has a text that OpenCode has not finished."""
+    open_part = {"id": "prt", "messageID": message_id, "type": "text", "text": "", "time": {"start": 1}}
+    return [{"info": {"id": message_id, "role": "assistant", **info}, "parts": [open_part]}]
+
+
+def test_a_text_that_nobody_saw_begin_grows_after_a_gap() -> None:
+    turn, sink = begun()
+    delta(turn, "lost ")
+    turn.read(written(), over=False)
+    delta(turn, "kept")
+    turn.read(written(), over=False)
+    assert offsets(sink.deltas) == [("text", 0, GAP), ("text", 2, "kept")]
+    part(turn, "text", text="lost and kept", time={"start": 1, "end": 2})
+    turn.read(written(), over=False)
+    assert len(sink.deltas) == 2
+    assert turn.growing() == []
+
+
+def test_what_a_dead_agent_had_begun_to_say_does_not_grow() -> None:
+    continued = "msg_000000000003aa"
+    turn, sink = begun()
+    turn.run = replace(turn.run, message=continued)
+    turn.read(written(), over=False)
+    for info in ({"error": {"name": "x"}}, {"time": {"created": 1, "completed": 2}}):
+        turn.read(written("msg_000000000004aa", **info), over=False)
+    assert sink.deltas == []

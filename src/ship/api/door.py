@@ -86,7 +86,8 @@ class Door(HttpToolsProtocol):
         self._idle_since = math.inf
 
     def on_headers_complete(self) -> None:
-        """The parser has a request's head."""
+        """The parser has a request's head. Its beginning may have come before the last answer went out."""
+        self._idle_since = math.inf
         self._call = self._hot_call()
         if self._call is None:
             super().on_headers_complete()

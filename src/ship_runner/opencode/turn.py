@@ -51,6 +51,7 @@ class Turn:
         self._answers: set[str] = set()
         self._texts: dict[str, Delta] = {}
         self._outputs: dict[str, Delta] = {}
+        self._finished: set[str] = set()
         self._unknown_ends = 0
 
     def handle(self, event: Json) -> None:
@@ -94,7 +95,7 @@ class Turn:
                 continue
             for part in message["parts"]:
                 self._track(part)
-                if not over:
+                if not over and self._grows(info):
                     self._join(part)
                 for key, fact in mapping.part_facts(self.run.task_id, part, over=over):
                     self.sink.report(fact, key=key)
@@ -115,6 +116,11 @@ class Turn:
     def _is_answer(self, info: Json) -> bool:
         own = mapping.order(info["id"]) >= mapping.order(self.run.first_message)
         return info["role"] == "assistant" and own and not info.get("summary")
+
+    def _grows(self, info: Json) -> bool:
+        """Whether more may come of this message. What an agent had begun to say when it died stays open for ever."""
+        over = info.get("error") or "completed" in (info.get("time") or {})
+        return not over and mapping.order(info["id"]) >= mapping.order(self.run.message)
 
     def _message(self, info: Json) -> None:
         of_this_run = mapping.order(info["id"]) >= mapping.order(self.run.message)
@@ -154,6 +160,7 @@ class Turn:
         if part["type"] in {"text", "reasoning"}:
             if "end" in (part.get("time") or {}):
                 self._texts.pop(part["id"], None)
+                self._finished.add(part["id"])
             elif part["text"] == "":
                 self._texts[part["id"]] = self._delta_of(part["messageID"], part["id"], part["type"])
         elif part["type"] == "tool":
@@ -164,7 +171,7 @@ class Turn:
         """Follow a text that was begun while nobody listened. OpenCode keeps what it says only when the part is finished, so until then
         who watches sees a gap, and what comes after it."""
         growing = part["type"] in {"text", "reasoning"} and "end" not in (part.get("time") or {})
-        if growing and part["id"] not in self._texts:
+        if growing and part["id"] not in self._texts and part["id"] not in self._finished:
             begun = self._delta_of(part["messageID"], part["id"], part["type"])
             seen = self._texts[part["id"]] = {**begun, "text": part["text"] + GAP}
             self.sink.grow({**seen})

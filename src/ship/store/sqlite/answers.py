@@ -4,6 +4,8 @@ import sqlite3
 
 from ship.ports.store import FirstAnswer
 
+FAR_AHEAD_MS = 30 * 86_400_000
+
 
 def find(connection: sqlite3.Connection, scope: str, key: str) -> FirstAnswer | None:
     """The first answer to this key in this scope, if there was one."""
@@ -23,9 +25,9 @@ def keep(connection: sqlite3.Connection, first: FirstAnswer, at_ms: int) -> bool
 
 
 def forget_before(connection: sqlite3.Connection, at_ms: int) -> None:
-    """Drop what is older: from the first, which came first, up to one that is not."""
+    """Drop what is older: from the first, which came first, up to one that is not. One of a clock that was far ahead does not count."""
     connection.execute(
         "DELETE FROM idempotency WHERE id < coalesce("
-        "(SELECT id FROM idempotency WHERE at_ms >= ? ORDER BY id LIMIT 1), (SELECT max(id) + 1 FROM idempotency))",
-        (at_ms,),
+        "(SELECT id FROM idempotency WHERE at_ms BETWEEN ? AND ? ORDER BY id LIMIT 1), (SELECT max(id) + 1 FROM idempotency))",
+        (at_ms, at_ms + FAR_AHEAD_MS),
     )

@@ -43,8 +43,8 @@ BUSY_TIMEOUT_MS = 10_000
 SLOW_COMMIT_S = 0.002
 """When a commit takes longer than this, as a moving average, the event loop does not wait for it, but to see how it is."""
 LOOK_EVERY = 64
-ENOUGH = 256
-"""So many appends do not wait for more."""
+ENOUGH, GATHER_S = 256, 0.005
+"""So many appends do not wait for more, and none waits longer."""
 CHECKPOINT_EVERY = 256
 LONGEST_LOG_FRAMES = 16_384
 """When so many frames (of 4 KiB) of the write-ahead log are not home, commits wait for those who still read it."""
@@ -71,6 +71,7 @@ class Database:
         self._glancing: sqlite3.Connection
         self._pending: list[Entry] = []
         self._committing = False
+        self._gathers_until = 0.0
         self._commits = 0
         self._commit_s = 0.0
         self._checkpointing: asyncio.Future[int] | None = None
@@ -115,7 +116,7 @@ class Database:
         self._pending.append(Entry(together, item, undone, future))
         if not self._committing:
             self._committing = True
-            self._gather()
+            self._gather_soon()
         return future
 
     async def read(self, job: Job[T]) -> T:
@@ -169,12 +170,17 @@ class Database:
                 hint="Stop it first, or give this one a folder of its own with --data.",
             ) from error
 
-    def _gather(self, known: int = 0) -> None:
+    def _gather_soon(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._gathers_until = loop.time() + GATHER_S
+        loop.call_soon(self._gather, len(self._pending))
+
+    def _gather(self, known: int) -> None:
         """Commit what waits when a turn of the event loop has brought nothing more: those who were answered by the last commit come
         again within a few turns, and one commit for all costs little more than one for each of them."""
-        waiting = len(self._pending)
-        if known < waiting < ENOUGH:
-            asyncio.get_running_loop().call_soon(self._gather, waiting)
+        loop, waiting = asyncio.get_running_loop(), len(self._pending)
+        if known < waiting < ENOUGH and loop.time() < self._gathers_until:
+            loop.call_soon(self._gather, waiting)
         else:
             self._start_commit()
 
@@ -242,7 +248,7 @@ class Database:
             else:
                 future.set_result(outcome)
         if self._pending:
-            self._gather()
+            self._gather_soon()
         else:
             self._committing = False
 
