@@ -1,10 +1,14 @@
-"""The sandbox's tree, built once and kept between runs, and a sample repository to clone."""
+"""The sandbox's tree, built once and kept between runs, a sample repository to clone, and a runner with a control plane of its own."""
 
 import os
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from tests.ship_runner.control_plane import FakeControlPlane
+from tests.ship_runner.runner import Runner
 
 from ship.sandboxes.template import build_ship_template
 
@@ -54,3 +58,18 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(work, "clone", "-q", "--bare", ".", str(folder / "sample.git"))
     git(folder, "init", "-q", "--bare", "-b", "main", "empty.git")
     return folder
+
+
+@pytest_asyncio.fixture
+async def plane(repositories: Path) -> AsyncIterator[FakeControlPlane]:
+    plane = FakeControlPlane(repositories)
+    await plane.start()
+    yield plane
+    await plane.stop()
+
+
+@pytest_asyncio.fixture
+async def runner(plane: FakeControlPlane, tmp_path: Path, tree: Path) -> AsyncIterator[Runner]:
+    runner = Runner(plane, tmp_path, tree)
+    yield runner
+    await runner.stop()

@@ -4,31 +4,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from tests.ship_runner.control_plane import TOKEN, FakeControlPlane
 from tests.ship_runner.runner import Runner
 from tests.ship_runner.scripted import Turn, turns
 
 pytestmark = pytest.mark.system
-
-
-@pytest_asyncio.fixture
-async def plane(repositories: Path) -> AsyncIterator[FakeControlPlane]:
-    plane = FakeControlPlane(repositories)
-    await plane.start()
-    yield plane
-    await plane.stop()
-
-
-@pytest_asyncio.fixture
-async def runner(plane: FakeControlPlane, tmp_path: Path, tree: Path) -> AsyncIterator[Runner]:
-    runner = Runner(plane, tmp_path, tree)
-    yield runner
-    await runner.stop()
 
 
 async def test_a_runner_takes_an_agent_on_that_waits_and_a_killed_one_is_not_waited_for(

@@ -4,11 +4,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from tests.ship_runner.control_plane import FakeControlPlane
 from tests.ship_runner.runner import Runner
 from tests.ship_runner.scripted import Turn, turns
@@ -16,21 +14,6 @@ from tests.ship_runner.scripted import Turn, turns
 from ship_runner import waiting
 
 pytestmark = pytest.mark.system
-
-
-@pytest_asyncio.fixture
-async def plane(repositories: Path) -> AsyncIterator[FakeControlPlane]:
-    plane = FakeControlPlane(repositories)
-    await plane.start()
-    yield plane
-    await plane.stop()
-
-
-@pytest_asyncio.fixture
-async def runner(plane: FakeControlPlane, tmp_path: Path, tree: Path) -> AsyncIterator[Runner]:
-    runner = Runner(plane, tmp_path, tree)
-    yield runner
-    await runner.stop()
 
 
 async def test_a_runner_that_waits_works_for_the_one_that_is_started_and_ends_with_it(
