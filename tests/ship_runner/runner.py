@@ -51,7 +51,6 @@ class Runner:
 
     async def wait(self) -> asyncio.subprocess.Process:
         """Start a runner that waits for the one that is started, and knows nothing of its work; it listens then, or has ended."""
-        self.state.mkdir(exist_ok=True)
         environment = {"PATH": self.environment["PATH"], "SHIP_STATE": str(self.state)}
         self._waiting = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "ship_runner", "wait", env=environment

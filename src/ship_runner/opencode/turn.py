@@ -120,10 +120,13 @@ class Turn:
     def _grows(self, info: Json) -> bool:
         """Whether more may come of this message. What an agent had begun to say when it died stays open for ever."""
         over = info.get("error") or "completed" in (info.get("time") or {})
-        return not over and mapping.order(info["id"]) >= mapping.order(self.run.message)
+        return not over and self._is_of_this_run(info)
+
+    def _is_of_this_run(self, info: Json) -> bool:
+        return mapping.order(info["id"]) >= mapping.order(self.run.message)
 
     def _message(self, info: Json) -> None:
-        of_this_run = mapping.order(info["id"]) >= mapping.order(self.run.message)
+        of_this_run = self._is_of_this_run(info)
         if info["role"] == "assistant" and of_this_run:
             self.taken_up.set()
         if self._is_answer(info):
