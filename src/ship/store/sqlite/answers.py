@@ -5,6 +5,7 @@ import sqlite3
 from ship.ports.store import FirstAnswer
 
 FAR_AHEAD_MS = 30 * 86_400_000
+"""An answer that is so much younger than what is forgotten was written while the clock was wrong."""
 
 
 def find(connection: sqlite3.Connection, scope: str, key: str) -> FirstAnswer | None:

@@ -42,6 +42,7 @@ def index(connection: sqlite3.Connection, texts: Sequence[Text]) -> int:
     """Index these, each once; returns how many still waited."""
     count = 0
     for text in texts:
+        # A place that has become free may be another text's by now.
         left = connection.execute(
             "DELETE FROM unindexed WHERE id = ? AND session_id = ? AND seq = ? AND text = ?", text[:4]
         )
