@@ -33,8 +33,9 @@ def commands(sandbox: Sandbox) -> None:
     result = sandbox.commands.run("echo $A; echo err >&2", envs={"A": "ü"}, on_stdout=seen.append)
     assert (result.stdout, result.stderr, "".join(seen)) == ("ü\n", "err\n", "ü\n"), result
     assert failure(lambda: sandbox.commands.run("exit 3")).exit_code == 3
-    reader = sandbox.commands.run("cat", background=True, stdin=True)
+    reader = sandbox.commands.run("tee heard", background=True, stdin=True)
     sandbox.commands.send_stdin(reader.pid, "typed\n")
+    sandbox.commands.run("until grep --quiet typed heard; do sleep 0.01; done")
     assert reader.pid in [process.pid for process in sandbox.commands.list()]
     again = sandbox.commands.connect(reader.pid)
     assert sandbox.commands.kill(reader.pid)
