@@ -1,4 +1,4 @@
-"""A proxy before PostgreSQL that breaks the connection in a COMMIT, in one of three ways."""
+"""A proxy before PostgreSQL that breaks the connection in the middle of a commit, in one of three ways."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,17 @@ from typing import Literal
 Fault = Literal["none", "answer_lost", "command_lost", "command_late"]
 
 LATE_S = 0.3
+COMMITTED = b"Z\x00\x00\x00\x05I"
+"""The server's word that it is idle again, outside of a transaction."""
 
 
 class CommitProxy:
-    """``fault`` happens to the next COMMIT, once. ``refusing`` turns new connections away."""
+    """``fault`` happens once, to the next message with ``command`` in it. ``refusing`` turns new connections away."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         self.fault: Fault = "none"
+        self.command = b""
         self.refusing = False
         self.broken = 0
         self.port = 0
@@ -53,7 +56,7 @@ class CommitProxy:
         answers: "asyncio.Task[None]",
     ) -> None:
         while piece := await client_in.read(65_536):
-            if self.fault != "none" and b"COMMIT" in piece:
+            if self.fault != "none" and self.command in piece:
                 fault, self.fault = self.fault, "none"
                 self.broken += 1
                 answers.cancel()
@@ -61,12 +64,12 @@ class CommitProxy:
                     return
                 if fault == "answer_lost":
                     server_out.write(piece)
-                    await server_in.readuntil(b"COMMIT")
+                    await server_in.readuntil(COMMITTED)
                     return
                 client_out.close()
                 await asyncio.sleep(LATE_S)
                 server_out.write(piece)
-                await server_in.readuntil(b"COMMIT")
+                await server_in.readuntil(COMMITTED)
                 return
             server_out.write(piece)
             await server_out.drain()

@@ -1,4 +1,7 @@
-"""One batch of appends on an open transaction: who fits is found out by looking, then all of it is written by one statement."""
+"""One batch of appends. One statement writes all of it, where each session's log ends as expected, or nothing.
+
+By itself that statement is a whole transaction; ``write_fitting`` finds out first who fits, in a transaction that the caller has begun.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -12,6 +15,14 @@ Key = tuple[str, str]
 Refusal = HeadMoved | KeyTaken
 
 
+_GONE = 2**63 - 1
+"""The number of a writer who writes no more."""
+
+
+class WriterUnknown(Exception):
+    """It has no row yet, it was forgotten as one that writes no more, or its last batch was taken back."""
+
+
 class Number(NamedTuple):
     """By what a batch is found again: its writer and the writer's own count."""
 
@@ -20,7 +31,23 @@ class Number(NamedTuple):
     at_ms: int
 
 
-async def write(connection: Connection, number: Number, appends: Sequence[Append]) -> list[Refusal | None]:
+async def write_all(connection: Connection, number: Number, appends: Sequence[Append]) -> bool:
+    """Write all of them; False, and nothing is written, where a log does not end as expected.
+
+    Raises:
+        WriterUnknown: nothing is written before ``write_fitting`` was.
+        asyncpg.IntegrityConstraintViolationError: a key has an answer, or another node wrote in between what could not be locked.
+    """
+    row = await connection.fetchrow(_WRITE, *number, *_columns(appends))
+    assert row is not None
+    if not row["known"]:
+        raise WriterUnknown
+    return bool(row["fit"])
+
+
+async def write_fitting(
+    connection: Connection, number: Number, appends: Sequence[Append]
+) -> list[Refusal | None]:
     """Write those that fit; the answer has each one's refusal, or None.
 
     The heads of all these sessions stay locked until the transaction's end.
@@ -28,11 +55,34 @@ async def write(connection: Connection, number: Number, appends: Sequence[Append
     Raises:
         asyncpg.IntegrityConstraintViolationError: another node wrote in between what could not be locked: a session that is new, a key.
     """
-    refusals = judge(appends, await _lock_heads(connection, appends), await _taken_keys(connection, appends))
-    fitting = [append for append, refusal in zip(appends, refusals, strict=True) if refusal is None]
-    if fitting:
-        await connection.execute(_WRITE, *number, *_columns(fitting))
-    return refusals
+    while (
+        True
+    ):  # until no other node begins a session of these in between: there is nothing to lock of it before
+        refusals = judge(appends, *await _lock_heads(connection, number, appends))
+        fitting = [append for append, refusal in zip(appends, refusals, strict=True) if refusal is None]
+        if not fitting or await write_all(connection, number, fitting):
+            return refusals
+
+
+async def take_back(connection: Connection, number: Number) -> bool:
+    """Whether the batch was kept. If not, it never will be: a transaction that is still under way is waited for, and a
+    statement that comes later finds its writer gone. No other batch of this writer is to be written then."""
+    last = await connection.fetchval(
+        "INSERT INTO writers AS known (id, batch, at_ms) VALUES ($1, $4, $3) ON CONFLICT (id) DO UPDATE "
+        "SET batch = CASE WHEN known.batch = $2 THEN $2 ELSE $4 END RETURNING batch",
+        *number,
+        _GONE,
+    )
+    return bool(last == number.batch)
+
+
+def fit_together(appends: Sequence[Append]) -> bool:
+    """Whether nothing stands in the way of these among themselves."""
+    heads: dict[str, int] = {}
+    for append in appends:
+        heads.setdefault(append.session_id, append.expected_head)
+    taken: set[Key] = set()
+    return all(_refusal(append, heads, taken) is None for append in appends)
 
 
 def judge(
@@ -64,66 +114,86 @@ def _refusal(append: Append, heads: dict[str, int], taken: set[Key]) -> Refusal 
     return None
 
 
-async def _lock_heads(connection: Connection, appends: Sequence[Append]) -> dict[str, int]:
-    """In the order of the ids, so that two nodes never wait for each other."""
-    rows = await connection.fetch(
-        "SELECT session_id, seq FROM heads WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE",
-        list({append.session_id for append in appends}),
-    )
-    return {row[0]: row[1] for row in rows}
-
-
-async def _taken_keys(connection: Connection, appends: Sequence[Append]) -> set[Key]:
+async def _lock_heads(
+    connection: Connection, number: Number, appends: Sequence[Append]
+) -> tuple[dict[str, int], set[Key]]:
+    """The heads, locked in the order of their ids, so that two nodes never wait for each other, and the keys that have an
+    answer. Makes the writer known."""
     firsts = [append.first_answer for append in appends if append.first_answer]
-    if not firsts:
-        return set()
     rows = await connection.fetch(
-        "SELECT scope, key FROM idempotency WHERE (scope, key) IN (SELECT * FROM unnest($1::text[], $2::text[]))",
+        _LOCK,
+        *number,
+        list({append.session_id for append in appends}),
         [first.scope for first in firsts],
         [first.key for first in firsts],
     )
-    return {(scope, key) for scope, key in rows}
+    heads = {name: seq for name, seq, _ in rows if seq is not None}
+    return heads, {(name, key) for name, seq, key in rows if seq is None}
 
 
+_LOCK = """
+WITH known AS (
+    INSERT INTO writers (id, batch, at_ms) VALUES ($1, $2::bigint - 1, $3) ON CONFLICT (id) DO NOTHING
+), locked AS MATERIALIZED (
+    SELECT session_id, seq FROM heads WHERE session_id = ANY($4) ORDER BY session_id FOR UPDATE
+)
+SELECT session_id AS name, seq, NULL AS key FROM locked
+UNION ALL
+SELECT scope, NULL, key FROM idempotency WHERE (scope, key) IN (SELECT * FROM unnest($5::text[], $6::text[]))
+"""
+# The writer's row is locked first: who asks for the batch's end waits for it. What is not to be written any more is held up there,
+# and what does not fit is held up by the heads, which are locked in the order of their ids.
 _WRITE = """
-WITH numbered AS (
-    INSERT INTO writers (id, batch, at_ms) VALUES ($1, $2, $3)
-    ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at_ms = excluded.at_ms
+WITH mine AS MATERIALIZED (
+    SELECT FROM writers WHERE id = $1 AND batch <= $2 FOR UPDATE
+), locked AS MATERIALIZED (
+    SELECT session_id, seq FROM heads WHERE EXISTS (SELECT FROM mine) AND session_id = ANY($39)
+    ORDER BY session_id FOR UPDATE
+), fit AS MATERIALIZED (
+    SELECT WHERE EXISTS (SELECT FROM mine) AND NOT EXISTS (
+        SELECT FROM unnest($39::text[], $40::bigint[]) AS expected (session_id, seq)
+        LEFT JOIN locked ON locked.session_id = expected.session_id
+        WHERE coalesce(locked.seq, 0) <> expected.seq
+    )
+), numbered AS (
+    UPDATE writers SET batch = $2, at_ms = $3 FROM fit WHERE id = $1
 ), moved AS (
-    INSERT INTO heads (session_id, seq) SELECT * FROM unnest($4::text[], $5::bigint[])
+    INSERT INTO heads (session_id, seq) SELECT * FROM unnest($4::text[], $5::bigint[]), fit
     ON CONFLICT (session_id) DO UPDATE SET seq = excluded.seq
 ), logged AS (
     INSERT INTO events (session_id, seq, type, body)
-    SELECT * FROM unnest($6::text[], $7::bigint[], $8::text[], $9::bytea[])
+    SELECT * FROM unnest($6::text[], $7::bigint[], $8::text[], $9::bytea[]), fit
 ), answered AS (
     INSERT INTO idempotency (scope, key, fingerprint, answer, at_ms)
-    SELECT * FROM unnest($10::text[], $11::text[], $12::text[], $13::bytea[], $14::bigint[])
+    SELECT * FROM unnest($10::text[], $11::text[], $12::text[], $13::bytea[], $14::bigint[]), fit
 ), said AS (
     INSERT INTO messages (session_id, seq, body)
-    SELECT * FROM unnest($15::text[], $16::bigint[], $17::bytea[])
+    SELECT * FROM unnest($15::text[], $16::bigint[], $17::bytea[]), fit
 ), listed AS (
     INSERT INTO sessions (id, status, created_at_ms, body, repository)
-    SELECT * FROM unnest($18::text[], $19::text[], $20::bigint[], $21::bytea[], $35::text[])
+    SELECT * FROM unnest($18::text[], $19::text[], $20::bigint[], $21::bytea[], $35::text[]), fit
     ON CONFLICT (id) DO UPDATE SET status = excluded.status, body = excluded.body
 ), folded AS (
     INSERT INTO snapshots (session_id, seq, shape, body)
-    SELECT * FROM unnest($22::text[], $23::bigint[], $24::int[], $25::bytea[])
+    SELECT * FROM unnest($22::text[], $23::bigint[], $24::int[], $25::bytea[]), fit
     ON CONFLICT (session_id) DO UPDATE SET seq = excluded.seq, shape = excluded.shape, body = excluded.body
 ), due AS (
     INSERT INTO outbox (effect_id, session_id, body, due_at_ms)
-    SELECT * FROM unnest($26::text[], $27::text[], $28::bytea[], $29::bigint[])
+    SELECT * FROM unnest($26::text[], $27::text[], $28::bytea[], $29::bigint[]), fit
     ON CONFLICT (effect_id) DO NOTHING
 ), cleared AS (
-    DELETE FROM alarms USING unnest($30::text[], $31::text[]) AS gone (session_id, name)
+    DELETE FROM alarms USING unnest($30::text[], $31::text[]) AS gone (session_id, name), fit
     WHERE alarms.session_id = gone.session_id AND alarms.name = gone.name
 ), queued AS (
     INSERT INTO unindexed (session_id, seq, text)
-    SELECT * FROM unnest($36::text[], $37::bigint[], $38::text[])
+    SELECT * FROM unnest($36::text[], $37::bigint[], $38::text[]), fit
     ON CONFLICT (session_id, seq) DO UPDATE SET text = excluded.text
+), alarmed AS (
+    INSERT INTO alarms (session_id, name, due_at_ms)
+    SELECT * FROM unnest($32::text[], $33::text[], $34::bigint[]), fit
+    ON CONFLICT (session_id, name) DO UPDATE SET due_at_ms = excluded.due_at_ms
 )
-INSERT INTO alarms (session_id, name, due_at_ms)
-SELECT * FROM unnest($32::text[], $33::text[], $34::bigint[])
-ON CONFLICT (session_id, name) DO UPDATE SET due_at_ms = excluded.due_at_ms
+SELECT EXISTS (SELECT FROM mine) AS known, EXISTS (SELECT FROM fit) AS fit
 """
 
 
@@ -131,6 +201,9 @@ def _columns(appends: Sequence[Append]) -> list[object]:
     """The values of ``_WRITE`` after the batch's number. Of a row that several would write, the last one's."""
     heads = {append.session_id: append.expected_head + len(append.events) for append in appends}
     moved = {append.session_id for append in appends if append.events}
+    expected: dict[str, int] = {}
+    for append in appends:
+        expected.setdefault(append.session_id, append.expected_head)
     summaries = {append.session_id: append.summary for append in appends if append.summary}
     snapshots = {append.session_id: append.snapshot for append in appends if append.snapshot}
     alarms = {
@@ -172,6 +245,7 @@ def _columns(appends: Sequence[Append]) -> list[object]:
         ),
         [summary.repository for _, summary in sorted(summaries.items())],
         *_turned(3, _texts(appends)),
+        *_turned(2, expected.items()),
     ]
 
 

@@ -1,7 +1,8 @@
 """Group commit: the appends that arrive while a commit is under way share the next transaction.
 
-Its end is always known. When the connection breaks in COMMIT, a new one asks for the number of the batch, and waits for the row of
-it as long as the old transaction still holds it.
+It is one statement as long as nobody else appends to the same sessions. Its end is always known. When the connection breaks
+in it, or in COMMIT, a new one asks for the number of the batch, and waits for the row of it as long as the old transaction still holds it.
+What was not kept by then never will be.
 
 Who is refused because another node came first decides anew while the head of the log stays locked, and comes into the same
 transaction. So a node that appends without a pause cannot be first every time.
@@ -21,13 +22,15 @@ import asyncpg
 from ship.errors import ShipError, Unavailable
 from ship.ports.store import Append, HeadMoved, KeyTaken
 from ship.store.postgres import batch, pool
-from ship.store.postgres.batch import Number
+from ship.store.postgres.batch import Number, WriterUnknown
 
 BATCH = 256
 BATCH_BYTES = 8 * 1024**2
 PATIENCE_S = 10.0
 HOLD_S = 0.05
 """How long a head stays locked for those who decide anew on it."""
+CROWDED_S = 1.0
+"""How long after another node came first it is looked who fits before anything is written."""
 
 Outcome = BaseException | None
 
@@ -62,6 +65,7 @@ class GroupCommit:
         self._read_back_s = read_back_s
         self._writer = secrets.token_hex(16)
         self._batches = 0
+        self._crowded_until = 0.0
         self._pending: deque[_Asked] = deque()
         self._arrived = asyncio.Event()
         self._committing: asyncio.Task[None] | None = None
@@ -113,6 +117,8 @@ class GroupCommit:
         singly = False
         for pause_s in (*pool.PAUSES_S, None):
             try:
+                if not singly and await self._write_at_once(asked):
+                    return [None] * len(asked)
                 return await self._transaction(asked, singly)
             except (asyncpg.IntegrityConstraintViolationError, *pool.BAD_VALUES) as error:
                 if singly or pause_s is None:
@@ -126,25 +132,53 @@ class GroupCommit:
             await asyncio.sleep(pause_s or 0)
         raise AssertionError
 
+    async def _write_at_once(self, asked: list[_Asked]) -> bool:
+        """Keep all of them by one statement; False when nothing was written, because something stands in the way."""
+        appends = [one.append for one in asked]
+        if time.monotonic() < self._crowded_until or not batch.fit_together(appends):
+            return False
+        connection, number = await self._connected(), self._next_number()
+        try:
+            if await batch.write_all(connection, number, appends):
+                return True
+        except (WriterUnknown, asyncpg.IntegrityConstraintViolationError):
+            return False
+        except pool.BAD_VALUES:
+            raise
+        except pool.ERRORS as error:
+            await self._find_out(error, number)
+            return True
+        self._be_careful()
+        return False
+
     async def _transaction(self, asked: list[_Asked], singly: bool) -> Sequence[Outcome]:
         """Takes from ``asked`` those that came too late, who are told at once, and adds what they come back with."""
-        connection = await self._connected()
-        self._batches += 1
-        number = Number(self._writer, self._batches, int(time.time() * 1000))
-        write = _write_singly if singly else batch.write
+        connection, number = await self._connected(), self._next_number()
+        write = _write_singly if singly else batch.write_fitting
         transaction = connection.transaction()
         try:
             await transaction.start()
             outcomes = list(await write(connection, number, [one.append for one in asked]))
             if late := _dismiss_late(asked, outcomes):
+                self._be_careful()
                 again = await self._decided_anew(late)
                 asked += again
                 outcomes += await write(connection, number, [one.append for one in again])
         except BaseException as error:
             await self._roll_back(transaction, error)
             raise
-        await self._end(transaction, number)
+        try:
+            await transaction.commit()
+        except pool.ERRORS as error:
+            await self._find_out(error, number)
         return outcomes
+
+    def _be_careful(self) -> None:
+        self._crowded_until = time.monotonic() + CROWDED_S
+
+    def _next_number(self) -> Number:
+        self._batches += 1
+        return Number(self._writer, self._batches, int(time.time() * 1000))
 
     async def _decided_anew(self, session_ids: Set[str]) -> list[_Asked]:
         """What comes for these sessions, whose heads are locked, within ``HOLD_S``."""
@@ -176,16 +210,17 @@ class GroupCommit:
         self._pending = deque(one for one in self._pending if one.append.session_id not in session_ids)
         return taken
 
-    async def _end(self, transaction: asyncpg.transaction.Transaction, number: Number) -> None:
-        try:
-            await transaction.commit()
-        except pool.ERRORS as error:
-            if isinstance(error, asyncpg.PostgresError) and not pool.is_away(error):
-                raise  # the server answered: it undid the transaction
-            _log.warning("the connection broke in a commit; reading back: %s", error)
-            self._drop()
-            if not await self._was_kept(number):
-                raise _NotKept from error
+    async def _find_out(self, error: Exception, number: Number) -> None:
+        """Return when the batch was kept in spite of the error; raise it, or ``_NotKept``, when it was not."""
+        if isinstance(error, asyncpg.PostgresError) and not pool.is_away(error):
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                self._drop()  # there may be a primary elsewhere by now
+            raise error  # the server answered: it undid the transaction
+        _log.warning("the connection broke in a commit; reading back: %s", error)
+        self._drop()
+        if not await self._was_kept(number):
+            self._writer = secrets.token_hex(16)
+            raise _NotKept from error
 
     async def _roll_back(self, transaction: asyncpg.transaction.Transaction, error: BaseException) -> None:
         if pool.is_away(error) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):
@@ -200,13 +235,7 @@ class GroupCommit:
         deadline = time.monotonic() + self._read_back_s
         while True:
             try:
-                connection = await self._connected()
-                # Waits for the row while the old transaction holds it, and makes it when it never came to be.
-                last = await connection.fetchval(
-                    "INSERT INTO writers (id, batch, at_ms) VALUES ($1, $2::bigint - 1, $3) "
-                    "ON CONFLICT (id) DO UPDATE SET batch = writers.batch RETURNING batch",
-                    *number,
-                )
+                return await batch.take_back(await self._connected(), number)
             except (*pool.ERRORS, ShipError) as error:
                 self._drop()
                 if time.monotonic() > deadline:
@@ -216,8 +245,6 @@ class GroupCommit:
                         hint="Ask again with the same Idempotency-Key: the first answer is given when it was kept.",
                     ) from error
                 await asyncio.sleep(pool.PAUSES_S[-2])
-            else:
-                return bool(last == number.batch)
 
     async def _connected(self) -> pool.Connection:
         if self._connection is None or self._connection.is_closed():
@@ -256,7 +283,7 @@ async def _write_singly(
 async def _write_one(connection: pool.Connection, number: Number, append: Append) -> Outcome:
     try:
         async with connection.transaction():
-            (outcome,) = await batch.write(connection, number, [append])
+            (outcome,) = await batch.write_fitting(connection, number, [append])
     except asyncpg.UniqueViolationError as error:
         append.break_chain()
         if error.constraint_name == "idempotency_pkey":
@@ -269,7 +296,7 @@ async def _write_one(connection: pool.Connection, number: Number, append: Append
 
 
 def _may_try_again(error: Exception) -> bool:
-    retried = _NotKept | asyncpg.DeadlockDetectedError | asyncpg.SerializationError
+    retried = _NotKept | WriterUnknown | asyncpg.DeadlockDetectedError | asyncpg.SerializationError
     return isinstance(error, retried) or pool.is_away(error)
 
 
