@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from ship.errors import Conflict, ShipError
+from ship.errors import Conflict, InvalidInput, ShipError, Unavailable
 from ship.ports.store import (
     Append,
     Chain,
@@ -152,6 +152,16 @@ async def neighbours_of_a_refused_append_are_kept(stores: Stores) -> None:
     assert set(heads.values()) == {1}
     assert len(heads) == 40
     assert await store.heads(["neighbour-key-1", "neighbour-key-2"]) == {"neighbour-key-1": 1}
+
+
+async def what_no_store_can_keep_holds_nobody_up(stores: Stores) -> None:
+    """Whatever is wrong with it, who asked is told, and the next append is kept."""
+    for store in (stores.one, stores.other):
+        head = await store.head("odd")
+        odd = _append("odd", head, "a")._replace(alarms=[NewAlarm("a", 2**70)])
+        async with asyncio.timeout(10):
+            assert await _error(store.append(odd)) in (Unavailable, InvalidInput)
+            await store.append(_append("odd", head, "a"))
 
 
 async def a_chain_is_kept_in_the_order_of_the_calls(stores: Stores) -> None:
@@ -684,6 +694,7 @@ STORE_CHECKS: tuple[Check, ...] = (
     bodies_come_back_as_they_were,
     a_refused_append_leaves_nothing_of_itself,
     neighbours_of_a_refused_append_are_kept,
+    what_no_store_can_keep_holds_nobody_up,
     a_chain_is_kept_in_the_order_of_the_calls,
     a_chain_breaks_where_one_fails,
     a_broken_chain_is_not_taken_up_by_chance,

@@ -205,7 +205,7 @@ class Database:
             return
         try:
             outcomes = _statements(self._write_connection, batch)
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is, those who wait are told, and the transaction does not stay open
             self._settle(batch, self._undo(error, batch))
             return
         if self._commit_s > SLOW_COMMIT_S and self._commits % LOOK_EVERY:
@@ -259,7 +259,7 @@ class Database:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.execute("BEGIN IMMEDIATE")
             return self._commit(batch, _statements(connection, batch))
-        except sqlite3.Error as error:
+        except Exception as error:  # as in _start_commit
             return self._undo(error, batch)
         finally:
             connection.execute("PRAGMA busy_timeout = 0")
@@ -271,7 +271,7 @@ class Database:
             return self._undo(error, batch)
         return outcomes
 
-    def _undo(self, error: sqlite3.Error, batch: "Batch") -> "Outcomes":
+    def _undo(self, error: Exception, batch: "Batch") -> "Outcomes":
         if self._write_connection.in_transaction:
             self._write_connection.execute("ROLLBACK")
         for entry in batch:
@@ -310,8 +310,8 @@ def _translated(job: Job[T], connection: sqlite3.Connection) -> T:
         raise unavailable(error) from error
 
 
-def unavailable(error: sqlite3.Error) -> ShipError:
-    """What an error of SQLite is to the callers of a store."""
+def unavailable(error: Exception) -> ShipError:
+    """What an error of SQLite, or of what was to be written, is to the callers of a store."""
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL":
         code, hint = "disk_full", "Free some space on the disk of the data folder and try again."
