@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from e2b import Sandbox
 from tests.system.conftest import Ship, check_whole, ended, running_ship, types
 
+from ship.app.sandbox_host import running_host
 from ship.client import Client
-from ship.model import LimitsPatch
+from ship.model import Answer, LimitsPatch
 from ship.testing import sample_repository
 
 pytestmark = pytest.mark.system
@@ -58,6 +60,38 @@ async def test_a_task_is_paused_and_goes_on_where_it_was(ship: Ship, api: Client
     (resumed,) = [item for item in items if item["type"] == "sandbox.resumed"]
     assert resumed["data"]["memory"] is True
     assert await ship.processes(session_id) == before
+
+
+async def test_an_answer_reaches_an_agent_whose_memory_was_given_up_meanwhile(
+    ship: Ship, api: Client
+) -> None:
+    session_id = await ship.begin("question")
+    await ship.until(session_id, lambda log: "request.asked" in types(log))
+    first = await api.session(session_id)
+    await api.pause(session_id)
+    await ship.until(session_id, lambda log: "sandbox.paused" in types(log))
+    await asyncio.to_thread(park, ship, first.sandbox.sandbox_id)
+    await api.answer(session_id, first.requests[0].id, Answer(answers=(("Good day",),)))
+    # The scripted agent asks again whatever it is told, and then for leave to write.
+    items = await ship.until(session_id, lambda log: types(log).count("request.asked") == 2)
+    (asked,) = (await api.session(session_id)).requests
+    assert asked.id != first.requests[0].id
+    await api.answer(session_id, asked.id, Answer(answers=(("Good day",),)))
+    items = await ship.until(session_id, ended)
+    check_whole(items)
+    assert types(items)[-1] == "task.completed", items[-1]
+    assert [item["data"]["memory"] for item in items if item["type"] == "sandbox.resumed"] == [False]
+    (steered,) = [item["data"]["text"] for item in items if item["type"] == "task.steered"]
+    assert steered.endswith("- Which greeting shall I write? The answer: Good day")
+
+
+def park(ship: Ship, sandbox_id: str) -> None:
+    """What the sandbox host does of itself with what is paused for long."""
+    found = running_host(ship.data)
+    assert found is not None
+    url, api_key = found
+    sandbox = Sandbox.connect(sandbox_id, api_key=api_key, api_url=url, sandbox_url=url)
+    sandbox.pause(keep_memory=False)
 
 
 async def test_a_fork_with_another_model_sees_the_files(ship: Ship, api: Client) -> None:

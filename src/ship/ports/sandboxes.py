@@ -45,9 +45,9 @@ class SandboxHost(Protocol):
         already stays so. Any other call but ``find``, ``kill`` and ``resume`` may wake it."""
         ...
 
-    async def resume(self, sandbox_id: str, timeout_s: int) -> bool:
-        """Let it go on, and end ``timeout_s`` from now. True when its started commands go on where they were; False when the memory was
-        lost and it was started anew from its files, with none of them. One that is not paused stays as it is."""
+    async def resume(self, sandbox_id: str, timeout_s: int) -> None:
+        """Let it go on, and end ``timeout_s`` from now. Its started commands go on where they were, unless its memory was lost: then it
+        was started anew from its files, with none of them. One that is not paused stays as it is."""
         ...
 
     async def start(self, sandbox_id: str, command: str, env: Mapping[str, str]) -> None:

@@ -60,13 +60,12 @@ class E2BHost:
         self._open.pop(sandbox_id, None)
         await translated(AsyncSandbox.pause(sandbox_id, **self._options))
 
-    async def resume(self, sandbox_id: str, timeout_s: int) -> bool:
-        """As the port says. Neither the SDK nor E2B's protocol tells how a sandbox came back; its processes do."""
+    async def resume(self, sandbox_id: str, timeout_s: int) -> None:
+        """As the port says."""
         from e2b import AsyncSandbox
 
         sandbox = await translated(AsyncSandbox.connect(sandbox_id, timeout=timeout_s, **self._options))
         self._open[sandbox_id] = sandbox
-        return bool(await self._gone_is_forgotten(sandbox_id, sandbox.commands.list()))
 
     async def start(self, sandbox_id: str, command: str, env: Mapping[str, str]) -> None:
         """As the port says."""

@@ -140,13 +140,14 @@ class Effects:
         if await self._is_over(session_id, effect.generation) or await self._is_paused(session_id):
             return
         try:
-            memory = await self._host.resume(effect.sandbox_id, SANDBOX_TIMEOUT_S)
+            await self._host.resume(effect.sandbox_id, SANDBOX_TIMEOUT_S)
+            # No protocol tells whether it came back as it was; its runner does, which goes on or is gone.
+            memory = await self._host.running(effect.sandbox_id, RUNNER)
+            thawed = commands.ReportThawed(generation=effect.generation, memory=memory)
+            await self._sessions.execute(session_id, thawed, SYSTEM)
             await self._start_runner(session_id, effect.generation, effect.sandbox_id)
         except NotFound:
             await self._report_missing(session_id, effect.generation)
-            return
-        thawed = commands.ReportThawed(generation=effect.generation, memory=memory)
-        await self._sessions.execute(session_id, thawed, SYSTEM)
 
     async def _is_paused(self, session_id: str) -> bool:
         return (await self._sessions.state(session_id)).status is SessionStatus.PAUSED

@@ -50,8 +50,7 @@ def lose(draft: Draft, reason: str) -> None:
         return
     generation = draft.state.sandbox.generation
     draft.add(facts.SandboxLost(generation=generation, reason=reason), actor=SYSTEM)
-    for request in draft.state.requests:
-        draft.add(facts.RequestWithdrawn(request_id=request.id), actor=SYSTEM)
+    _withdraw_requests(draft)
     tasks.end_stopped(draft)
     if draft.state.losses > draft.policy.recoveries:
         times = f", {draft.state.losses} times in a row" if draft.state.losses > 1 else ""
@@ -74,15 +73,22 @@ def lose(draft: Draft, reason: str) -> None:
 
 def _say_answers_again(draft: Draft, task: Task) -> None:
     """The next agent may not remember that it asked, and would ask the person again."""
+    known_steers = {steer.steer_id for steer in task.steers}
     for known in draft.state.answers:
-        if known.answer.answers:
+        steer_id = f"str_{known.request.id}"
+        if known.answer.answers and steer_id not in known_steers:
             said = "\n".join(
                 f"- {question.question} The answer: {', '.join(given)}"
                 for question, given in zip(known.request.questions, known.answer.answers, strict=True)
             )
-            text = f"Before your sandbox was lost, you asked a person, who has answered:\n{said}"
-            steered = facts.TaskSteered(task_id=task.id, steer_id=f"str_{known.request.id}", text=text)
-            draft.add(steered, actor=SYSTEM)
+            text = f"Before you were started anew, you asked a person, who has answered:\n{said}"
+            draft.add(facts.TaskSteered(task_id=task.id, steer_id=steer_id, text=text), actor=SYSTEM)
+
+
+def _withdraw_requests(draft: Draft) -> None:
+    """Who asked is gone."""
+    for request in draft.state.requests:
+        draft.add(facts.RequestWithdrawn(request_id=request.id), actor=SYSTEM)
 
 
 def go_on(draft: Draft, reason: str) -> None:
@@ -151,8 +157,13 @@ def frozen(draft: Draft) -> None:
 
 
 def thawed(draft: Draft, memory: bool) -> None:
-    """The host has resumed the sandbox; meanwhile the session may have been paused again."""
+    """The host has resumed the sandbox; meanwhile the session may have been paused again. Without its memory the agent is started
+    anew: it waits for nobody, and has not heard what it was answered during the pause."""
     draft.add(facts.SandboxResumed(generation=draft.state.sandbox.generation, memory=memory), actor=SYSTEM)
+    if not memory:
+        _withdraw_requests(draft)
+        if running := draft.state.running:
+            _say_answers_again(draft, running)
     freeze(draft)
 
 

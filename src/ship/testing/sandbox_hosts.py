@@ -48,11 +48,9 @@ class PretendSandboxHost:
         """As the port says."""
         self._sandbox(sandbox_id).is_paused = True
 
-    async def resume(self, sandbox_id: str, timeout_s: int) -> bool:
+    async def resume(self, sandbox_id: str, timeout_s: int) -> None:
         """As the port says."""
-        sandbox = self._sandbox(sandbox_id)
-        sandbox.is_paused = False
-        return bool(sandbox.started)
+        self._sandbox(sandbox_id).is_paused = False
 
     async def start(self, sandbox_id: str, command: str, env: Mapping[str, str]) -> None:
         """As the port says."""

@@ -34,6 +34,14 @@ from ship.sessions.tasks import left
 
 ASKED = facts.RequestAsked(task_id="tsk_1", request_id="r1", kind=RequestKind.PERMISSION, title="bash")
 YES = commands.AnswerRequest(request_id="r1", answer=Answer(reply=PermissionReply.ONCE))
+QUESTION = facts.RequestAsked(
+    task_id="tsk_1",
+    request_id="req_1",
+    kind=RequestKind.QUESTION,
+    title="t",
+    questions=(Question(question="Which colour?"),),
+)
+BLUE = commands.AnswerRequest(request_id="req_1", answer=Answer(answers=(("blue",),)))
 
 
 def limited(**limits: float) -> Session:
@@ -253,13 +261,8 @@ def test_the_queue_has_an_end() -> None:
 
 def test_an_answer_whose_sandbox_died_is_told_to_the_agent_in_the_next_one() -> None:
     session = ready("first")
-    question = Question(question="Which colour?")
-    session.report(
-        facts.RequestAsked(
-            task_id="tsk_1", request_id="req_1", kind=RequestKind.QUESTION, title="t", questions=(question,)
-        )
-    )
-    session.do(commands.AnswerRequest(request_id="req_1", answer=Answer(answers=(("blue",),))))
+    session.report(QUESTION)
+    session.do(BLUE)
     session.do(commands.ReportMissing(generation=1, reason="gone"), SYSTEM)
     session.report(facts.SandboxReady(generation=2, base_commit="c0", work_branch="ship/x"))
     steers = [said for said in instructions(session.state).values() if isinstance(said, frames.Steer)]
@@ -389,6 +392,21 @@ def test_an_agent_that_waits_for_a_person_is_paused_and_its_answer_brings_it_bac
     session.do(commands.ReportThawed(generation=1, memory=True), SYSTEM)
     assert session.state.status is SessionStatus.RUNNING
     assert instructions(session.state).keys() >= {"prompt:tsk_1", "answer:r1"}
+
+
+def test_an_agent_that_lost_its_memory_in_a_pause_is_told_the_answer_and_waits_for_nobody() -> None:
+    session = ready("first")
+    session.report(QUESTION)
+    session.report(ASKED)
+    session.pass_time(720)
+    frozen(session)
+    session.do(BLUE)
+    for _ in range(2):
+        session.do(commands.ReportThawed(generation=1, memory=False), SYSTEM)
+    (steer,) = task(session).steers
+    assert steer.text.endswith("- Which colour? The answer: blue")
+    assert session.state.requests == ()
+    assert session.state.is_working
 
 
 def test_a_cancel_wakes_the_session_so_that_the_agent_can_stop() -> None:
