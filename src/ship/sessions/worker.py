@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from ship.errors import ConfigurationError, Conflict, ShipError, Unavailable
+from ship.errors import ConfigurationError, Conflict, NotFound, ShipError, Unavailable
 from ship.events import facts
 from ship.model import SYSTEM, Failure
 from ship.ports.store import DueAlarm, DueEffect, LogStore, Outbox, Searchable
@@ -32,6 +32,8 @@ KEY_LIFE_MS = 3 * 24 * 3_600_000
 IDLE_S = 60.0
 SHARED_IDLE_S = 2.0
 """Nobody wakes a node for what another one has written, or can do no more."""
+BUSY_S = 1.0
+"""How long alarms may wait for each other while there is no room for more effects, which may be what is due."""
 STORE_RETRY_S = 1.0
 GRACE_MS = 60_000
 """How long after a start no deadline fires: what it waits for may have happened while nobody listened."""
@@ -103,7 +105,7 @@ class Worker:
         due_at_ms = await self._store.next_due_ms()
         wait_s = self._idle_s if due_at_ms is None else (due_at_ms - self._sessions.now_ms()) / 1000
         if len(self._running) >= AT_ONCE:
-            wait_s = self._idle_s
+            wait_s = max(wait_s, BUSY_S)
         try:
             async with asyncio.timeout(min(max(wait_s, 0.0), self._idle_s)):
                 await self._wake.wait()
@@ -180,7 +182,11 @@ class Worker:
             await self._sessions.execute(alarm.session_id, fired, SYSTEM)
         except Unavailable:
             raise  # its lease brings it back
-        except ShipError as error:
+        except Exception as error:  # one session's trouble is not the others'
+            if not isinstance(error, Conflict | NotFound) or error.code == "session_busy":
+                # Its lease brings it back: to a node that knows these events, or when there is less to do.
+                _log.exception("alarm %s of %s failed", alarm.name, alarm.session_id)
+                return
             _log.info("alarm %s of %s had nothing to do: %s", alarm.name, alarm.session_id, error)
         await self._store.finish_alarm(alarm)
 

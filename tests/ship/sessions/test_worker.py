@@ -23,7 +23,7 @@ from ship.model import (
     SessionStatus,
     TaskStatus,
 )
-from ship.ports.store import NewAlarm
+from ship.ports.store import Append, NewAlarm, NewEvent
 from ship.sessions import commands, worker
 from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.service import Sessions
@@ -182,6 +182,27 @@ async def test_a_sandbox_that_vanished_is_noticed(store: SqliteStore, sessions: 
         await settled(store)
     assert state.running and state.running.recovered
     assert [sandbox.metadata["ship.generation"] for sandbox in host.sandboxes.values()] == ["2"]
+
+
+async def test_an_alarm_that_fails_comes_again_and_holds_no_other_session_up(
+    store: SqliteStore, sessions: Sessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.append(Append("ses_newer", 0, 1, [NewEvent("of.tomorrow", b'{"v":99}')]))
+    for due_at_ms, session_id in enumerate(("ses_newer", "ses_missing")):
+        await store.set_alarm(session_id, NewAlarm("sandbox_check", due_at_ms))
+    async with Working(store, sessions, PretendSandboxHost()), asyncio.timeout(10):
+        while await alarms_of(store, "ses_missing"):
+            await asyncio.sleep(0.01)
+        await readied(store, sessions)
+    assert "sandbox_check of ses_newer failed" in caplog.text
+    assert await alarms_of(store, "ses_newer") == ["sandbox_check"]
+
+
+async def alarms_of(store: SqliteStore, session_id: str) -> list[str]:
+    rows = await store._db.read(
+        lambda c: c.execute("SELECT name FROM alarms WHERE session_id = ?", (session_id,)).fetchall()
+    )
+    return [name for (name,) in rows]
 
 
 @pytest.mark.parametrize("host", [PretendSandboxHost(), AmnesicSandboxHost()])
