@@ -50,6 +50,10 @@ class Provider(Table, frozen=True):
     key_setting: str = ""
     models: tuple[ModelSpec, ...] = ()
 
+    def is_priced(self, model: str) -> bool:
+        """Whether it is known what calls of that model cost."""
+        return any(spec.input_price or spec.output_price for spec in self.models if spec.name == model)
+
 
 class ModelSettings(Table, frozen=True):
     """Which models there are. ``default`` is ``provider/name``; empty means the first one."""

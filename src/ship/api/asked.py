@@ -65,13 +65,7 @@ def limits(serving: Services, wanted: LimitsIn | None, of_model: str) -> LimitsP
 
 def _is_priced(serving: Services, of_model: str) -> bool:
     provider_name, _, name = of_model.partition("/")
-    return any(
-        spec.input_price or spec.output_price
-        for provider in serving.providers
-        if provider.name == provider_name
-        for spec in provider.models
-        if spec.name == name
-    )
+    return any(provider.is_priced(name) for provider in serving.providers if provider.name == provider_name)
 
 
 def place(text: str) -> int:

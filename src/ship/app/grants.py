@@ -10,6 +10,9 @@ from ship.sessions.service import Sessions
 from ship.sessions.state import SessionState, Task
 from ship.sessions.tasks import reached
 
+AFTERWARDS_MS = 60_000
+"""How long after a task's end its agent may still call models."""
+
 
 class SessionGrants:
     """``gateway.grants.Grants`` over the sessions of this store."""
@@ -26,13 +29,22 @@ class SessionGrants:
         if sandbox.generation != generation or not sandbox.is_alive:
             raise StaleGeneration("this sandbox is not the session's any more")
         running = state.running
+        task = running or self._lately_ended(state)
         return Grant(
             session_id=session_id,
             generation=generation,
             task_id=running.id if running else "",
             repository=state.repository,
-            limit=self._limit(state, running) if running else None,
+            limit=self._limit(state, task) if task else None,
+            at_work=task is not None,
+            cost_limited=bool(task and task.limits.cost_usd),
         )
+
+    def _lately_ended(self, state: SessionState) -> Task | None:
+        """The task whose agent may have a last word to say, or a title to find."""
+        latest = max(state.tasks, key=lambda task: task.ended_at_ms, default=None)
+        since_ms = self._sessions.now_ms() - AFTERWARDS_MS
+        return latest if latest and latest.ended_at_ms > since_ms else None
 
     def _limit(self, state: SessionState, task: Task) -> LimitKind | None:
         used = reached(state, task, self._sessions.now_ms())

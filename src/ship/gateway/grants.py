@@ -9,13 +9,16 @@ from ship.model import LimitKind, Repository
 
 @dataclass(frozen=True)
 class Grant:
-    """Whom a token speaks for. ``task_id`` is the running task, empty when none runs; ``limit`` is the limit that it has reached."""
+    """Whom a token speaks for. ``task_id`` is the running task, empty when none runs; ``at_work`` says that one does, or did a moment ago.
+    ``limit`` is the limit that it has reached, ``cost_limited`` says that its cost has one."""
 
     session_id: str
     generation: int
     task_id: str
     repository: Repository
     limit: LimitKind | None = None
+    at_work: bool = True
+    cost_limited: bool = False
 
 
 class Grants(Protocol):

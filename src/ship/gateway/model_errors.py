@@ -63,6 +63,22 @@ class LimitReached(ModelError):
     kind = "billing_error"
 
 
+class NoTaskRuns(ModelError):
+    """Nobody has asked for work whose limits would count the call."""
+
+    status = 403
+    code = "no_task_running"
+    kind = "permission_error"
+
+
+class PriceUnknown(ModelError):
+    """The task's cost is limited, and nobody knows what this model costs."""
+
+    status = 403
+    code = "model_price_unknown"
+    kind = "permission_error"
+
+
 class RequestInvalid(ModelError):
     """The body is not a JSON object with a model's name."""
 

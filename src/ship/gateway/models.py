@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ship.config import Provider
-from ship.errors import ShipError, StaleGeneration
+from ship.errors import ShipError, StaleGeneration, Unavailable
 from ship.gateway import model_errors, upstream
 from ship.gateway.credentials import session_token
 from ship.gateway.dialects import DIALECTS, ChatMeter, Dialect
@@ -31,6 +31,8 @@ REQUEST_LIMIT_BYTES = 32 * 1024 * 1024
 
 CALLS_PER_SESSION = 16
 """How many may be under way at once; with the limit of a request this bounds what a sandbox can make us hold."""
+RECORD_AGAIN_S = (0.2, 1.0, 4.0, 10.0)
+"""Pauses before what a call used is recorded again, while the store is away: a limit that does not count is none."""
 
 
 def routes(grants: Grants, providers: Iterable[Provider], http: httpx.AsyncClient) -> list[Route]:
@@ -64,6 +66,7 @@ class _Endpoint:
             with self._slots.taken(grant.session_id):
                 body = await _body(request) if dialect.method == "POST" else b""
                 call = _call(request, provider, dialect, body)
+                _check_price(grant, call)
                 await self._forward(grant, Forwarding(self._http, call, dialect, send), receive)
         except ClientDisconnect:
             return
@@ -80,10 +83,8 @@ class _Endpoint:
         if request.method != dialect.method:
             raise model_errors.MethodNotAllowed(f"{path} takes {dialect.method}, not {request.method}")
         grant = await self._authorized(request)
-        if grant.limit is not None and dialect.method == "POST":
-            raise model_errors.LimitReached(
-                f"The task has reached its {grant.limit} limit", hint="Raise it, and send a follow-up."
-            )
+        if dialect.method == "POST":
+            _check_limits(grant)
         name = request.path_params["provider"]
         provider = self._providers.get(name)
         if provider is None:
@@ -110,10 +111,37 @@ class _Endpoint:
         call = forwarding.account(grant)
         if call is None:
             return
-        try:
-            await self._grants.model_called(grant, call)
-        except ShipError as error:
-            logger.warning("a model call of session %s was not recorded: %s", grant.session_id, error.code)
+        for pause_s in (*RECORD_AGAIN_S, None):
+            try:
+                await self._grants.model_called(grant, call)
+            except ShipError as error:
+                is_away = isinstance(error, Unavailable) and error.code != "outcome_unknown"
+                if pause_s is None or not is_away:
+                    logger.warning(
+                        "a model call of session %s was not recorded: %s", grant.session_id, error.code
+                    )
+                    return
+                await asyncio.sleep(pause_s)
+            else:
+                return
+
+
+def _check_limits(grant: Grant) -> None:
+    if not grant.at_work:
+        raise model_errors.NoTaskRuns("No task of this session runs", hint="Send it one.")
+    if grant.limit is not None:
+        raise model_errors.LimitReached(
+            f"The task has reached its {grant.limit} limit", hint="Raise it, and send a follow-up."
+        )
+
+
+def _check_price(grant: Grant, call: upstream.Call) -> None:
+    """Whoever chose the model, the task's limit of cost would be none."""
+    if grant.cost_limited and call.method == "POST" and not call.provider.is_priced(call.model):
+        raise model_errors.PriceUnknown(
+            f"The task's cost is limited, and the price of {call.model} is not known",
+            hint="Give the model its prices in the settings file, or limit tokens or time.",
+        )
 
 
 async def _body(request: Request) -> bytes:

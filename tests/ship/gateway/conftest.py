@@ -7,7 +7,7 @@ import pytest
 from starlette.applications import Starlette
 
 from ship.config import Provider
-from ship.errors import StaleGeneration, Unauthenticated
+from ship.errors import ShipError, StaleGeneration, Unauthenticated
 from ship.events.facts import ModelCalled
 from ship.gateway import models, upstream
 from ship.gateway.grants import Grant
@@ -28,16 +28,23 @@ class RecordingGrants:
     source: str = "/nowhere"
     calls: list[ModelCalled] = field(default_factory=list)
     limit: LimitKind | None = None
+    at_work: bool = True
+    cost_limited: bool = False
+    refusals: list[ShipError] = field(default_factory=list)
+    """What the next calls that are to be kept meet."""
 
     async def authorize(self, token: str) -> Grant:
         if token == STALE_TOKEN:
             raise StaleGeneration("replaced")
         if token != TOKEN:
             raise Unauthenticated("this token is not known")
-        return Grant("ses_1", 1, "tsk_1", Repository(source=self.source), self.limit)
+        repository = Repository(source=self.source)
+        return Grant("ses_1", 1, "tsk_1", repository, self.limit, self.at_work, self.cost_limited)
 
     async def model_called(self, grant: Grant, call: ModelCalled) -> None:
         assert grant.session_id == "ses_1"
+        if self.refusals:
+            raise self.refusals.pop()
         self.calls.append(call)
 
 

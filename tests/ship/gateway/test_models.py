@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from ship.config import Provider
+from ship.errors import Unavailable
 from ship.gateway import models, upstream
 from ship.model import LimitKind
 from ship.testing.serving import serving
@@ -74,6 +75,39 @@ async def test_a_task_at_its_limit_calls_no_model_and_does_not_try_again(
     assert not AGENT_RETRIES_ON.search(response.text)
     assert not gateway.model.seen
     assert not gateway.grants.calls
+
+
+@pytest.mark.parametrize(("provider", "path", "body"), PROTOCOLS)
+async def test_a_session_without_a_task_calls_no_model(
+    gateway: Gateway, provider: str, path: str, body: Any
+) -> None:
+    gateway.grants.at_work = False
+    response = await post(gateway, provider, path, body("echo"))
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "no_task_running")
+    assert not AGENT_RETRIES_ON.search(response.text)
+    assert not gateway.model.seen
+
+
+async def test_a_model_without_a_price_is_not_called_for_a_limited_cost(gateway: Gateway) -> None:
+    gateway.grants.cost_limited = True
+    response = await post(gateway, "down", "chat/completions", chat("echo"))
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "model_price_unknown")
+    assert not AGENT_RETRIES_ON.search(response.text)
+    assert (await post(gateway, "scripted", "chat/completions", chat("echo"))).status_code == 200
+
+
+async def test_what_a_call_used_is_kept_when_the_store_is_back(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(models, "RECORD_AGAIN_S", (0.0, 0.0))
+    gateway.grants.refusals = [Unavailable("away"), Unavailable("away")]
+    await post(gateway, "scripted", "chat/completions", chat("echo"))
+    assert gateway.call.usage.output_tokens
+    # Whether this one was kept is not known: it is not counted twice.
+    gateway.grants.refusals = [Unavailable("who knows", code="outcome_unknown")]
+    await post(gateway, "scripted", "chat/completions", chat("echo"))
+    assert len(gateway.grants.calls) == 1
+    assert "was not recorded" in caplog.text
 
 
 def events(response: httpx.Response) -> list[Any]:
