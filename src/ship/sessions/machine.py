@@ -360,8 +360,10 @@ def _(command: commands.RecordEffectFailure, draft: Draft) -> None:
             child_id=command.child_id, status=TaskStatus.FAILED, summary=command.failure.reason
         )
         draft.add(never_began, actor=SYSTEM)
-    if command.generation == draft.state.sandbox.generation and draft.state.sandbox.status == "creating":
-        recovery.fail(draft, command.failure)
+    sandbox = draft.state.sandbox
+    if command.generation == sandbox.generation and sandbox.status == "creating":
+        if command.fact.kind == "provision_sandbox":
+            recovery.fail(draft, command.failure)
     elif _is_present(draft.state, command.generation):
         recovery.stay(draft, command.fact.kind)
 

@@ -24,8 +24,10 @@ LEASE_MS = 15_000
 """How long after a node's death another one takes over what it had claimed."""
 RENEW_S = 5.0
 EFFECT_S = 110.0
-ATTEMPTS = 4
-BACKOFF_MS = (500, 2_000, 6_000)
+ATTEMPTS = 6
+LAST_ATTEMPTS = 150
+"""For what follows a session's end, about a day: nobody waits for it, and nobody would see that it was given up."""
+BACKOFF_MS = (500, 2_000, 6_000, 15_000, 30_000, 60_000, 600_000)
 AT_ONCE = 16
 ALARMS_AT_ONCE = 100
 KEY_LIFE_MS = 3 * 24 * 3_600_000
@@ -154,7 +156,9 @@ class Worker:
                 _log.warning("the lease of effect %s was not renewed: %s", due.effect_id, error)
 
     async def _failed(self, due: DueEffect, effect: commands.AnyEffect, error: Exception) -> None:
-        final = isinstance(error, ConfigurationError | Conflict) or due.attempts >= ATTEMPTS
+        afterwards = isinstance(effect, commands.KillSandbox | commands.PackLog)
+        allowed = LAST_ATTEMPTS if afterwards else ATTEMPTS
+        final = isinstance(error, ConfigurationError | Conflict) or due.attempts >= allowed
         metrics.EFFECTS.labels(_kind(effect), "given_up" if final else "retried").inc()
         if not final:
             due_at_ms = self._sessions.now_ms() + BACKOFF_MS[min(due.attempts, len(BACKOFF_MS)) - 1]

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-from ship.errors import NotFound, SandboxFailed
+from ship.errors import NotFound, SandboxFailed, Unavailable
 from ship.ports.sandboxes import CommandResult, FileEntry
 
 
@@ -106,6 +106,19 @@ class FullSandboxHost(PretendSandboxHost):
     async def create(self, template: str, metadata: Mapping[str, str], timeout_s: int) -> str:
         """Raises SandboxFailed."""
         raise SandboxFailed("no room for another sandbox", code="sandbox_host_full", hint="End some.")
+
+
+class AwaySandboxHost(PretendSandboxHost):
+    """Does not answer the next ``away`` questions for its sandboxes."""
+
+    away = 0
+
+    async def find(self, metadata: Mapping[str, str]) -> list[tuple[str, Mapping[str, str]]]:
+        """Raises Unavailable."""
+        if self.away:
+            self.away -= 1
+            raise Unavailable("the sandbox host does not answer", code="sandbox_host_unreachable")
+        return await super().find(metadata)
 
 
 class AmnesicSandboxHost(PretendSandboxHost):

@@ -459,6 +459,17 @@ def test_a_host_that_cannot_pause_or_resume_leaves_the_session_as_it_was(
     assert session.state.status is status
 
 
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("provision_sandbox", SessionStatus.FAILED), ("check_sandbox", SessionStatus.PROVISIONING)],
+)
+def test_only_what_makes_a_sandbox_fails_one_that_is_being_made(kind: str, status: SessionStatus) -> None:
+    session = created("first")
+    fact = facts.EffectFailed(effect_id="e", kind=kind, attempts=6, failure=FAILURE)
+    session.do(commands.RecordEffectFailure(fact=fact, generation=1, failure=FAILURE), SYSTEM)
+    assert session.state.status is status
+
+
 def test_what_is_not_there_or_ends_cannot_be_paused() -> None:
     session = created("first")
     with pytest.raises(Conflict):

@@ -32,6 +32,7 @@ from ship.sessions.worker import Worker
 from ship.store.sqlite import SqliteStore
 from ship.testing.sandbox_hosts import (
     AmnesicSandboxHost,
+    AwaySandboxHost,
     ForgetfulSandboxHost,
     FullSandboxHost,
     PretendSandboxHost,
@@ -149,6 +150,18 @@ async def test_a_host_without_room_fails_the_session_in_its_own_words_and_a_retr
         await settled(store)
     assert (await sessions.state(session_id)).sandbox.generation == 2
     assert len(host.sandboxes) == 1
+
+
+async def test_a_sandbox_of_a_session_that_is_over_is_ended_however_long_its_host_is_away(
+    store: SqliteStore, sessions: Sessions
+) -> None:
+    host = AwaySandboxHost()
+    async with Working(store, sessions, host):
+        session_id = await readied(store, sessions)
+        host.away = 3 * worker.ATTEMPTS
+        await sessions.execute(session_id, commands.ArchiveSession(), ME)
+        await settled(store)
+    assert host.sandboxes == {}
 
 
 async def test_a_lost_answer_does_not_make_two_sandboxes(store: SqliteStore, sessions: Sessions) -> None:
