@@ -29,6 +29,8 @@ CLOSE_REFUSED, CLOSE_BREACH, CLOSE_RETRY = 4403, 4400, 1013
 FACT_BYTES = 1024**2
 DELTAS_PER_S = 1_000
 DELTA_CHARACTERS = 64 * 1024
+KEEP_S = 600.0
+"""How long a runner that is there may take to end a task: to keep what the agent has left, it may have to pack and send gigabytes."""
 SILENCE_MS = 1_000
 """How long after a lost link the sandbox is looked after."""
 
@@ -199,6 +201,7 @@ class _Link:
         self._generation = caller.generation
         self._told: set[str] = set()
         self._seen = 0
+        self._ending, self._ending_since = "", 0.0
         self._budget_began, self._budget = 0.0, 0
 
     async def run(self) -> None:
@@ -216,16 +219,18 @@ class _Link:
             return
         hearing = asyncio.create_task(self._hear())
         telling = asyncio.create_task(self._tell(listener))
+        vouching = asyncio.create_task(self._vouch())
+        every = (hearing, telling, vouching)
         try:
-            done, _ = await asyncio.wait((hearing, telling), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except (WebSocketDisconnect, RuntimeError):
             await self._sessions.check_soon(self._session_id, SILENCE_MS)
         finally:
-            for task in (hearing, telling):
+            for task in every:
                 task.cancel()
-            await asyncio.gather(hearing, telling, return_exceptions=True)
+            await asyncio.gather(*every, return_exceptions=True)
 
     async def _greet(self) -> bool:
         try:
@@ -305,6 +310,14 @@ class _Link:
             if missed or kinds & _TELLS:
                 await self._tell_new()
 
+    async def _vouch(self) -> None:
+        """As long as the runner is there and ends a task, its sandbox is not replaced; but not for ever."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._ending and time.monotonic() - self._ending_since < KEEP_S:
+                still = commands.ReportEnding(generation=self._generation)
+                await self._sessions.execute(self._session_id, still, SYSTEM)
+
     def _is_gap(self, notices: list[Notice]) -> bool:
         """Whether the bus has lost something between these and what was told before."""
         gap = False
@@ -316,6 +329,9 @@ class _Link:
     async def _tell_new(self) -> None:
         state = await self._sessions.state(self._session_id)
         self._seen = max(self._seen, state.head_seq)
+        ending = state.running.id if state.running and state.running.ending else ""
+        if ending != self._ending:
+            self._ending, self._ending_since = ending, time.monotonic()
         for key, instruction in instructions(state).items():
             if key not in self._told:
                 self._told.add(key)

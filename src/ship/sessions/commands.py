@@ -176,6 +176,12 @@ class ReportThawed(Command, frozen=True):
     memory: bool
 
 
+class ReportEnding(Command, frozen=True):
+    """The runner of ``generation`` is there, and still ends the running task."""
+
+    generation: int
+
+
 class RecordModelCall(Command, frozen=True):
     """The gateway forwarded a call for the sandbox of ``generation``."""
 

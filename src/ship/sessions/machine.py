@@ -346,6 +346,13 @@ def _(command: commands.ReportThawed, draft: Draft) -> None:
 
 
 @_apply.register
+def _(command: commands.ReportEnding, draft: Draft) -> None:
+    state, running = draft.state, draft.state.running
+    if running and running.ending and _is_present(state, command.generation):
+        tasks.stop(draft)
+
+
+@_apply.register
 def _(command: commands.RecordModelCall, draft: Draft) -> None:
     _check_generation(draft.state, command.generation)
     draft.add(command.fact, actor=SYSTEM)

@@ -100,7 +100,7 @@ def end(draft: Draft, fact: End, *, frame: Cursor | None = None) -> None:
 
 
 def stop(draft: Draft) -> None:
-    """The runner is told to end the running task; if it does not, its sandbox is replaced."""
+    """The runner is told to end the running task, or still does so; if it does not, its sandbox is replaced."""
     draft.alarm("cancel_deadline", CANCEL_DEADLINE_MS)
 
 

@@ -11,7 +11,11 @@ from tests.ship.api.conftest import Served
 from tests.ship.api.runner_double import HandRunner
 from tests.ship.api.test_sessions_api import begun
 
+from ship.api import runner as runner_api
 from ship.api import schemas
+from ship.model import Actor
+from ship.sessions import commands
+from ship.sessions.service import Outcome
 
 READY = {"generation": 1, "base_commit": "c0", "work_branch": "ship/x"}
 
@@ -223,3 +227,34 @@ async def test_files_of_the_workspace_are_served_while_the_sandbox_runs(served: 
         assert refused.json()["code"] == "path_invalid"
     missing = await served.client.get(f"{path}/content", params={"path": "none"})
     assert (missing.status_code, missing.json()["code"]) == (404, "file_not_found")
+
+
+async def test_a_linked_runner_is_given_time_to_end_a_task_but_not_for_ever(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_api, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(runner_api, "KEEP_S", 0.2)
+    vouched = 0
+    execute = served.services.sessions.execute
+
+    async def heard(session_id: str, command: commands.Command, actor: Actor, *more: Any) -> Outcome:
+        nonlocal vouched
+        vouched += isinstance(command, commands.ReportEnding)
+        return await execute(session_id, command, actor, *more)
+
+    monkeypatch.setattr(served.services.sessions, "execute", heard)
+    session = await sandboxed(served, prompt="do it")
+    async with HandRunner(served, session["id"]) as runner, asyncio.timeout(10):
+        await runner.report("sandbox.ready", **READY)
+        prompt = await runner.until("prompt")
+        await asyncio.sleep(0.1)
+        assert vouched == 0, "nothing is ended"
+        await served.client.post(f"/api/v1/sessions/{session['id']}/tasks/{prompt['task_id']}/cancel")
+        await runner.until("cancel")
+        while not vouched:
+            await asyncio.sleep(0.01)
+        before = -1
+        while before != vouched:
+            before = vouched
+            await asyncio.sleep(0.1)
+    assert vouched <= 10

@@ -130,6 +130,19 @@ def test_an_agent_that_goes_on_past_its_limit_loses_its_sandbox() -> None:
     assert session.state.sandbox.generation == 2
 
 
+def test_a_runner_that_is_there_may_take_longer_to_keep_what_the_agent_left() -> None:
+    session = ready("first")
+    session.do(commands.ReportEnding(generation=1), SYSTEM)
+    assert "cancel_deadline" not in session.alarms
+    session.do(commands.CancelTask(task_id="tsk_1"))
+    for _ in range(5):
+        session.do(commands.ReportEnding(generation=1), SYSTEM)
+        assert session.pass_time(30) == []
+    session.do(commands.ReportEnding(generation=2), SYSTEM)
+    assert session.pass_time(30) == ["cancel_deadline"]
+    assert session.state.sandbox.generation == 2
+
+
 def test_time_counts_while_the_agent_works_and_not_while_it_waits() -> None:
     session = limited(time_s=100)
     session.pass_time(60)

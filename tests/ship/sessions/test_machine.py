@@ -266,6 +266,7 @@ COMMANDS = st.one_of(
     st.builds(commands.RequestCheckpoint, checkpoint_id=CHECKPOINT),
     st.builds(commands.ReportFrozen, generation=GENERATION),
     st.builds(commands.ReportThawed, generation=GENERATION, memory=st.booleans()),
+    st.builds(commands.ReportEnding, generation=GENERATION),
     st.builds(commands.StartChild, child_id=CHILD, title=TEXT, prompt=TEXT),
     st.builds(
         commands.FinishChild,

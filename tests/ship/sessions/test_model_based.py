@@ -126,6 +126,7 @@ def command(kind: int, number: int, ahead: int, state: SessionState) -> commands
         commands.FinishChild(fact=child),
         commands.ReportFrozen(generation=generation),
         commands.ReportThawed(generation=generation, memory=number % 2 == 0),
+        commands.ReportEnding(generation=generation),
         commands.RetrySession(),
         commands.ReportMissing(generation=generation, reason="gone"),
         commands.FireAlarm(name="pause_deadline"),
@@ -313,7 +314,7 @@ class Lives(RuleBasedStateMachine):
 def _actor(asked: commands.Command) -> Actor:
     internal = (
         *(commands.ReportFrame, commands.ReportMissing, commands.FireAlarm),
-        *(commands.ReportFrozen, commands.ReportThawed, commands.FinishChild),
+        *(commands.ReportFrozen, commands.ReportThawed, commands.ReportEnding, commands.FinishChild),
     )
     return SYSTEM if isinstance(asked, internal) else PERSON
 
