@@ -62,7 +62,9 @@ def plant(folder: Path) -> None:
     _wrap(Effects, "perform", after=lambda _: at("effect_reported"))
     _wrap(FolderSandboxHost, "create", after=lambda _: at("sandbox_made"))
     _wrap(sqlite_store, "append_all", after=lambda _: at("mid_append"))
-    _wrap(postgres_batch, "write", after=lambda _: at("mid_append"))
+    # Of these, the first is a transaction of its own at times: then it is kept, and nobody is told.
+    for write in ("write_all", "write_fitting"):
+        _wrap(postgres_batch, write, after=lambda _: at("mid_append"))
 
 
 def _at(folder: Path, point: str) -> None:

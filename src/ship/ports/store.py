@@ -25,6 +25,10 @@ class KeyTaken(Conflict):
     code = "key_taken"
 
 
+PAGE_BYTES = 1024**2
+"""What a page of events holds at most, but for its last one: each may have a mebibyte of its own."""
+
+
 class NewEvent(NamedTuple):
     """One event to append; ``body`` is the record as it travels to clients."""
 
@@ -205,7 +209,8 @@ class LogStore(Protocol):
     async def events(
         self, session_id: str, after: int, limit: int, types: Sequence[str] = (), up_to: int | None = None
     ) -> list[tuple[int, bytes]]:
-        """(seq, body) of at most ``limit`` events past ``after``, oldest first; only of these types when any are given."""
+        """(seq, body) of at most ``limit`` events past ``after``, oldest first; only of these types when any are given. No more follow
+        where a page has ``PAGE_BYTES``: only an empty one is the end."""
         ...
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[tuple[int, bytes]]:

@@ -25,8 +25,7 @@ HEARTBEAT_S = 10.0
 SLOW_S = 30.0
 """Who takes nothing for this long, or up to a heartbeat longer, is told to come back and resume."""
 
-PAGE, PAGE_BYTES = 1_000, 1024**2
-SMALLEST_PAGE = 8
+PAGE = 1_000
 RECENT, RECENT_BYTES = 512, 256 * 1024
 QUEUED, QUEUED_BYTES = 2_000, 4 * 1024**2
 FEEDS_A_BEAT = 256
@@ -109,7 +108,7 @@ class Feed:
         self._behind: dict[Follower, float] = {}
         self._catching: dict[Follower, asyncio.Task[None]] = {}
         self._filling: asyncio.Task[None] | None = None
-        self._reads: dict[tuple[int, int, int, frozenset[str]], asyncio.Task[list[Notice]]] = {}
+        self._reads: dict[tuple[int, int, frozenset[str]], asyncio.Task[list[Notice]]] = {}
         self._recent: list[Notice] = []
         self._recent_bytes = 0
         self._listening = feeds.growth.listen(session_id)
@@ -119,7 +118,7 @@ class Feed:
         self._listener = await self._listening.__aenter__()
         try:
             self.seen = await self._feeds.head(self.session_id)
-            last = _typed(await self._read(self.seen - 1, 1, self.seen, frozenset()))
+            last = _typed(await self._read(self.seen - 1, self.seen, frozenset(), limit=1))
             self._over = any(notice.kind == facts.SessionArchived.TYPE for notice in last)
         except BaseException:
             await self._listening.__aexit__(None, None, None)
@@ -215,7 +214,7 @@ class Feed:
         try:
             head = await self._feeds.store.head(self.session_id)
             while self.seen < head:
-                told = _typed(await self._read(self.seen, self._feeds.page, head, frozenset()))
+                told = _typed(await self._read(self.seen, head, frozenset()))
                 before, self.seen = self.seen, told[-1].seq
                 self._tell(told, before)
         except ShipError as error:
@@ -302,20 +301,21 @@ class Feed:
 
     async def _page(self, follower: Follower) -> list[Notice]:
         """The follower's next page of the log. Who comes at the same time with the same wish shares it."""
-        up_to, limit = self.seen, self._feeds.page
-        wish = (follower.seen, limit, up_to, follower.types)
+        up_to = self.seen
+        wish = (follower.seen, up_to, follower.types)
         reading = self._reads.get(wish)
         if reading is None:
             reading = self._reads[wish] = asyncio.create_task(self._read(*wish))
             reading.add_done_callback(lambda done: done.cancelled() or done.exception())
             reading.add_done_callback(lambda done: self._reads.pop(wish, None))
         page = await asyncio.shield(reading)
-        follower.seen = page[-1].seq if len(page) == limit else up_to
+        follower.seen = page[-1].seq if page else up_to
         return page
 
-    async def _read(self, after: int, limit: int, up_to: int, types: frozenset[str]) -> list[Notice]:
+    async def _read(
+        self, after: int, up_to: int, types: frozenset[str], *, limit: int = PAGE
+    ) -> list[Notice]:
         rows = await self._feeds.logs.events(self.session_id, after, limit, tuple(types), up_to)
-        self._feeds.measure(rows)
         return [Notice(seq, EVENT, body) for seq, body in rows]
 
 
@@ -330,7 +330,6 @@ class Feeds:
         self.logs = logs
         self.growth = growth
         self.head = head
-        self.page = PAGE
         self._feeds: dict[str, Feed] = {}
         self._of: dict[Follower, Feed] = {}
         self._beating: asyncio.Task[None] | None = None
@@ -382,12 +381,6 @@ class Feeds:
                 yield notice
         finally:
             self.leave(queue)
-
-    def measure(self, rows: Sequence[tuple[int, bytes]]) -> None:
-        """Choose the next pages' length by this page: about ``PAGE_BYTES``."""
-        if rows:
-            average = sum(len(body) for _, body in rows) / len(rows)
-            self.page = max(SMALLEST_PAGE, min(PAGE, self.page * 2, int(PAGE_BYTES / average)))
 
     async def _opened(self, session_id: str) -> Feed:
         feed = self._feeds.get(session_id)

@@ -16,7 +16,7 @@ import msgspec
 from ship.errors import Unavailable
 from ship.model import Value
 from ship.ports.blobs import BlobStore
-from ship.ports.store import Packed
+from ship.ports.store import PAGE_BYTES, Packed
 
 FRAMES_KEPT = 8
 
@@ -82,7 +82,9 @@ class Logs:
         wanted = frozenset(types)
         found: list[tuple[int, bytes]] = []
         for frame in unpacked_pages(packed).events:
-            if len(found) >= limit or (up_to is not None and frame.first_seq > up_to):
+            size_bytes = sum(len(body) for _, body in found)
+            is_full = len(found) >= limit or size_bytes >= PAGE_BYTES
+            if is_full or (up_to is not None and frame.first_seq > up_to):
                 break
             if frame.last_seq <= after or (wanted and wanted.isdisjoint(frame.types)):
                 continue

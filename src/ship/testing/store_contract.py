@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ship.errors import Conflict, InvalidInput, ShipError, Unavailable
 from ship.ports.store import (
+    PAGE_BYTES,
     Append,
     Chain,
     FirstAnswer,
@@ -87,6 +88,19 @@ async def pages_of_events(stores: Stores) -> None:
     assert await store.events("pages", 0, 99, ["none"]) == []
     assert await store.events("pages", 30, 9) == []
     assert await store.events("missing", 0, 9) == []
+
+
+async def a_page_of_large_events_ends_at_a_mebibyte(stores: Stores) -> None:
+    """Whatever is asked for: a reader holds no more than that and one event."""
+    store, body = stores.one, b"x" * (PAGE_BYTES // 4)
+    events = [NewEvent("even" if seq % 2 == 0 else "odd", body) for seq in range(1, 11)]
+    await store.append(Append("large", 0, 1, [*events, NewEvent("odd", 3 * PAGE_BYTES * b"x")]))
+    assert [seq for seq, _ in await store.events("large", 0, 99)] == [1, 2, 3, 4]
+    assert [seq for seq, _ in await store.events("large", 0, 3)] == [1, 2, 3]
+    assert [seq for seq, _ in await store.events("large", 8, 99)] == [9, 10, 11]
+    assert [seq for seq, _ in await store.events("large", 10, 99)] == [11]
+    assert [seq for seq, _ in await store.events("large", 0, 99, ["even"])] == [2, 4, 6, 8]
+    assert [seq for seq, _ in await store.events("large", 8, 99, ["even"])] == [10]
 
 
 async def bodies_come_back_as_they_were(stores: Stores) -> None:
@@ -691,6 +705,7 @@ STORE_CHECKS: tuple[Check, ...] = (
     appends_go_on_at_the_head_or_not_at_all,
     what_one_node_appended_the_other_reads,
     pages_of_events,
+    a_page_of_large_events_ends_at_a_mebibyte,
     bodies_come_back_as_they_were,
     a_refused_append_leaves_nothing_of_itself,
     neighbours_of_a_refused_append_are_kept,

@@ -11,6 +11,7 @@ from tests.ship.api.conftest import Served
 from tests.ship.api.test_sessions_api import begun
 
 from ship.api import stream_socket
+from ship.ports.store import PAGE_BYTES
 from ship.sessions import feeds
 
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
@@ -111,7 +112,7 @@ async def test_who_never_reads_is_let_go_and_told_to_resume(
     for _ in range(20):
         await notes(served, session_id, 50, LONG)
         waiting = follower._transport.get_write_buffer_size()  # type: ignore[attr-defined]  # ours is a StreamSocket
-        assert waiting < stream_socket.BUFFER_BYTES + feeds.PAGE_BYTES + 4 * feeds.RECENT_BYTES
+        assert waiting < stream_socket.BUFFER_BYTES + PAGE_BYTES + 4 * feeds.RECENT_BYTES
     await eventually(lambda: followers(served) == 0)
     seqs, code = await silent.until_closed()
     assert code == stream_socket.CLOSE_TOO_SLOW

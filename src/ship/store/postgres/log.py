@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ship.ports.store import FirstAnswer, Snapshot
+from ship.ports.store import PAGE_BYTES, FirstAnswer, Snapshot
 from ship.store.postgres.pool import Connection
 
 _LAST = (1 << 62, "")
@@ -24,15 +24,22 @@ async def events(
     types: Sequence[str] = (),
     up_to: int | None = None,
 ) -> list[tuple[int, bytes]]:
-    """(seq, body) of at most ``limit`` events past ``after``, oldest first."""
+    """A page of the log, see ``LogStore.events``."""
     rows = await connection.fetch(
-        "SELECT seq, body FROM events WHERE session_id = $1 AND seq > $2 AND seq <= $4 "
-        "AND ($5::text[] IS NULL OR type = ANY($5)) ORDER BY seq LIMIT $3",
+        """
+        SELECT seq, body FROM (
+            SELECT seq, body, sum(octet_length(body)) OVER (ORDER BY seq) - octet_length(body) AS bytes_before FROM (
+                SELECT seq, body FROM events WHERE session_id = $1 AND seq > $2 AND seq <= $4
+                AND ($5::text[] IS NULL OR type = ANY($5)) ORDER BY seq LIMIT $3
+            ) AS page
+        ) AS measured WHERE bytes_before < $6 ORDER BY seq
+        """,
         session_id,
         after,
         limit,
         _LAST[0] if up_to is None else up_to,
         list(types) or None,
+        PAGE_BYTES,
     )
     return [(seq, body) for seq, body in rows]
 

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from ship.ports.store import Append, Snapshot, Summary
+from ship.ports.store import PAGE_BYTES, Append, Snapshot, Summary
 from ship.store.sqlite.rows import write_rows
 
 _HEAD = "SELECT coalesce((SELECT max(seq) FROM events WHERE session_id = ?), (SELECT head FROM packed WHERE session_id = ?))"
@@ -47,7 +47,7 @@ def page(
     types: Sequence[str] = (),
     up_to: int | None = None,
 ) -> list[tuple[int, bytes]]:
-    """(seq, body) of at most ``limit`` events past ``after``, oldest first; only of these types when any are given."""
+    """A page of the log, see ``LogStore.events``."""
     query = "SELECT seq, body FROM events WHERE session_id = ? AND seq > ?"
     values: list[object] = [session_id, after]
     if up_to is not None:
@@ -56,8 +56,14 @@ def page(
     if types:
         query += f" AND type IN ({', '.join('?' * len(types))})"
         values += types
-    rows = connection.execute(f"{query} ORDER BY seq LIMIT ?", (*values, limit))
-    return [(row["seq"], row["body"]) for row in rows]
+    rows: list[tuple[int, bytes]] = []
+    room = PAGE_BYTES
+    for seq, body in connection.execute(f"{query} ORDER BY seq LIMIT ?", (*values, limit)):
+        rows.append((seq, body))
+        room -= len(body)
+        if room <= 0:
+            break
+    return rows
 
 
 def add_messages(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
