@@ -1,8 +1,10 @@
 """Attempts to get out of a sandbox, or to harm the host and its neighbours from within. Each must fail inside."""
 
 import ast
+import contextlib
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,3 +224,67 @@ def test_processes_of_the_host_and_of_neighbours_are_out_of_reach(
 
 def _limits(host: Host) -> dict[str, bool]:
     return {"memory": False, "pids": False, "disk": False, **httpx.get(f"{host.url}/health").json()["limits"]}
+
+
+HOSTILE = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/javascript\r\nService-Worker-Allowed: /\r\nSet-Cookie: a=b; Domain=localhost\r\n"
+    b"Content-Disposition: inline\r\nContent-Security-Policy: default-src *\r\nAccess-Control-Allow-Origin: *\r\n"
+    b"Refresh: 0; url=/\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\n\r\nevil"
+)
+
+
+@pytest.fixture
+def hostile(host: Host) -> Iterator[tuple[Sandbox, list[bytes]]]:
+    """A sandbox whose tenant has made its daemon into a program of their own, and the answers that this one gives to all
+    that comes."""
+    made = host.create()
+    answers = [HOSTILE]
+    path = host.data / "sandboxes" / made.sandbox_id / "envd.sock"
+    true = path.with_name("true.sock")
+    path.rename(true)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(answers[-1])
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield made, answers
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join()
+    true.replace(path)
+    made.kill()
+
+
+def test_a_signed_url_gives_no_program_to_the_origin_of_the_api(
+    host: Host, hostile: tuple[Sandbox, list[bytes]]
+) -> None:
+    url = hostile[0].download_url("/tmp/x")
+    assert url.startswith(f"{host.url}/files?")
+    answer = httpx.get(url)
+    assert (answer.status_code, answer.content) == (200, b"evil")
+    assert dict(answer.headers) == {
+        "content-type": "application/octet-stream",
+        "content-disposition": "attachment",
+        "content-security-policy": "sandbox; default-src 'none'",
+        "x-content-type-options": "nosniff",
+        "content-range": "bytes 0-3/9",
+        "content-length": "4",
+    }
+    for fields in ({"Service-Worker": "script"}, {"Connection": "Upgrade", "Upgrade": "websocket"}):
+        refused = httpx.get(url, headers=fields)
+        assert (refused.status_code, refused.headers["content-type"]) == (403, "application/json")
+
+
+def test_a_sandbox_cannot_change_to_a_protocol_that_nobody_asked_for(
+    host: Host, hostile: tuple[Sandbox, list[bytes]]
+) -> None:
+    hostile[1].append(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n")
+    assert httpx.get(hostile[0].download_url("/tmp/x")).status_code == 502

@@ -24,6 +24,7 @@ SPLICE_FROM_BYTES = 256 * 1024
 IDLE_TIMEOUT_S = 75.0
 BACKLOG = 4096
 
+Fields = list[tuple[str, str]]
 NONE, LENGTH, CHUNKED, UNTIL_CLOSE = "none", "length", "chunked", "until-close"
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _HOP_BY_HOP = frozenset(
