@@ -26,6 +26,8 @@ from .debian import DebianRoot
 WAITING, BUILDING, READY, ERROR = "waiting", "building", "ready", "error"
 DEFAULT_TAG = "default"
 MAX_BUILDS = 50
+BUILD_MEMORY_MB = 1024
+"""The least that the sandboxes of a build get."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _ID = re.compile(r"[a-z0-9]{20}")
@@ -194,13 +196,16 @@ class Catalogue:
             )
         if self.is_operators(name):
             raise BadRequest(f"the name '{name}' belongs to this host's operator", "template_name_taken")
+        quota = self._quotas.of(tenant)
+        quota.check("memory_mb", 0, max(size.memory_mb, BUILD_MEMORY_MB))
+        quota.check("disk_mb", 0, size.disk_mb)
         wanted = list(dict.fromkeys([*([tag] if colon else []), *tags])) or [DEFAULT_TAG]
         for each in wanted:
             _check_tag(each)
         now = time.time()
         entry = self._lookup(name, tenant)
         if entry is None:
-            self._quotas.of(tenant).check("templates", len(self.entries(tenant)))
+            quota.check("templates", len(self.entries(tenant)))
             new_id = "".join(secrets.choice(_ALPHABET) for _ in range(20))
             entry = Entry(new_id, tenant, name, created_at=now, updated_at=now)
             self._entries[entry.id] = entry
