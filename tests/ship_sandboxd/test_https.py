@@ -20,6 +20,7 @@ from e2b import Sandbox
 from ship_sandboxd.edge import tls, visits
 from ship_sandboxd.edge.endpoints import Endpoints
 from ship_sandboxd.edge.tls import Certificate, LocalAuthority
+from ship_sandboxd.envd.http1 import Headers, Request
 from ship_sandboxd.errors import SetupError
 from ship_sandboxd.settings import Settings, Tls
 
@@ -30,7 +31,11 @@ import base64, hashlib, http.server, json, time
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
-        if self.path == "/stream":
+        if self.path == "/cookies":
+            self.send_response(200); self.send_header("Content-Length", "0")
+            self.send_header("Set-Cookie", "a=b; Domain=sandboxes.localhost; Path=/")
+            self.send_header("Set-Cookie", "domain=c;domain=.localhost;HttpOnly"); self.end_headers()
+        elif self.path == "/stream":
             self.send_response(200); self.send_header("Transfer-Encoding", "chunked"); self.end_headers()
             for number in range(3):
                 self.wfile.write(b"2\\r\\n%d\\n\\r\\n" % number); self.wfile.flush(); self.rfile.readline()
@@ -180,8 +185,49 @@ def test_a_link_with_the_token_opens_a_private_port_to_a_browser(secure: SecureH
     assert cookie.endswith("; Path=/; HttpOnly; SameSite=Lax; Secure")
     seen = secure.get(name, Cookie=f"own=1; {cookie.partition(';')[0]}; other=2").json()
     assert seen["cookie"] == "own=1; other=2"
+    by_cookie = {"Cookie": cookie.partition(";")[0], "Sec-Fetch-Site": "same-site"}
+    assert secure.get(name, **by_cookie).status_code == 403, "a page of another sandbox asks"
     assert token not in json.dumps(secure.get(name, **by_header, Cookie=cookie.partition(";")[0]).json())
     sandbox.kill()
+
+
+def test_a_cookie_of_a_sandbox_is_for_its_own_name(secure: SecureHost, preview: Sandbox) -> None:
+    answer = secure.get(preview.get_host(3000), "/cookies")
+    assert answer.headers.get_list("set-cookie") == ["a=b; Path=/", "domain=c;HttpOnly"]
+
+
+LINK = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize(
+    ("may", "method", "fields"),
+    [
+        (True, "GET", {}),
+        (True, "POST", {"sec-fetch-site": "same-origin", "origin": "null"}),
+        (True, "GET", {"sec-fetch-site": "none", **LINK}),
+        (True, "GET", {"sec-fetch-site": "cross-site", **LINK}),
+        (True, "GET", {"sec-fetch-site": "same-site", **LINK}),
+        (True, "POST", {"origin": "https://8443-Victim.box.test"}),
+        (False, "POST", {"sec-fetch-site": "same-site", **LINK}),
+        (False, "GET", {"sec-fetch-site": "same-site", **LINK, "sec-fetch-dest": "iframe"}),
+        (
+            False,
+            "GET",
+            {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"},
+        ),
+        (False, "GET", {"sec-fetch-site": "same-site", "sec-fetch-mode": "websocket"}),
+        (False, "GET", {"origin": "https://8000-evil.box.test", "upgrade": "websocket"}),
+        (False, "POST", {"origin": "null"}),
+    ],
+)
+def test_a_cookie_opens_a_private_port_to_its_own_pages_alone(
+    may: bool, method: str, fields: dict[str, str]
+) -> None:
+    cookie = {"host": "8443-victim.box.test", "cookie": f"{visits.TOKEN}=secret"}
+    request = Request(method, "/", "HTTP/1.1", Headers([*cookie.items(), *fields.items()]))
+    assert visits.may_visit(request, "secret") is may
+    request.headers.fields.append((visits.TOKEN, "secret"))
+    assert visits.may_visit(request, "secret")
 
 
 def test_a_websocket_passes(secure: SecureHost, preview: Sandbox) -> None:

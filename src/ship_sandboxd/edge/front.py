@@ -163,7 +163,7 @@ class Front:
         port = target.port
         server = await _open(sandbox, port)
         try:
-            shown = answers.as_file if target.signed else list
+            shown = answers.as_file if target.signed else answers.own_cookies
             await forward(exchange, server, _inward(exchange, sandbox, port), shown)
         except (OSError, BrokenStreamError, ProtocolError) as error:
             if not exchange.responded:
