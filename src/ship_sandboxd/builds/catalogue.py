@@ -182,7 +182,7 @@ class Catalogue:
         return name in (BASE, DEBIAN) or self.has_file(name)
 
     def has_file(self, name: str) -> bool:
-        return (self._operators / name / "template.json").is_file()
+        return templates.has_file(self._operators, name)
 
     def request(self, tenant: str, name: str, tags: Iterable[str], size: Size) -> tuple[Entry, Build]:
         """A new build of the template of this name, which is made when there is none yet. Raises BadRequest,
