@@ -200,7 +200,13 @@ async def test_a_response_that_is_cut_short_is_an_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"]
+    "data",
+    [
+        b"SSH-2.0-x\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 \xb9\xb2\xb3 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+    ],
 )
 async def test_a_response_that_is_no_http_is_an_error(data: bytes) -> None:
     reader = asyncio.StreamReader()

@@ -220,7 +220,8 @@ class Connection:
             raise BrokenStreamError("the server closed the connection before it answered")
         version, _, rest = lines[0].partition(" ")
         status, _, reason = rest.partition(" ")
-        if version not in ("HTTP/1.1", "HTTP/1.0") or len(status) != 3 or not status.isdigit():
+        is_number = len(status) == 3 and status.isascii() and status.isdigit()
+        if version not in ("HTTP/1.1", "HTTP/1.0") or not is_number:
             raise ProtocolError("the status line is malformed", 502)
         return Response(int(status), reason, _headers(lines[1:]), version)
 
