@@ -375,6 +375,40 @@ def test_a_certificate_that_soon_ends_is_renewed(tmp_path: Path, monkeypatch: py
     Certificate(made.server, None)
 
 
+async def test_a_certificate_that_ends_while_the_host_runs_is_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints = Endpoints.open(
+        Settings("127.0.0.1", 0, tmp_path, "key", domain="box.test", tls=Tls("127.0.0.1", 0))
+    )
+    assert endpoints.https is not None
+    assert endpoints.https.authority is not None
+    trust = ssl.create_default_context(cafile=endpoints.https.authority.authority)
+    address = endpoints.https.socket.getsockname()
+
+    async def shown() -> bytes:
+        _, writer = await asyncio.open_connection(*address, ssl=trust, server_hostname="box.test")
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.transport.abort()
+        assert isinstance(certificate, bytes)
+        return certificate
+
+    server = await asyncio.start_server(
+        lambda reader, writer: None, sock=endpoints.https.socket, ssl=endpoints.https.certificate.context
+    )
+    before = await shown()
+    monkeypatch.setattr(tls, "_RENEW_DAYS", 400)
+    monkeypatch.setattr("ship_sandboxd.edge.endpoints._RENEW_EVERY_S", 0.01)
+    renewing = asyncio.create_task(endpoints.keep_valid())
+    async with asyncio.timeout(10):
+        while await shown() == before:
+            pass
+    renewing.cancel()
+    await asyncio.gather(renewing, return_exceptions=True)
+    server.close()
+    endpoints.http.close()
+
+
 def test_a_certificate_of_the_operator_is_shown_and_read_again(
     own_host: Callable[..., Host], tmp_path: Path
 ) -> None:
