@@ -101,6 +101,16 @@ def test_sandboxes_are_listed_by_metadata_and_in_pages(host: Host) -> None:
         sandbox.kill()
 
 
+@pytest.mark.parametrize(
+    ("query", "message"), [("state=foo", "one of running, paused"), ("order=up", "one of desc, asc")]
+)
+def test_a_list_that_cannot_be_meant_is_refused(host: Host, query: str, message: str) -> None:
+    with rest(host) as client:
+        answer = client.get(f"/v2/sandboxes?{query}")
+    assert answer.status_code == 400
+    assert message in answer.json()["message"]
+
+
 def test_a_wrong_key_is_refused(host: Host) -> None:
     with pytest.raises(AuthenticationException):
         Sandbox.create(**{**host.options_of_sdk, "api_key": "wrong"})
