@@ -280,7 +280,16 @@ def test_names_and_tags_are_as_the_sdk_expects_them(builder: Host, build: Build)
     assigned = Template.assign_tags(f"{name}:v1", ["production", "latest"], **options)
     assert assigned.tags == ["production", "latest"]
     assert {tag.tag for tag in Template.get_tags(name, **options)} == {"v1", "v1.0", "production", "latest"}
+    assert ask(builder, "GET", f"/templates/{name}/tags/count") == (200, {"total": 4})
+    one = f"/templates/{name}/tags/exists"
+    assert ask(builder, "GET", f"{one}?tag=latest") == (200, {"exists": True, "normalizedTag": "latest"})
     Template.remove_tags(name, "latest", **options)
+    assert ask(builder, "GET", f"{one}?tag=latest") == (200, {"exists": False, "normalizedTag": "latest"})
+    assert [ask(builder, "GET", path)[0] for path in (one, f"{one}?tag=:", "/templates/none/tags/count")] == [
+        400,
+        400,
+        404,
+    ]
     with pytest.raises(Exception, match="latest"):
         builder.create(template=f"{name}:latest")
     for bad in (":invalid", ""):

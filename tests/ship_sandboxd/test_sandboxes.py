@@ -16,6 +16,8 @@ from e2b import (
     SandboxQuery,
     SandboxState,
 )
+from e2b.api.client.api.templates import get_default_templates
+from e2b.api.client.client import AuthenticatedClient
 
 pytestmark = pytest.mark.system
 
@@ -196,9 +198,22 @@ def test_what_is_not_offered_is_refused(host: Host, wish: dict[str, object]) -> 
     assert "not offered" in answer.json()["message"]
 
 
+def test_the_generated_client_reads_the_operators_templates(host: Host) -> None:
+    client = AuthenticatedClient(host.url, API_KEY, auth_header_name="X-API-KEY", prefix="")
+    with client:
+        found = get_default_templates.sync(client=client)
+    assert isinstance(found, list)
+    names = [template.template_id for template in found]
+    assert names == sorted(names)
+    assert {"base", "debian"} <= set(names)
+    assert all(template.is_default for template in found)
+
+
 def test_paths_that_are_not_offered_answer_501(host: Host) -> None:
     with rest(host) as client:
         assert client.get("/volumes").status_code == 501
+        for path in ("groups", "latest/assignments"):
+            assert client.get(f"/templates/base/tags/{path}").status_code == 501
         assert client.get("/nonsense").status_code == 404
 
 

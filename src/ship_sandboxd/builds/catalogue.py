@@ -94,6 +94,12 @@ class Entry:
         return build
 
     @property
+    def ready_tags(self) -> list[str]:
+        """Those that point to a build that is ready."""
+        builds = ((name, self.builds.get(tag.build_id)) for name, tag in self.tags.items())
+        return [name for name, build in builds if build is not None and build.status == READY]
+
+    @property
     def newest(self) -> Build:
         """The last build that is ready, or else the last one."""
         builds = sorted(self.builds.values(), key=lambda build: build.created_at)
@@ -201,7 +207,7 @@ class Catalogue:
         quota.check("disk_mb", 0, size.disk_mb)
         wanted = list(dict.fromkeys([*([tag] if colon else []), *tags])) or [DEFAULT_TAG]
         for each in wanted:
-            _check_tag(each)
+            check_tag(each)
         now = time.time()
         entry = self._lookup(name, tenant)
         if entry is None:
@@ -226,7 +232,7 @@ class Catalogue:
             raise NotFound(f"template '{name}' has no tag '{tag}'", "tag_not_found")
         wanted = list(tags)
         for each in wanted:
-            _check_tag(each)
+            check_tag(each)
         for each in wanted:
             entry.tags[each] = Tag(known.build_id, time.time())
         self.save(entry)
@@ -308,7 +314,8 @@ def split(reference: str) -> tuple[str, str]:
     return name, tag or DEFAULT_TAG
 
 
-def _check_tag(tag: str) -> None:
+def check_tag(tag: str) -> None:
+    """Raises BadRequest for what is no tag."""
     if not _TAG.fullmatch(tag):
         raise BadRequest(
             f"{tag[:200]!r} is not a tag: letters, digits, '_', '.' and '-', at most 128 characters",
