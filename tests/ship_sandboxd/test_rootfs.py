@@ -69,6 +69,10 @@ def test_a_sandbox_fills_its_disk_and_no_more(laid: Host) -> None:
         made.kill()
 
 
+def test_a_sandbox_on_the_machines_usr_names_the_machines_system(shared: Sandbox) -> None:
+    assert shared.commands.run("cat /etc/os-release").stdout == Path("/etc/os-release").read_text()
+
+
 def test_each_launch_has_a_boot_id_of_its_own(laid: Host, shared: Sandbox) -> None:
     other = laid.create()
     read = "cat /proc/sys/kernel/random/boot_id"
