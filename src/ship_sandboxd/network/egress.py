@@ -77,6 +77,7 @@ class Egress:
             )
 
     async def close(self) -> None:
+        self.refusals.sum_up()
         for server in self._servers:
             server.close()
         if self._datagrams is not None:
