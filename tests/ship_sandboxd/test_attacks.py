@@ -113,18 +113,35 @@ def test_an_upload_cannot_leave_the_sandbox(attacker: Sandbox, name: str) -> Non
     attacker.files.remove("/tmp/ship-escape")
 
 
-def test_a_link_that_is_swapped_during_uploads_leads_nowhere(attacker: Sandbox, tmp_path: Path) -> None:
+SWAP = """
+import os, sys
+while True:
+    for target in sys.argv[1:]:
+        os.symlink(target, "/tmp/race/new")
+        os.replace("/tmp/race/new", "/tmp/race/dir")
+"""
+
+
+def test_a_link_that_is_swapped_during_transfers_leads_nowhere(attacker: Sandbox, tmp_path: Path) -> None:
+    """The folder that it leads to is there inside and on the host, by the same name."""
     target = tmp_path / "of-the-host"
     target.write_text("untouched")
+    attacker.files.write("/tmp/race/swap.py", SWAP)
+    attacker.files.make_dir("/tmp/other")
+    attacker.files.make_dir(str(tmp_path))
     swapping = attacker.commands.run(
-        f"mkdir -p /tmp/race; while :; do ln -sfn {tmp_path} /tmp/race/dir; ln -sfn /tmp /tmp/race/dir; done",
-        background=True,
+        f"python3 /tmp/race/swap.py {tmp_path} /tmp/other", background=True, timeout=0
     )
+
+    def both_were_written() -> bool:
+        attacker.files.write("/tmp/race/dir/of-the-host", "swapped")
+        return all(attacker.files.exists(f"{folder}/of-the-host") for folder in (tmp_path, "/tmp/other"))
+
+    eventually(lambda: attacker.files.exists("/tmp/race/dir"))
+    eventually(both_were_written)
     for _ in range(40):
-        try:
-            attacker.files.write("/tmp/race/dir/of-the-host", "swapped")
-        except SandboxException:
-            continue
+        attacker.files.write("/tmp/race/dir/of-the-host", "swapped")
+        assert attacker.files.read("/tmp/race/dir/of-the-host") == "swapped"
     swapping.kill()
     assert target.read_text() == "untouched"
 
