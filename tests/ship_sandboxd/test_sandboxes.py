@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -99,6 +100,49 @@ def test_sandboxes_are_listed_by_metadata_and_in_pages(host: Host) -> None:
         query=SandboxQuery(metadata={"mark": mark}, state=[SandboxState.PAUSED]), **host.options_of_sdk
     )
     assert paused.next_items() == []
+    for sandbox in made:
+        sandbox.kill()
+
+
+def test_filters_hold_over_pages_and_in_both_orders(host: Host) -> None:
+    folder = host.data / "templates" / "listed"
+    folder.mkdir(exist_ok=True)
+    (folder / "template.json").write_text("{}")
+    mark = {"mark": uuid.uuid4().hex}
+    made = [
+        host.create(template=name, metadata=mark) for name in ("listed", "base", "listed", "base", "base")
+    ]
+    for paused in (made[0], made[3]):
+        paused.pause()
+    ids = [sandbox.sandbox_id for sandbox in made]
+
+    def listed(**query: object) -> list[int]:
+        """The numbers of those that all pages of two hold."""
+        found: list[int] = []
+        token = ""
+        with rest(host) as client:
+            while True:
+                params = {"metadata": urlencode(mark), "limit": 2, "nextToken": token, **query}
+                answer = client.get("/v2/sandboxes", params=params)
+                page = [ids.index(each["sandboxID"]) for each in answer.json()]
+                token = answer.headers.get("X-Next-Token", "")
+                assert len(page) == 2 if token else len(page) <= 2
+                found += page
+                if not token:
+                    return found
+
+    since = made[2].get_info().started_at.isoformat()
+    assert listed() == listed(state="running,paused") == [4, 3, 2, 1, 0]
+    assert listed(order="asc") == [0, 1, 2, 3, 4]
+    assert listed(state="running") == [4, 2, 1]
+    assert listed(state="running", order="asc") == [1, 2, 4]
+    assert listed(state="paused", order="asc") == [0, 3]
+    assert listed(startedAfter=since) == [4, 3, 2]
+    assert listed(startedAfter=since, state="running", order="asc") == [2, 4]
+    assert listed(template="base") == [4, 3, 1]
+    assert listed(template="listed", state="paused") == [0]
+    assert listed(template="listed", order="asc", startedAfter=since) == [2]
+    assert listed(template="none") == []
     for sandbox in made:
         sandbox.kill()
 
