@@ -259,6 +259,29 @@ def test_a_built_template_outlives_the_host_and_can_be_snapshotted(
     assert again.commands.run("cat built /etc/added").stdout == "built\nlater"
 
 
+def test_a_template_is_built_of_a_dockerfile(
+    build: Build, create: Callable[..., Sandbox], context: Path
+) -> None:
+    lines = (
+        "FROM debian:bookworm",
+        "ARG WHO=nobody",
+        "ENV GREETING=hello TARGET=$WHO",
+        "WORKDIR /srv/app",
+        "COPY app/main.py run.sh ./",
+        "RUN chmod +x run.sh \\",
+        "    && ./run.sh > ran && id -un > as",
+        "USER user",
+        'RUN ["sh", "-c", "id -un > /tmp/then-as"]',
+        'CMD ["sleep", "1000"]',
+    )
+    template = Template(file_context_path=context).from_dockerfile("\n".join(lines))
+    build(template.set_ready_cmd("true"), "of-a-dockerfile")
+    sandbox = create("of-a-dockerfile")
+    said = sandbox.commands.run("pwd; echo $GREETING $TARGET; cat main.py ran as /tmp/then-as").stdout
+    assert said == "/srv/app\nhello nobody\nprint('main')ran\nroot\nuser\n"
+    assert "sleep 1000" in sandbox.commands.run("cat /proc/*/cmdline | tr '\\0' ' '").stdout
+
+
 def test_a_template_is_built_on_another_one(build: Build, create: Callable[..., Sandbox]) -> None:
     build(Template().from_base_image().set_envs({"A": "1"}).run_cmd("echo below > /opt/below"), "below:v1")
     build(
