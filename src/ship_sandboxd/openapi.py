@@ -131,7 +131,11 @@ _SCHEMAS: dict[str, Shape] = {
             "buildStatus": _STRING,
             "envdVersion": _STRING,
         },
-        {"createdBy": {"type": "null"}, "lastSpawnedAt": {"type": ["string", "null"]}},
+        {
+            "createdBy": {"type": "null"},
+            "lastSpawnedAt": {"type": ["string", "null"]},
+            "isDefault": {**_FLAG, "description": "Whether it is the operator's"},
+        },
     ),
     "BuildLogEntry": _object({"timestamp": _TIME, "level": _LEVEL, "message": _STRING}, {"step": _STRING}),
     "BuildStatus": _object(
@@ -282,6 +286,19 @@ _TOLD |= {
     ("PATCH", _TEMPLATE): ("Change a template", {}, _CHANGED, {"200": _object({"names": _TAGS})}),
     ("PATCH", f"/v2{_TEMPLATE}"): ("Change a template", {}, _CHANGED, {"200": _object({"names": _TAGS})}),
     ("DELETE", _TEMPLATE): ("Delete a template or a snapshot", {}, None, {"204": None}),
+    ("GET", "/default-templates"): ("The operator's templates", {}, None, {"200": _list(_ref("Template"))}),
+    ("GET", f"{_TEMPLATE}/tags/count"): (
+        "How many tags it has",
+        {},
+        None,
+        {"200": _object({"total": _COUNT})},
+    ),
+    ("GET", f"{_TEMPLATE}/tags/exists"): (
+        "Whether it has a tag",
+        {"tag": _STRING},
+        None,
+        {"200": _object({"exists": _FLAG, "normalizedTag": _STRING})},
+    ),
     ("GET", f"{_TEMPLATE}/tags"): ("Its tags", {}, None, {"200": _list({"type": "object"})}),
     ("POST", f"/v2{_BUILD}"): (
         "Start a build by its steps",

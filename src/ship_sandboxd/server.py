@@ -234,6 +234,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
     servers = await _serve(front, endpoints)
     greeting.announce({**endpoints.told(), "pid": os.getpid()}, settings)
     warming = asyncio.create_task(sandboxes.warm_up())
+    renewing = asyncio.create_task(endpoints.keep_valid())
     await stop.wait()
     for server in servers:
         server.close()
@@ -241,6 +242,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
     sampling.cancel()
     tidying.cancel()
     warming.cancel()
+    renewing.cancel()
     await front.close()
     await builds.leave()
     await sandboxes.leave()

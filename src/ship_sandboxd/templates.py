@@ -93,13 +93,23 @@ def laid(layers: tuple[str, ...], layer: str) -> tuple[str, ...]:
     return (*(each for each in layers if each != layer), layer)
 
 
+def has_file(folder: Path, name: str) -> bool:
+    """Whether the operator has laid out a template of this name. Callers choose it, so its form comes first: it must not
+    lead anywhere else."""
+    return _NAME.fullmatch(name) is not None and _path(folder, name).is_file()
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / name / "template.json"
+
+
 def read(folder: Path, name: str) -> Template:
     """The template of this name. Raises NotFound, or TemplateInvalid when its file is broken."""
-    path = folder / name / "template.json"
-    if not _NAME.fullmatch(name) or not path.is_file():
+    if not has_file(folder, name):
         if name == BASE:
             return Template(BASE)
         raise NotFound(f"template '{name}' not found", "template_not_found")
+    path = _path(folder, name)
     try:
         return parse(name, json.loads(path.read_text()))
     except (ValueError, TypeError) as error:

@@ -1,8 +1,10 @@
 """Attempts to get out of a sandbox, or to harm the host and its neighbours from within. Each must fail inside."""
 
 import ast
+import contextlib
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,18 +113,35 @@ def test_an_upload_cannot_leave_the_sandbox(attacker: Sandbox, name: str) -> Non
     attacker.files.remove("/tmp/ship-escape")
 
 
-def test_a_link_that_is_swapped_during_uploads_leads_nowhere(attacker: Sandbox, tmp_path: Path) -> None:
+SWAP = """
+import os, sys
+while True:
+    for target in sys.argv[1:]:
+        os.symlink(target, "/tmp/race/new")
+        os.replace("/tmp/race/new", "/tmp/race/dir")
+"""
+
+
+def test_a_link_that_is_swapped_during_transfers_leads_nowhere(attacker: Sandbox, tmp_path: Path) -> None:
+    """The folder that it leads to is there inside and on the host, by the same name."""
     target = tmp_path / "of-the-host"
     target.write_text("untouched")
+    attacker.files.write("/tmp/race/swap.py", SWAP)
+    attacker.files.make_dir("/tmp/other")
+    attacker.files.make_dir(str(tmp_path))
     swapping = attacker.commands.run(
-        f"mkdir -p /tmp/race; while :; do ln -sfn {tmp_path} /tmp/race/dir; ln -sfn /tmp /tmp/race/dir; done",
-        background=True,
+        f"python3 /tmp/race/swap.py {tmp_path} /tmp/other", background=True, timeout=0
     )
+
+    def both_were_written() -> bool:
+        attacker.files.write("/tmp/race/dir/of-the-host", "swapped")
+        return all(attacker.files.exists(f"{folder}/of-the-host") for folder in (tmp_path, "/tmp/other"))
+
+    eventually(lambda: attacker.files.exists("/tmp/race/dir"))
+    eventually(both_were_written)
     for _ in range(40):
-        try:
-            attacker.files.write("/tmp/race/dir/of-the-host", "swapped")
-        except SandboxException:
-            continue
+        attacker.files.write("/tmp/race/dir/of-the-host", "swapped")
+        assert attacker.files.read("/tmp/race/dir/of-the-host") == "swapped"
     swapping.kill()
     assert target.read_text() == "untouched"
 
@@ -222,3 +241,67 @@ def test_processes_of_the_host_and_of_neighbours_are_out_of_reach(
 
 def _limits(host: Host) -> dict[str, bool]:
     return {"memory": False, "pids": False, "disk": False, **httpx.get(f"{host.url}/health").json()["limits"]}
+
+
+HOSTILE = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/javascript\r\nService-Worker-Allowed: /\r\nSet-Cookie: a=b; Domain=localhost\r\n"
+    b"Content-Disposition: inline\r\nContent-Security-Policy: default-src *\r\nAccess-Control-Allow-Origin: *\r\n"
+    b"Refresh: 0; url=/\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\n\r\nevil"
+)
+
+
+@pytest.fixture
+def hostile(host: Host) -> Iterator[tuple[Sandbox, list[bytes]]]:
+    """A sandbox whose tenant has made its daemon into a program of their own, and the answers that this one gives to all
+    that comes."""
+    made = host.create()
+    answers = [HOSTILE]
+    path = host.data / "sandboxes" / made.sandbox_id / "envd.sock"
+    true = path.with_name("true.sock")
+    path.rename(true)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(answers[-1])
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield made, answers
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join()
+    true.replace(path)
+    made.kill()
+
+
+def test_a_signed_url_gives_no_program_to_the_origin_of_the_api(
+    host: Host, hostile: tuple[Sandbox, list[bytes]]
+) -> None:
+    url = hostile[0].download_url("/tmp/x")
+    assert url.startswith(f"{host.url}/files?")
+    answer = httpx.get(url)
+    assert (answer.status_code, answer.content) == (200, b"evil")
+    assert dict(answer.headers) == {
+        "content-type": "application/octet-stream",
+        "content-disposition": "attachment",
+        "content-security-policy": "sandbox; default-src 'none'",
+        "x-content-type-options": "nosniff",
+        "content-range": "bytes 0-3/9",
+        "content-length": "4",
+    }
+    for fields in ({"Service-Worker": "script"}, {"Connection": "Upgrade", "Upgrade": "websocket"}):
+        refused = httpx.get(url, headers=fields)
+        assert (refused.status_code, refused.headers["content-type"]) == (403, "application/json")
+
+
+def test_a_sandbox_cannot_change_to_a_protocol_that_nobody_asked_for(
+    host: Host, hostile: tuple[Sandbox, list[bytes]]
+) -> None:
+    hostile[1].append(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n")
+    assert httpx.get(hostile[0].download_url("/tmp/x")).status_code == 502

@@ -259,6 +259,29 @@ def test_a_built_template_outlives_the_host_and_can_be_snapshotted(
     assert again.commands.run("cat built /etc/added").stdout == "built\nlater"
 
 
+def test_a_template_is_built_of_a_dockerfile(
+    build: Build, create: Callable[..., Sandbox], context: Path
+) -> None:
+    lines = (
+        "FROM debian:bookworm",
+        "ARG WHO=nobody",
+        "ENV GREETING=hello TARGET=$WHO",
+        "WORKDIR /srv/app",
+        "COPY app/main.py run.sh ./",
+        "RUN chmod +x run.sh \\",
+        "    && ./run.sh > ran && id -un > as",
+        "USER user",
+        'RUN ["sh", "-c", "id -un > /tmp/then-as"]',
+        'CMD ["sleep", "1000"]',
+    )
+    template = Template(file_context_path=context).from_dockerfile("\n".join(lines))
+    build(template.set_ready_cmd("true"), "of-a-dockerfile")
+    sandbox = create("of-a-dockerfile")
+    said = sandbox.commands.run("pwd; echo $GREETING $TARGET; cat main.py ran as /tmp/then-as").stdout
+    assert said == "/srv/app\nhello nobody\nprint('main')ran\nroot\nuser\n"
+    assert "sleep 1000" in sandbox.commands.run("cat /proc/*/cmdline | tr '\\0' ' '").stdout
+
+
 def test_a_template_is_built_on_another_one(build: Build, create: Callable[..., Sandbox]) -> None:
     build(Template().from_base_image().set_envs({"A": "1"}).run_cmd("echo below > /opt/below"), "below:v1")
     build(
@@ -280,7 +303,16 @@ def test_names_and_tags_are_as_the_sdk_expects_them(builder: Host, build: Build)
     assigned = Template.assign_tags(f"{name}:v1", ["production", "latest"], **options)
     assert assigned.tags == ["production", "latest"]
     assert {tag.tag for tag in Template.get_tags(name, **options)} == {"v1", "v1.0", "production", "latest"}
+    assert ask(builder, "GET", f"/templates/{name}/tags/count") == (200, {"total": 4})
+    one = f"/templates/{name}/tags/exists"
+    assert ask(builder, "GET", f"{one}?tag=latest") == (200, {"exists": True, "normalizedTag": "latest"})
     Template.remove_tags(name, "latest", **options)
+    assert ask(builder, "GET", f"{one}?tag=latest") == (200, {"exists": False, "normalizedTag": "latest"})
+    assert [ask(builder, "GET", path)[0] for path in (one, f"{one}?tag=:", "/templates/none/tags/count")] == [
+        400,
+        400,
+        404,
+    ]
     with pytest.raises(Exception, match="latest"):
         builder.create(template=f"{name}:latest")
     for bad in (":invalid", ""):

@@ -54,6 +54,16 @@ def test_a_name_without_a_tag_is_the_default_one(tmp_path: Path) -> None:
     assert made.known("web", "default").env == {"A": newest.id}
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "../elsewhere", "laid/../../elsewhere", "\0", ""])
+def test_a_name_of_no_template_tells_nothing_of_the_disk(tmp_path: Path, name: str) -> None:
+    made = catalogue(tmp_path)
+    for folder in (tmp_path / "elsewhere", tmp_path / "templates" / "laid"):
+        folder.mkdir()
+        (folder / "template.json").write_text("{}")
+    assert made.is_operators("laid")
+    assert not made.is_operators(name)
+
+
 def test_a_tenant_never_sees_anothers(tmp_path: Path) -> None:
     made = catalogue(tmp_path)
     entry = built(made, "web", tenant="one")

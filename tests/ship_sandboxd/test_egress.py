@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from e2b import CommandExitException, Sandbox
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from ship_sandboxd.network import nodes
+from ship_sandboxd.network import lookups, nodes
 from ship_sandboxd.network.addresses import is_public
+from ship_sandboxd.network.lookups import Lookups
 from ship_sandboxd.network.rules import Refused, Rules, Upstream
 
 
@@ -28,7 +30,7 @@ from ship_sandboxd.network.rules import Refused, Rules, Upstream
     [
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
         "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
-        "2002:7f00:1::", "ff02::1", "198.18.0.1",
+        "2002:7f00:1::", "ff02::1", "198.18.0.1", "168.63.129.16", "::ffff:168.63.129.16",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_of_the_internet(address: str) -> None:
@@ -50,6 +52,37 @@ def test_a_reserved_name_is_offered_on_its_port_only() -> None:
     assert rules.upstream("ship.internal", 22) is None
     with pytest.raises(Refused, match="reserved"):
         rules.check_name("ship.internal", 22)
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_sandboxes_with_slow_names_leave_places_for_the_lookups_of_others() -> None:
+    started: Counter[str] = Counter()
+    slow: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+
+    async def resolve(host: str) -> list[str]:
+        started[host] += 1
+        return await slow if host.startswith("slow") else ["192.0.2.1"]
+
+    found = Lookups(resolve)
+    held = [asyncio.create_task(found.find("only", "slow")) for _ in range(20)]
+    await settle()
+    assert started["slow"] == lookups.OF_ONE_SANDBOX
+    for number in range(60):
+        held += [asyncio.create_task(found.find(f"s{number}", f"slow-{number}")) for _ in range(20)]
+    await settle()
+    assert await asyncio.wait_for(found.find("other", "quick"), 5) == ["192.0.2.1"]
+    for task in held[:30]:
+        task.cancel()
+    await settle()
+    assert started["slow"] == lookups.OF_ONE_SANDBOX, "nobody waits for them, but their threads go on"
+    assert started["slow-59"] == 1
+    slow.set_result([])
+    await asyncio.wait_for(asyncio.gather(*held, return_exceptions=True), 5)
+    assert await asyncio.gather(*(found.find("only", "quick") for _ in range(20))) == [["192.0.2.1"]] * 20
 
 
 class Echo(http.server.BaseHTTPRequestHandler):

@@ -1,11 +1,21 @@
 """HTTP/1.1 as the host, the proxy and the daemon speak it."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
-from ship_sandboxd.envd.http1 import BrokenStreamError, Connection, Exchange, ProtocolError, serve_connection
+from ship_sandboxd.envd import http1
+from ship_sandboxd.envd.http1 import (
+    BrokenStreamError,
+    Connection,
+    Exchange,
+    Handler,
+    ProtocolError,
+    serve_connection,
+)
 
 
 class Peer:
@@ -46,6 +56,63 @@ async def peer() -> AsyncIterator[Peer]:
     yield Peer(server, reader, writer)
     writer.close()
     server.close()
+
+
+class Served:
+    """A server of one handler, of which each connection's end can be waited for."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self.ended = asyncio.Event()
+
+    async def __aenter__(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        _, self._writer = opened = await asyncio.open_connection(*self._server.sockets[0].getsockname())
+        return opened
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await serve_connection(reader, writer, self._handler, error_body)
+        self.ended.set()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+        self._server.close()
+
+
+async def refuse(exchange: Exchange) -> None:
+    await exchange.respond(401, b"x" * 1_000_000)
+
+
+async def test_a_body_that_never_comes_holds_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "IDLE_TIMEOUT_S", 0.2)
+    served = Served(refuse)
+    async with served as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+        await asyncio.wait_for(served.ended.wait(), 5)
+
+
+async def test_a_client_that_reads_no_answer_holds_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "IDLE_TIMEOUT_S", 0.2)
+    served = Served(refuse)
+    async with served as (_, writer):
+        writer.write(b"GET / HTTP/1.1\r\n\r\n" * 100)
+        await asyncio.wait_for(served.ended.wait(), 5)
+
+
+async def test_a_client_that_vanishes_is_noticed() -> None:
+    seen: list[int] = []
+
+    async def look(exchange: Exchange) -> None:
+        with socket.socket(fileno=os.dup(exchange.connection.fileno())) as copy:
+            seen.append(copy.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            seen.append(copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
+        await exchange.respond(204)
+
+    async with Served(look) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await reader.readline()
+    assert seen == [1, 60]
 
 
 async def test_requests_follow_each_other_on_one_connection(peer: Peer) -> None:
@@ -133,7 +200,13 @@ async def test_a_response_that_is_cut_short_is_an_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"]
+    "data",
+    [
+        b"SSH-2.0-x\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 \xb9\xb2\xb3 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+    ],
 )
 async def test_a_response_that_is_no_http_is_an_error(data: bytes) -> None:
     reader = asyncio.StreamReader()

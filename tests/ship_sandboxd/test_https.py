@@ -20,6 +20,7 @@ from e2b import Sandbox
 from ship_sandboxd.edge import tls, visits
 from ship_sandboxd.edge.endpoints import Endpoints
 from ship_sandboxd.edge.tls import Certificate, LocalAuthority
+from ship_sandboxd.envd.http1 import Headers, Request
 from ship_sandboxd.errors import SetupError
 from ship_sandboxd.settings import Settings, Tls
 
@@ -30,7 +31,11 @@ import base64, hashlib, http.server, json, time
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
-        if self.path == "/stream":
+        if self.path == "/cookies":
+            self.send_response(200); self.send_header("Content-Length", "0")
+            self.send_header("Set-Cookie", "a=b; Domain=sandboxes.localhost; Path=/")
+            self.send_header("Set-Cookie", "domain=c;domain=.localhost;HttpOnly"); self.end_headers()
+        elif self.path == "/stream":
             self.send_response(200); self.send_header("Transfer-Encoding", "chunked"); self.end_headers()
             for number in range(3):
                 self.wfile.write(b"2\\r\\n%d\\n\\r\\n" % number); self.wfile.flush(); self.rfile.readline()
@@ -180,8 +185,49 @@ def test_a_link_with_the_token_opens_a_private_port_to_a_browser(secure: SecureH
     assert cookie.endswith("; Path=/; HttpOnly; SameSite=Lax; Secure")
     seen = secure.get(name, Cookie=f"own=1; {cookie.partition(';')[0]}; other=2").json()
     assert seen["cookie"] == "own=1; other=2"
+    by_cookie = {"Cookie": cookie.partition(";")[0], "Sec-Fetch-Site": "same-site"}
+    assert secure.get(name, **by_cookie).status_code == 403, "a page of another sandbox asks"
     assert token not in json.dumps(secure.get(name, **by_header, Cookie=cookie.partition(";")[0]).json())
     sandbox.kill()
+
+
+def test_a_cookie_of_a_sandbox_is_for_its_own_name(secure: SecureHost, preview: Sandbox) -> None:
+    answer = secure.get(preview.get_host(3000), "/cookies")
+    assert answer.headers.get_list("set-cookie") == ["a=b; Path=/", "domain=c;HttpOnly"]
+
+
+LINK = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize(
+    ("may", "method", "fields"),
+    [
+        (True, "GET", {}),
+        (True, "POST", {"sec-fetch-site": "same-origin", "origin": "null"}),
+        (True, "GET", {"sec-fetch-site": "none", **LINK}),
+        (True, "GET", {"sec-fetch-site": "cross-site", **LINK}),
+        (True, "GET", {"sec-fetch-site": "same-site", **LINK}),
+        (True, "POST", {"origin": "https://8443-Victim.box.test"}),
+        (False, "POST", {"sec-fetch-site": "same-site", **LINK}),
+        (False, "GET", {"sec-fetch-site": "same-site", **LINK, "sec-fetch-dest": "iframe"}),
+        (
+            False,
+            "GET",
+            {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"},
+        ),
+        (False, "GET", {"sec-fetch-site": "same-site", "sec-fetch-mode": "websocket"}),
+        (False, "GET", {"origin": "https://8000-evil.box.test", "upgrade": "websocket"}),
+        (False, "POST", {"origin": "null"}),
+    ],
+)
+def test_a_cookie_opens_a_private_port_to_its_own_pages_alone(
+    may: bool, method: str, fields: dict[str, str]
+) -> None:
+    cookie = {"host": "8443-victim.box.test", "cookie": f"{visits.TOKEN}=secret"}
+    request = Request(method, "/", "HTTP/1.1", Headers([*cookie.items(), *fields.items()]))
+    assert visits.may_visit(request, "secret") is may
+    request.headers.fields.append((visits.TOKEN, "secret"))
+    assert visits.may_visit(request, "secret")
 
 
 def test_a_websocket_passes(secure: SecureHost, preview: Sandbox) -> None:
@@ -327,6 +373,40 @@ def test_a_certificate_that_soon_ends_is_renewed(tmp_path: Path, monkeypatch: py
     assert made.server.read_bytes() != before
     assert made.authority.read_bytes() == authority
     Certificate(made.server, None)
+
+
+async def test_a_certificate_that_ends_while_the_host_runs_is_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints = Endpoints.open(
+        Settings("127.0.0.1", 0, tmp_path, "key", domain="box.test", tls=Tls("127.0.0.1", 0))
+    )
+    assert endpoints.https is not None
+    assert endpoints.https.authority is not None
+    trust = ssl.create_default_context(cafile=endpoints.https.authority.authority)
+    address = endpoints.https.socket.getsockname()
+
+    async def shown() -> bytes:
+        _, writer = await asyncio.open_connection(*address, ssl=trust, server_hostname="box.test")
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.transport.abort()
+        assert isinstance(certificate, bytes)
+        return certificate
+
+    server = await asyncio.start_server(
+        lambda reader, writer: None, sock=endpoints.https.socket, ssl=endpoints.https.certificate.context
+    )
+    before = await shown()
+    monkeypatch.setattr(tls, "_RENEW_DAYS", 400)
+    monkeypatch.setattr("ship_sandboxd.edge.endpoints._RENEW_EVERY_S", 0.01)
+    renewing = asyncio.create_task(endpoints.keep_valid())
+    async with asyncio.timeout(10):
+        while await shown() == before:
+            pass
+    renewing.cancel()
+    await asyncio.gather(renewing, return_exceptions=True)
+    server.close()
+    endpoints.http.close()
 
 
 def test_a_certificate_of_the_operator_is_shown_and_read_again(

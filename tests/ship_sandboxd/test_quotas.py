@@ -201,6 +201,21 @@ def test_snapshots_and_templates_have_their_quotas(shared_host: Host) -> None:
 
 
 @pytest.mark.system
+def test_a_build_is_no_larger_than_what_its_tenant_may_have(shared_host: Host, tmp_path: Path) -> None:
+    written(tmp_path, {"red": {"memory_mb": 2048, "disk_mb": 11_000}})
+
+    def announced(**size: int) -> httpx.Response:
+        return ask(shared_host, RED, "POST", "/v3/templates", name="sized", **size)
+
+    assert refused(announced()), "the default is 4096 MB"
+    assert refused(announced(memoryMB=1024, minFreeDiskMb=11_001))
+    assert announced(memoryMB=2048, minFreeDiskMb=11_000).status_code == 202
+    written(tmp_path, {"red": {"memory_mb": 512}})
+    assert refused(announced(memoryMB=512)), "the sandboxes of a build get more"
+    assert ask(shared_host, BLUE, "POST", "/v3/templates", name="sized").status_code == 202
+
+
+@pytest.mark.system
 def test_nothing_new_is_made_on_a_disk_that_runs_low(own_host: Callable[..., Host]) -> None:
     host = own_host("--min-free", str(10**9))
     for path, body in (("/v2/sandboxes", {"templateID": "base"}), ("/v3/templates", {"name": "new"})):

@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -66,6 +67,10 @@ def test_a_sandbox_fills_its_disk_and_no_more(laid: Host) -> None:
     assert other.commands.run("head -c 40M /dev/zero > /opt/a; stat -c %s /opt/a").stdout == f"{40 * MIB}\n"
     for made in (sandbox, other):
         made.kill()
+
+
+def test_a_sandbox_on_the_machines_usr_names_the_machines_system(shared: Sandbox) -> None:
+    assert shared.commands.run("cat /etc/os-release").stdout == Path("/etc/os-release").read_text()
 
 
 def test_each_launch_has_a_boot_id_of_its_own(laid: Host, shared: Sandbox) -> None:
@@ -189,6 +194,49 @@ def in_a_child(tmp_path: Path, work: Callable[[Path, str], None]) -> None:
 
 def test_a_disk_can_be_opened_while_it_is_in_use_and_is_released_at_the_end(tmp_path: Path) -> None:
     in_a_child(tmp_path, lambda data, stage: asyncio.run(_open_twice(data, stage)))
+
+
+def test_empty_disks_are_kept_of_the_sizes_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _need_loop_devices()
+    monkeypatch.setattr("ship_sandboxd.isolation.disks._MAX_BLANKS", 2)
+    disks = Disks(tmp_path, None, limited=True)
+    for number, size_mb in enumerate((64, 65, 64, 66)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        disks.create(folder, size_mb)
+        assert (folder / "disk.img").stat().st_size == size_mb * MIB
+    assert sorted(path.name for path in (tmp_path / "disks").iterdir()) == ["ext4-1-64.img", "ext4-1-66.img"]
+
+
+def test_the_host_answers_while_a_disk_is_made(
+    own_host: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mkfs.ext4 that takes as long as the file `slow` is there."""
+    true, slow, making = (
+        shutil.which("mkfs.ext4", path="/usr/sbin:/sbin"),
+        tmp_path / "slow",
+        tmp_path / "making",
+    )
+    program = tmp_path / "bin" / "mkfs.ext4"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\ntouch {making}\nwhile [ -e {slow} ]; do sleep 0.02; done\nexec {true} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    host = own_host()
+    if not httpx.get(f"{host.url}/health").json()["limits"]["disk"]:
+        pytest.skip("disks are not limited here")
+    making.unlink()
+    slow.touch()
+    with ThreadPoolExecutor(1) as thread:
+        creating = thread.submit(host.create)
+        try:
+            eventually(making.exists)
+            assert httpx.get(f"{host.url}/health", timeout=2).status_code == 200
+        finally:
+            slow.unlink()
+        creating.result().kill()
 
 
 def test_an_abandoned_disk_takes_no_more(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -16,6 +17,8 @@ from e2b import (
     SandboxQuery,
     SandboxState,
 )
+from e2b.api.client.api.templates import get_default_templates
+from e2b.api.client.client import AuthenticatedClient
 
 pytestmark = pytest.mark.system
 
@@ -99,6 +102,59 @@ def test_sandboxes_are_listed_by_metadata_and_in_pages(host: Host) -> None:
     assert paused.next_items() == []
     for sandbox in made:
         sandbox.kill()
+
+
+def test_filters_hold_over_pages_and_in_both_orders(host: Host) -> None:
+    folder = host.data / "templates" / "listed"
+    folder.mkdir(exist_ok=True)
+    (folder / "template.json").write_text("{}")
+    mark = {"mark": uuid.uuid4().hex}
+    made = [
+        host.create(template=name, metadata=mark) for name in ("listed", "base", "listed", "base", "base")
+    ]
+    for paused in (made[0], made[3]):
+        paused.pause()
+    ids = [sandbox.sandbox_id for sandbox in made]
+
+    def listed(**query: object) -> list[int]:
+        """The numbers of those that all pages of two hold."""
+        found: list[int] = []
+        token = ""
+        with rest(host) as client:
+            while True:
+                params = {"metadata": urlencode(mark), "limit": 2, "nextToken": token, **query}
+                answer = client.get("/v2/sandboxes", params=params)
+                page = [ids.index(each["sandboxID"]) for each in answer.json()]
+                token = answer.headers.get("X-Next-Token", "")
+                assert len(page) == 2 if token else len(page) <= 2
+                found += page
+                if not token:
+                    return found
+
+    since = made[2].get_info().started_at.isoformat()
+    assert listed() == listed(state="running,paused") == [4, 3, 2, 1, 0]
+    assert listed(order="asc") == [0, 1, 2, 3, 4]
+    assert listed(state="running") == [4, 2, 1]
+    assert listed(state="running", order="asc") == [1, 2, 4]
+    assert listed(state="paused", order="asc") == [0, 3]
+    assert listed(startedAfter=since) == [4, 3, 2]
+    assert listed(startedAfter=since, state="running", order="asc") == [2, 4]
+    assert listed(template="base") == [4, 3, 1]
+    assert listed(template="listed", state="paused") == [0]
+    assert listed(template="listed", order="asc", startedAfter=since) == [2]
+    assert listed(template="none") == []
+    for sandbox in made:
+        sandbox.kill()
+
+
+@pytest.mark.parametrize(
+    ("query", "message"), [("state=foo", "one of running, paused"), ("order=up", "one of desc, asc")]
+)
+def test_a_list_that_cannot_be_meant_is_refused(host: Host, query: str, message: str) -> None:
+    with rest(host) as client:
+        answer = client.get(f"/v2/sandboxes?{query}")
+    assert answer.status_code == 400
+    assert message in answer.json()["message"]
 
 
 def test_a_wrong_key_is_refused(host: Host) -> None:
@@ -186,9 +242,22 @@ def test_what_is_not_offered_is_refused(host: Host, wish: dict[str, object]) -> 
     assert "not offered" in answer.json()["message"]
 
 
+def test_the_generated_client_reads_the_operators_templates(host: Host) -> None:
+    client = AuthenticatedClient(host.url, API_KEY, auth_header_name="X-API-KEY", prefix="")
+    with client:
+        found = get_default_templates.sync(client=client)
+    assert isinstance(found, list)
+    names = [template.template_id for template in found]
+    assert names == sorted(names)
+    assert {"base", "debian"} <= set(names)
+    assert all(template.is_default for template in found)
+
+
 def test_paths_that_are_not_offered_answer_501(host: Host) -> None:
     with rest(host) as client:
         assert client.get("/volumes").status_code == 501
+        for path in ("groups", "latest/assignments"):
+            assert client.get(f"/templates/base/tags/{path}").status_code == 501
         assert client.get("/nonsense").status_code == 404
 
 

@@ -14,6 +14,7 @@ _SECRETS = "pass what a sandbox must know in envVars, and keep the rest outside 
 _KEYS = "keys are in the file of the option --keys"
 _USERS = "there are no users here, only tenants and their keys"
 _CLUSTER = "one host is one machine; see GET /health and GET /metrics"
+_OLD_TAGS = "which builds a tag pointed to before is not kept; see GET /templates/{templateID}/tags"
 _NOT_OFFERED = (
     ("GET", "/volumes", _VOLUMES),
     ("POST", "/volumes", _VOLUMES),
@@ -32,6 +33,8 @@ _NOT_OFFERED = (
     ("DELETE", "/access-tokens/{accessTokenID}", _USERS),
     ("GET", "/teams/{teamID}/metrics", _CLUSTER),
     ("GET", "/teams/{teamID}/metrics/max", _CLUSTER),
+    ("GET", "/templates/{templateID}/tags/groups", _OLD_TAGS),
+    ("GET", "/templates/{templateID}/tags/{tag}/assignments", _OLD_TAGS),
     ("GET", "/nodes", _CLUSTER),
     ("GET", "/nodes/{nodeID}", _CLUSTER),
     ("POST", "/nodes/{nodeID}", _CLUSTER),

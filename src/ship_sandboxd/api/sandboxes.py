@@ -119,7 +119,7 @@ class SandboxRoutes:
     async def _list(self, call: Call) -> Answer:
         """A page of sandboxes by start, newest first; the header X-Next-Token leads to the next one."""
         query = call.query
-        states = [state for state in query.get("state", "running,paused").split(",") if state]
+        states = _choices(query, "state", RUNNING, PAUSED)
         # The SDKs encode each name and value once more than the query string does.
         pairs = parse_qsl(query.get("metadata", ""), keep_blank_values=True)
         metadata = {unquote(name): unquote(value) for name, value in pairs}
@@ -136,7 +136,7 @@ class SandboxRoutes:
             and query.get("template", sandbox.record.template)
             in (sandbox.record.template, sandbox.record.made_of.alias)
         ]
-        descending = query.get("order", "desc") != "asc"
+        descending = _choices(query, "order", "desc", "asc")[0] == "desc"
         found.sort(key=_position, reverse=descending)
         if query.get("nextToken"):
             last = _decode_token(query["nextToken"])
@@ -273,6 +273,14 @@ def _auto_resume(value: object) -> bool:
     if not isinstance(value, dict):
         raise BadRequest("autoResume must be an object")
     return parse_flag(value, "enabled", default=False)
+
+
+def _choices(query: dict[str, str], key: str, *known: str) -> list[str]:
+    """Those that a query names with commas between; all that are known, where it names none."""
+    chosen = [each for each in query.get(key, "").split(",") if each]
+    if not set(chosen) <= set(known):
+        raise BadRequest(f"{key} must be one of {', '.join(known)}")
+    return chosen or list(known)
 
 
 def _scoped(tenant: str, key: str) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 from ..builds.build_log import LEVELS, LogEntry
 from ..builds.builds import Builds
-from ..builds.catalogue import ERROR, Build, Entry, Size
+from ..builds.catalogue import ERROR, Build, Entry, Size, check_tag
 from ..builds.recipes import parse
 from ..errors import BadRequest, NotFound, Unsupported
 from ..lifecycle.snapshots import Snapshots
@@ -36,6 +36,7 @@ class TemplateRoutes:
         return [
             Route("GET", "/templates", self._list),
             Route("GET", "/v2/templates", self._list),
+            Route("GET", "/default-templates", self._defaults),
             Route("POST", "/templates", unsupported),
             Route("POST", one, unsupported),
             Route("POST", build, unsupported),
@@ -51,6 +52,8 @@ class TemplateRoutes:
             Route("GET", f"{build}/status", self._status),
             Route("GET", f"{build}/logs", self._logs),
             Route("GET", f"{one}/tags", self._tags),
+            Route("GET", f"{one}/tags/count", self._count_tags),
+            Route("GET", f"{one}/tags/exists", self._has_tag),
             Route("POST", "/templates/tags", self._assign),
             Route("DELETE", "/templates/tags", self._unassign),
             Route("GET", "/templates/aliases/{alias}", self._alias),
@@ -151,6 +154,11 @@ class TemplateRoutes:
         page, fields = _page(call, listed, "templateID")
         return Answer(200, page, fields)
 
+    async def _defaults(self, call: Call) -> Answer:
+        """Those of the operator, by name."""
+        operators = sorted(self._catalogue.operators(), key=lambda template: template.name)
+        return Answer(200, [_operators(template) for template in operators])
+
     async def _get(self, call: Call) -> Answer:
         entry = self._entry(call)
         builds = sorted(entry.builds.values(), key=lambda build: build.created_at, reverse=True)
@@ -195,6 +203,14 @@ class TemplateRoutes:
                 for name, tag in entry.tags.items()
             ],
         )
+
+    async def _count_tags(self, call: Call) -> Answer:
+        return Answer(200, {"total": len(self._entry(call).ready_tags)})
+
+    async def _has_tag(self, call: Call) -> Answer:
+        tag = call.query.get("tag", "")
+        check_tag(tag)
+        return Answer(200, {"exists": tag in self._entry(call).ready_tags, "normalizedTag": tag})
 
     async def _assign(self, call: Call) -> Answer:
         target, tags = call.body.get("target"), _tags(call.body.get("tags"))
@@ -269,6 +285,7 @@ def _operators(template: Template) -> dict[str, Any]:
         "buildCount": 0,
         "envdVersion": ENVD_VERSION,
         "buildStatus": "ready",
+        "isDefault": True,
     }
 
 

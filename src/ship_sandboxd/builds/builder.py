@@ -20,7 +20,7 @@ from ..storage.layers import Layers
 from ..templates import BASE, DEBIAN, Template
 from . import steps
 from .build_log import BuildLog, Lines
-from .catalogue import Build, Catalogue, Entry, split
+from .catalogue import BUILD_MEMORY_MB, Build, Catalogue, Entry, split
 from .recipes import COPY, Recipe, Stage, Step
 from .step_cache import StepCache
 from .uploads import Uploads
@@ -30,7 +30,6 @@ TENANT = " builds"
 MAX_LAYERS = 200
 """The kernel mounts some more over one another, of which snapshots have need too."""
 _STEP_S = 3600
-_LEAST_MEMORY_MB = 1024
 _FINALIZE = "finalize"
 
 
@@ -193,7 +192,7 @@ class Builder:
         bare = replace(
             template,
             name=f"{template.name}/build",
-            memory_mb=max(template.memory_mb, _LEAST_MEMORY_MB),
+            memory_mb=max(template.memory_mb, BUILD_MEMORY_MB),
             start_command="",
             ready_command="",
         )

@@ -26,6 +26,8 @@ from .debian import DebianRoot
 WAITING, BUILDING, READY, ERROR = "waiting", "building", "ready", "error"
 DEFAULT_TAG = "default"
 MAX_BUILDS = 50
+BUILD_MEMORY_MB = 1024
+"""The least that the sandboxes of a build get."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _ID = re.compile(r"[a-z0-9]{20}")
@@ -90,6 +92,12 @@ class Entry:
         if build is None:
             raise NotFound(f"build '{build_id}' not found", "build_not_found")
         return build
+
+    @property
+    def ready_tags(self) -> list[str]:
+        """Those that point to a build that is ready."""
+        builds = ((name, self.builds.get(tag.build_id)) for name, tag in self.tags.items())
+        return [name for name, build in builds if build is not None and build.status == READY]
 
     @property
     def newest(self) -> Build:
@@ -180,7 +188,7 @@ class Catalogue:
         return name in (BASE, DEBIAN) or self.has_file(name)
 
     def has_file(self, name: str) -> bool:
-        return (self._operators / name / "template.json").is_file()
+        return templates.has_file(self._operators, name)
 
     def request(self, tenant: str, name: str, tags: Iterable[str], size: Size) -> tuple[Entry, Build]:
         """A new build of the template of this name, which is made when there is none yet. Raises BadRequest,
@@ -194,13 +202,16 @@ class Catalogue:
             )
         if self.is_operators(name):
             raise BadRequest(f"the name '{name}' belongs to this host's operator", "template_name_taken")
+        quota = self._quotas.of(tenant)
+        quota.check("memory_mb", 0, max(size.memory_mb, BUILD_MEMORY_MB))
+        quota.check("disk_mb", 0, size.disk_mb)
         wanted = list(dict.fromkeys([*([tag] if colon else []), *tags])) or [DEFAULT_TAG]
         for each in wanted:
-            _check_tag(each)
+            check_tag(each)
         now = time.time()
         entry = self._lookup(name, tenant)
         if entry is None:
-            self._quotas.of(tenant).check("templates", len(self.entries(tenant)))
+            quota.check("templates", len(self.entries(tenant)))
             new_id = "".join(secrets.choice(_ALPHABET) for _ in range(20))
             entry = Entry(new_id, tenant, name, created_at=now, updated_at=now)
             self._entries[entry.id] = entry
@@ -221,7 +232,7 @@ class Catalogue:
             raise NotFound(f"template '{name}' has no tag '{tag}'", "tag_not_found")
         wanted = list(tags)
         for each in wanted:
-            _check_tag(each)
+            check_tag(each)
         for each in wanted:
             entry.tags[each] = Tag(known.build_id, time.time())
         self.save(entry)
@@ -303,7 +314,8 @@ def split(reference: str) -> tuple[str, str]:
     return name, tag or DEFAULT_TAG
 
 
-def _check_tag(tag: str) -> None:
+def check_tag(tag: str) -> None:
+    """Raises BadRequest for what is no tag."""
     if not _TAG.fullmatch(tag):
         raise BadRequest(
             f"{tag[:200]!r} is not a tag: letters, digits, '_', '.' and '-', at most 128 characters",

@@ -1,5 +1,6 @@
 """The sockets that the host serves on, and the domain that clients are told to find sandboxes at."""
 
+import asyncio
 import errno
 import socket
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from .tls import Certificate, LocalAuthority
 LOCAL_DOMAIN = "sandboxes.localhost"
 HTTPS_PORT = 443
 """The one that an address need not name."""
+_RENEW_EVERY_S = 24 * 3600.0
 
 
 @dataclass
@@ -63,6 +65,13 @@ class Endpoints:
     def reload(self) -> None:
         if self.https is not None:
             self.https.reload()
+
+    async def keep_valid(self) -> None:
+        """Renew a certificate by the local authority in time, without end."""
+        while self.https is not None and self.https.authority is not None:
+            await asyncio.sleep(_RENEW_EVERY_S)
+            await asyncio.to_thread(self.https.authority.refresh)
+            self.https.certificate.reload()
 
 
 def _https(sock: socket.socket, tls: Tls, domain: str, data: Path) -> Https:

@@ -34,7 +34,7 @@ from ..lifecycle.sandboxes import Sandboxes
 from ..network.forward import forward, onward
 from ..network.listeners import OPENED
 from ..telemetry.metrics import Metrics
-from . import visits
+from . import answers, visits
 
 ENVD_PORT = 49983
 MAX_CONNECTIONS = 10_000
@@ -63,10 +63,11 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """A port of a sandbox."""
+    """A port of a sandbox; `signed` when a URL on the API's own name led to it, which shares its origin with the API."""
 
     sandbox_id: str
     port: int
+    signed: bool = False
 
 
 class Front:
@@ -104,11 +105,16 @@ class Front:
             if target.port == ENVD_PORT and is_for_host(exchange.request.target):
                 await _refuse(exchange, target, 403, "this path is the host's own", "")
                 return
+            if target.signed and not _loads_file(exchange.request):
+                await _refuse(
+                    exchange, target, 403, "a signed URL is a file, and no program of this site", ""
+                )
+                return
             if target.port != ENVD_PORT and await _stopped(exchange, target, sandbox.record):
                 return
             if target.port != ENVD_PORT or _is_known(exchange.request, sandbox.record):
                 sandbox = await self._sandboxes.awake(sandbox.id)
-            await self._forward(exchange, self._sandboxes.running(sandbox.id), target.port)
+            await self._forward(exchange, self._sandboxes.running(sandbox.id), target)
         except NotFound as error:
             # Clients know both cases by this text.
             hint = _PAUSED if error.code == "sandbox_paused" else _NOT_FOUND
@@ -135,7 +141,7 @@ class Front:
             match = _HOST.fullmatch(request.headers.get("host").lower())
             if match is None or match["domain"] not in self._domains:
                 signer = self._signer(request)
-                return Target(signer, ENVD_PORT) if signer else None
+                return Target(signer, ENVD_PORT, signed=True) if signer else None
             sandbox_id, port = match["id"], match["port"]
         port = port or str(ENVD_PORT)
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
@@ -153,10 +159,12 @@ class Front:
         )
         return next(signers, "")
 
-    async def _forward(self, exchange: Exchange, sandbox: Sandbox, port: int) -> None:
+    async def _forward(self, exchange: Exchange, sandbox: Sandbox, target: Target) -> None:
+        port = target.port
         server = await _open(sandbox, port)
         try:
-            await forward(exchange, server, _inward(exchange, sandbox, port))
+            shown = answers.as_file if target.signed else answers.own_cookies
+            await forward(exchange, server, _inward(exchange, sandbox, port), shown)
         except (OSError, BrokenStreamError, ProtocolError) as error:
             if not exchange.responded:
                 self._sandboxes.running(sandbox.id)
@@ -184,6 +192,11 @@ async def _stopped(exchange: Exchange, target: Target, record: SandboxRecord) ->
     else:
         await _refuse(exchange, target, 403, "the traffic access token is missing or wrong", _PRIVATE)
     return True
+
+
+def _loads_file(request: Request) -> bool:
+    """Whether a request by a signed URL wants nothing but bytes."""
+    return request.headers.get("service-worker").lower() != "script" and not request.upgrade
 
 
 def _is_known(request: Request, record: SandboxRecord) -> bool:

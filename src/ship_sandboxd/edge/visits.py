@@ -13,9 +13,22 @@ _SLASHES = "/\\"
 
 
 def may_visit(request: Request, token: str) -> bool:
-    return _is(request.headers.get(TOKEN), token) or any(
-        _is(value, token) for name, value in _cookies(request.headers) if name == TOKEN
-    )
+    if _is(request.headers.get(TOKEN), token):
+        return True
+    has_cookie = any(_is(value, token) for name, value in _cookies(request.headers) if name == TOKEN)
+    return has_cookie and _is_own(request)
+
+
+def _is_own(request: Request) -> bool:
+    """Whether a request that a browser has added our cookie to was made by a page of this very name, or is a person's who
+    follows a link. Other sandboxes are of the same site, so SameSite does not hold off their pages."""
+    headers = request.headers
+    if site := headers.get("sec-fetch-site"):
+        how = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+        follows_link = request.method in ("GET", "HEAD") and how == ("navigate", "document")
+        return site in ("same-origin", "none") or follows_link
+    origin = headers.get("origin")  # browsers tell no more without https
+    return not origin or origin.partition("://")[2].lower() == headers.get("host").lower()
 
 
 def welcome(request: Request, token: str, *, secure: bool) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .splice import CannotSplice, Splice, save, write_all
@@ -24,6 +24,7 @@ SPLICE_FROM_BYTES = 256 * 1024
 IDLE_TIMEOUT_S = 75.0
 BACKLOG = 4096
 
+Fields = list[tuple[str, str]]
 NONE, LENGTH, CHUNKED, UNTIL_CLOSE = "none", "length", "chunked", "until-close"
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _HOP_BY_HOP = frozenset(
@@ -186,6 +187,14 @@ class Connection:
         if self._tcp is not None:
             # asyncio does so only where the listener was made with an explicit protocol number.
             self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A peer that has vanished without a word is noticed after two minutes.
+            self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in (
+                (socket.TCP_KEEPIDLE, 60),
+                (socket.TCP_KEEPINTVL, 20),
+                (socket.TCP_KEEPCNT, 3),
+            ):
+                self._tcp.setsockopt(socket.IPPROTO_TCP, option, value)
 
     async def read_request(self) -> Request | None:
         """The next request head; None when the client closed between two requests."""
@@ -211,7 +220,8 @@ class Connection:
             raise BrokenStreamError("the server closed the connection before it answered")
         version, _, rest = lines[0].partition(" ")
         status, _, reason = rest.partition(" ")
-        if version not in ("HTTP/1.1", "HTTP/1.0") or len(status) != 3 or not status.isdigit():
+        is_number = len(status) == 3 and status.isascii() and status.isdigit()
+        if version not in ("HTTP/1.1", "HTTP/1.0") or not is_number:
             raise ProtocolError("the status line is malformed", 502)
         return Response(int(status), reason, _headers(lines[1:]), version)
 
@@ -351,10 +361,20 @@ class Connection:
         self._pending = []
         self._writer.transport.abort()
 
+    @contextlib.contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Break the connection off if what is done meanwhile takes longer than it may be idle."""
+        timer = asyncio.get_running_loop().call_later(IDLE_TIMEOUT_S, self.abort)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     async def close(self) -> None:
+        """End it, once the peer has taken what was sent; one that does not is waited for only so long."""
         self._write()
         self._writer.close()
-        with contextlib.suppress(OSError, EOFError):  # gone already, which is what we want
+        with self.bounded(), contextlib.suppress(OSError, EOFError):  # gone already, which is what we want
             await self._writer.wait_closed()
 
     async def _fill(self) -> bool:
@@ -517,8 +537,9 @@ class Exchange:
         headers += list(fields)
         if status != 204:
             headers.append(("Content-Length", str(len(body))))
-        await self.send_head(status, headers)
-        await self.connection.send(body if self.request.method != "HEAD" else b"")
+        with self.connection.bounded():
+            await self.send_head(status, headers)
+            await self.connection.send(body if self.request.method != "HEAD" else b"")
 
     async def send_head(self, status: int, fields: Iterable[tuple[str, str]], reason: str = "") -> None:
         self.responded, self.status, self.responded_at = True, status, time.monotonic()
@@ -530,17 +551,19 @@ class Exchange:
         )
 
     async def finish(self) -> bool:
-        """Read what is left of the request's body, up to a bound; whether the connection may serve another request.
+        """Read what is left of the request's body, up to a bound; whether the connection may serve another request. One of
+        which nothing comes is broken off.
 
         Also before the connection is closed: a client whose request is cut off under it may not read the answer.
         """
         if self._body is None and "100-continue" in self.request.headers.tokens("expect"):
             return False
         left = CHUNK_BYTES
-        async for piece in self.body():
-            left -= len(piece)
-            if left < 0:
-                return False
+        with self.connection.bounded():
+            async for piece in self.body():
+                left -= len(piece)
+                if left < 0:
+                    return False
         return self.reusable and self.request.keep_alive
 
 

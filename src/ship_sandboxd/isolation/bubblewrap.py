@@ -105,6 +105,7 @@ class Bubblewrap:
 
     async def launch(self, spec: LaunchSpec) -> Launched:
         """Raises also Unsupported `layers_unsupported` where roots cannot be laid of layers."""
+        await self._roots.disks.get_ready(spec.folder, spec.disk_mb)
         with self._root(spec) as root:
             async with self._within_time(spec):
                 waiting = await self._start(spec, root)
@@ -117,6 +118,7 @@ class Bubblewrap:
         return waiting.init, waiting.monitor
 
     async def furnish(self, spec: LaunchSpec) -> Launched:
+        await self._roots.disks.get_ready(spec.folder, spec.disk_mb)
         waiting = self._waiting.pop(spec.id, None)
         if waiting is None:
             raise LaunchFailed(_ENDED)

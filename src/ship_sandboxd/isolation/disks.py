@@ -15,6 +15,7 @@ import os
 import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ MOUNT_OPTIONS = "noinit_itable,discard"
 MOUNT_FLAGS = mounts.NOSUID | mounts.NODEV | mounts.NOATIME
 IMAGE, _FOLDER = "disk.img", "disk"
 _LEAST_MB = 64
+_MAX_BLANKS = 16
 _FORMAT = 1
 _CONTROL = "/dev/loop-control"
 _GET_FREE, _CONFIGURE, _GET_STATUS = 0x4C82, 0x4C0A, 0x4C05
@@ -40,7 +42,7 @@ _BLOCK_BYTES = 4096
 
 
 class Disks:
-    """Makes disks and opens them. `data` keeps an empty disk of each size; `points` is a folder to mount on, in a mount
+    """Makes disks and opens them. `data` keeps an empty disk of each of the sizes that were used last; `points` is a folder to mount on, in a mount
     namespace of this process's own; None when nothing can be mounted."""
 
     def __init__(self, data: Path, points: Path | None, *, limited: bool) -> None:
@@ -49,6 +51,13 @@ class Disks:
         self._count = 0
         self._devices: dict[str, str] = {}
         self.limited = limited
+
+    async def get_ready(self, folder: Path, disk_mb: int) -> None:
+        """Make what `create` copies, if there is need of it, in a thread: a large one takes its time. A failure shows in
+        `create`."""
+        if self.limited and not (folder / IMAGE).exists():
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._blank, disk_mb)
 
     def create(self, folder: Path, disk_mb: int) -> None:
         """Give a sandbox's folder a disk, unless it has one. Raises OSError, and then there is none."""
@@ -60,7 +69,7 @@ class Disks:
             return
         scratch = folder / f"{IMAGE}.new"
         try:
-            _copy_sparsely(self._blank(max(disk_mb, _LEAST_MB)), scratch)
+            _copy_sparsely(self._blank(disk_mb), scratch)
             scratch.replace(image)
         finally:
             scratch.unlink(missing_ok=True)
@@ -145,14 +154,25 @@ class Disks:
             await asyncio.to_thread(mounts.sync, str(path))
 
     def _blank(self, disk_mb: int) -> Path:
-        """An empty disk of this size, made on first use."""
-        blank = self._blanks / f"ext4-{_FORMAT}-{disk_mb}.img"
-        if not blank.exists():
+        """An empty disk of at least this size, made on first use."""
+        size_mb = max(disk_mb, _LEAST_MB)
+        blank = self._blanks / f"ext4-{_FORMAT}-{size_mb}.img"
+        try:
+            os.utime(blank)  # what was used last is kept longest
+        except FileNotFoundError:
             self._blanks.mkdir(mode=0o700, exist_ok=True)
-            scratch = self._blanks / f".{blank.name}.{os.getpid()}"
-            _format(scratch, disk_mb)
-            scratch.replace(blank)
+            with tempfile.TemporaryDirectory(prefix=".", dir=self._blanks) as scratch:
+                made = Path(scratch, "disk.img")
+                _format(made, size_mb)
+                made.replace(blank)
+            self._forget_blanks()
         return blank
+
+    def _forget_blanks(self) -> None:
+        """Sizes are of the callers' choice: keep those that were used last."""
+        blanks = sorted(self._blanks.glob("*.img"), key=lambda path: path.stat().st_mtime_ns)
+        for blank in blanks[:-_MAX_BLANKS]:
+            blank.unlink(missing_ok=True)
 
 
 def mount(device: int, target: str) -> None:

@@ -121,6 +121,7 @@ class GVisor:
         binds += [(mount.source, mount.target) for mount in spec.mounts]
         await self._forget(spec.id)
         await _remove(spec.folder / _BUNDLE)
+        await self._roots.disks.get_ready(spec.folder, spec.disk_mb)
         try:
             with self._roots.prepared(spec.folder, spec.uid, spec.root, binds, spec.disk_mb) as root:
                 async with asyncio.timeout(_READY_TIMEOUT_S):

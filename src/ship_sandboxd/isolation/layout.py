@@ -38,6 +38,7 @@ HOST_ETC = (
     "/etc/services",
     "/etc/protocols",
     "/etc/fonts",
+    "/etc/os-release",
 )
 
 

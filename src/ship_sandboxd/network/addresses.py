@@ -5,6 +5,8 @@ import socket
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+# The WireServer of Azure: its metadata, at an address of the internet.
+_METADATA = ipaddress.IPv4Address("168.63.129.16")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -30,7 +32,8 @@ def is_public(address: Address) -> bool:
     inner = wrapped(address)
     if inner is not None:
         return is_public(inner)
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    is_special = address.is_multicast or address.is_reserved or address == _METADATA
+    return address.is_global and not is_special
 
 
 def is_own(address: Address) -> bool:

@@ -22,7 +22,6 @@ from .refusals import Refusals
 from .rules import Refused, Rules, Unreachable, canonical
 
 MAX_CONNECTIONS = 512
-MAX_LOOKUPS = 8
 _CONNECT_TIMEOUT_S = 15.0
 _LOOKUP_TIMEOUT_S = 10.0
 
@@ -54,6 +53,7 @@ class Egress:
     """All that leads out of one sandbox. `folder` holds the refusals and the names that were looked up."""
 
     def __init__(self, sandbox_id: str, gateway: Gateway, rules: Rules, folder: Path) -> None:
+        self._sandbox_id = sandbox_id
         self._gateway = gateway
         self._rules = rules
         self.refusals = Refusals(sandbox_id, folder, gateway.refusals)
@@ -61,7 +61,6 @@ class Egress:
         self._servers: list[asyncio.Server] = []
         self._datagrams: asyncio.DatagramTransport | None = None
         self._connections: dict[asyncio.Task[None], Destination | None] = {}
-        self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
 
     async def serve(self, listeners: Listeners) -> None:
         ways: list[tuple[socket.socket | None, _Serve]] = [
@@ -78,6 +77,7 @@ class Egress:
             )
 
     async def close(self) -> None:
+        self.refusals.sum_up()
         for server in self._servers:
             server.close()
         if self._datagrams is not None:
@@ -159,24 +159,13 @@ class Egress:
 
     async def _look_up(self, name: str) -> list[Address]:
         try:
-            texts = await asyncio.wait_for(self._found(name), _LOOKUP_TIMEOUT_S)
+            found = self._gateway.lookups.find(self._sandbox_id, name)
+            texts = await asyncio.wait_for(found, _LOOKUP_TIMEOUT_S)
         except socket.gaierror as error:
             raise Unreachable(f"cannot resolve {name}: {error}", error.errno in _NO_SUCH_NAME) from error
         except (OSError, UnicodeError) as error:
             raise Unreachable(f"cannot resolve {name}: {error or 'no name server answers'}") from error
         return [address_of(text) for text in texts]
-
-    async def _found(self, name: str) -> list[str]:
-        """A lookup holds its place until it has ended, even when nobody waits for it any more: its thread goes on."""
-        await self._lookups.acquire()
-        lookup = asyncio.ensure_future(self._gateway.lookup(name))
-        lookup.add_done_callback(self._looked_up)
-        return await asyncio.shield(lookup)
-
-    def _looked_up(self, lookup: asyncio.Future[list[str]]) -> None:
-        self._lookups.release()
-        if not lookup.cancelled():
-            lookup.exception()  # told to whoever waits; nobody may
 
     def _allowed(self, name: str, addresses: list[Address], port: int) -> list[Address]:
         """Those that the rules of this moment allow; Refused where they allow none."""

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..envd.http1 import (
     UNTIL_CLOSE,
     BrokenStreamError,
     Connection,
     Exchange,
+    Fields,
     Headers,
+    ProtocolError,
     Request,
     framing_fields,
 )
@@ -28,16 +30,21 @@ def onward(request: Request, target: str, without: Iterable[str] = (), host: str
     return Request(request.method, target, "HTTP/1.1", Headers(fields))
 
 
-async def forward(exchange: Exchange, server: Connection, request: Request) -> None:
+async def forward(
+    exchange: Exchange,
+    server: Connection,
+    request: Request,
+    shown: Callable[[Fields], Fields] = list,
+) -> None:
     """Send `request` with the exchange's body, and bring the response back; both are streamed, and an upgrade ties the
-    two connections together.
+    two connections together. `shown` makes of the response's header fields those that come back.
 
     Raises BrokenStreamError, ProtocolError or OSError when either side fails or goes away.
     """
     await server.send(request.encode())
     sent = asyncio.Event()
     asking = asyncio.ensure_future(_send_body(exchange, server, sent))
-    answering = asyncio.ensure_future(_bring_back(exchange, server, sent))
+    answering = asyncio.ensure_future(_bring_back(exchange, server, sent, shown))
     try:
         await asyncio.wait([asking, answering], return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
@@ -61,12 +68,16 @@ async def _send_body(exchange: Exchange, server: Connection, sent: asyncio.Event
     raise BrokenStreamError("the client went away")
 
 
-async def _bring_back(exchange: Exchange, server: Connection, sent: asyncio.Event) -> None:
+async def _bring_back(
+    exchange: Exchange, server: Connection, sent: asyncio.Event, shown: Callable[[Fields], Fields]
+) -> None:
     response = await server.read_response()
     while response.status < 200 and response.status != 101:
         response = await server.read_response()
-    fields = response.headers.end_to_end()
+    fields = shown(response.headers.end_to_end())
     if response.status == 101:
+        if not exchange.request.upgrade:
+            raise ProtocolError("the server changed to a protocol that nobody asked for", 502)
         exchange.responded, exchange.reusable = True, False
         response.headers = Headers(
             [*fields, ("Connection", "Upgrade"), ("Upgrade", response.headers.get("upgrade"))]

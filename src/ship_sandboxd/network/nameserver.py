@@ -38,6 +38,11 @@ class NameServer:
             return query.answer(_code(refusal))
         return query.answer(dns.NO_ERROR, self._egress.names.address_of(name))
 
+    def refuse(self) -> None:
+        """Nothing answers a query that comes while too many are being answered."""
+        limit = Refused(f"this sandbox has {MAX_PENDING} questions under way already", kind="limit")
+        self._egress.refusals.record("DNS", "unknown", limit)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Queries over TCP, each after its length."""
         try:
@@ -71,7 +76,9 @@ class Datagrams(asyncio.DatagramProtocol):
             task.cancel()
 
     def datagram_received(self, data: bytes, sender: Any) -> None:
-        if len(self._pending) < MAX_PENDING and len(data) <= dns.MAX_QUERY_BYTES:
+        if len(self._pending) >= MAX_PENDING:
+            self._server.refuse()
+        elif len(data) <= dns.MAX_QUERY_BYTES:
             task = asyncio.create_task(self._answer(data, sender))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)

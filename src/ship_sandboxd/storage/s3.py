@@ -1,5 +1,6 @@
 """Blobs in a bucket that speaks S3, by the library obstore, which is loaded only where a host is told to use one."""
 
+import asyncio
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,10 @@ from ..errors import SetupError
 from .blobs import BlobMissing
 
 _PART_BYTES = 8 * 1024 * 1024
+_PARTS_AT_ONCE = 4
+# For one request with its body, so a link must carry the parts that are on their way in that time.
+_REQUEST_S = 120
+_RETRY_S = 5 * _REQUEST_S
 _OPTIONS = frozenset({"endpoint", "region", "virtual_hosted_style_request"})
 
 
@@ -36,20 +41,26 @@ class S3Blobs:
             client_options={
                 "allow_http": options.get("endpoint", "").startswith("http://"),
                 "connect_timeout": "5s",
+                "timeout": timedelta(seconds=_REQUEST_S),
             },
-            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=30)},
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=_RETRY_S)},
         )
 
     async def put(self, key: str, source: Path) -> None:
         with self._translated(key):
-            await self._library.put_async(self._store, key, source, chunk_size=_PART_BYTES)
+            await self._library.put_async(
+                self._store, key, source, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+            )
 
     async def fetch(self, key: str, target: Path) -> None:
+        """In parts: each has a time of its own, and one that fails is asked for again by itself."""
         with self._translated(key):
-            answer = await self._library.get_async(self._store, key)
+            size = (await self._library.head_async(self._store, key))["size"]
             with target.open("xb") as file:
-                async for piece in answer.stream(min_chunk_size=_PART_BYTES):
-                    file.write(piece)
+                for start in range(0, size, _PARTS_AT_ONCE * _PART_BYTES):
+                    end = min(start + _PARTS_AT_ONCE * _PART_BYTES, size)
+                    piece = await self._library.get_range_async(self._store, key, start=start, end=end)
+                    await asyncio.to_thread(file.write, piece)
 
     async def write(self, key: str, data: bytes) -> None:
         with self._translated(key):
