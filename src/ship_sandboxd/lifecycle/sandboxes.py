@@ -179,20 +179,24 @@ class Sandboxes:
             raise
 
     async def _furnish(self, wanted: NewSandbox, template: Template) -> Sandbox | None:
-        """A sandbox of processes that waited for it; None when there are none that could be it."""
+        """A sandbox of processes that waited for it; None when there are none that could be it, or these are of no use.
+        Raises StartFailed."""
         backend = self._backends.named(template.backend)
         if not template.lies_on_machine or backend.name != self._spare.backend:
             return None
-        while (sandbox := self.pool.take(self._spare)) is not None:
-            try:
-                _make_of(sandbox.record, template)
-                wanted.give(sandbox.record)
-                await self._launch(sandbox, RUNNING)
-            except LaunchFailed as error:
-                sandbox.tell("what was to become a sandbox is of no use", "warning", reason=str(error))
-            else:
-                return sandbox
-        return None
+        sandbox = self.pool.take(self._spare)
+        if sandbox is None:
+            return None
+        try:
+            _make_of(sandbox.record, template)
+            wanted.give(sandbox.record)
+            await self._launch(sandbox, RUNNING)
+        except startup.StartFailed:
+            raise  # its template's fault, in any other processes as well
+        except LaunchFailed as error:
+            sandbox.tell("what was to become a sandbox is of no use", "warning", reason=str(error))
+            return None
+        return sandbox
 
     async def _make_warm(self, template: Template) -> Sandbox:
         sandbox = self._register(template)
