@@ -63,7 +63,7 @@ class Pauses:
 
     async def park(self, sandbox: Sandbox, reason: str, *, keep_memory: bool = True) -> None:
         """End its processes and keep its files, and its memory where that is wanted and its backend can write it out; of
-        one that is parked already, nothing happens."""
+        one that is parked already, nothing happens. Raises OSError, and then it may be tried again."""
         record = sandbox.record
         if record.state == PAUSED and record.init is None:
             return
@@ -82,7 +82,10 @@ class Pauses:
         record.memory_kept = is_written
         event = "its memory is written out" if is_written else "its memory is given up"
         sandbox.tell(f"sandbox parked: {event}, its files are kept", reason=reason)
-        sandbox.save()
+        with contextlib.suppress(
+            OSError
+        ):  # what was written first says enough: a new host finds it parked as well
+            sandbox.save()
         self._attend(sandbox)
         self._sync(sandbox)
 

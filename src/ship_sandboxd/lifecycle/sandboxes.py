@@ -49,6 +49,8 @@ from .uids import Uids
 
 Find = Callable[[str, str], Awaitable[Template]]
 _AUTO_RESUME_S = 300
+_RETRY_S = 5.0
+"""After so long what was due and failed is tried again."""
 _SYNC_AFTER_S = 0.1
 """For so long the disk is left to whoever waits for an answer."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -257,26 +259,41 @@ class Sandboxes:
 
     def _attend(self, sandbox: Sandbox) -> None:
         """Do what is due when its time has come, and notice when its processes end by themselves."""
-        record = sandbox.record
         sandbox.stop_timer()
-        left_s: float | None = record.end.left_s
-        if record.state == PAUSED:
-            frozen_s = 0.0 if record.paused is None else -record.paused.left_s
-            left_s = self._park_after_s - frozen_s if record.frozen else None
-        elif record.state == WARM:
-            left_s = None
+        left_s = self._left_s(sandbox.record)
         if left_s is not None:
             sandbox.timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._due, sandbox)
-        if sandbox.watch is None and record.init is not None:
+        if sandbox.watch is None and sandbox.record.init is not None:
             sandbox.watch = asyncio.create_task(self._watch(sandbox))
+
+    def _left_s(self, record: SandboxRecord) -> float | None:
+        """Seconds until something is due, negative when it is over; None where nothing is."""
+        if record.state == WARM or (record.state == PAUSED and record.init is None):
+            return None
+        if record.state == PAUSED:
+            frozen_s = 0.0 if record.paused is None else -record.paused.left_s
+            return (
+                self._park_after_s - frozen_s if record.frozen else 0.0
+            )  # it was to be parked, which failed
+        return record.end.left_s
 
     def _due(self, sandbox: Sandbox) -> None:
         sandbox.timer = None
-        self._run(self._time_is_over(sandbox))
+        self._run(self._persist(sandbox, self._time_is_over(sandbox)))
+
+    async def _persist(self, sandbox: Sandbox, work: Coroutine[None, None, None]) -> None:
+        """Do what is due, as far as it still is; when it fails, look again after a pause what is due then."""
+        try:
+            await work
+        except (ApiError, OSError) as error:
+            if sandbox.ending is None:
+                sandbox.tell("what is due failed, and is tried again", "error", reason=str(error))
+                sandbox.stop_timer()
+                sandbox.timer = asyncio.get_running_loop().call_later(_RETRY_S, self._attend, sandbox)
 
     async def _time_is_over(self, sandbox: Sandbox) -> None:
         record = sandbox.record
-        if record.state == RUNNING and record.end.left_s > 0:
+        if (self._left_s(record) or 0) > 0:
             # It was given more time just now, or the timer was a little early.
             self._attend(sandbox)
             return
@@ -286,20 +303,19 @@ class Sandboxes:
             return
 
         async def give_way() -> None:
-            if record.frozen:
+            if record.state == PAUSED:
                 await self._pauses.park(sandbox, "paused for long")
             elif record.state == RUNNING and record.end.left_s <= 0:
                 sandbox.tell("sandbox reached its timeout")
                 await self._pauses.pause(sandbox, keep_memory=record.pause_keeps_memory)
 
-        with contextlib.suppress(NotFound):
-            await sandbox.change(give_way)
+        await sandbox.change(give_way)
 
     async def _watch(self, sandbox: Sandbox) -> None:
         if sandbox.record.init is not None:
             await sandbox.record.init.wait()
         sandbox.watch = None
-        self._run(self._processes_ended(sandbox))
+        self._run(self._persist(sandbox, self._processes_ended(sandbox)))
 
     async def _processes_ended(self, sandbox: Sandbox) -> None:
         """Somebody has ended its supervisor: the machine's memory ran out, or a person on the host."""
@@ -310,8 +326,7 @@ class Sandboxes:
             self.pool.lost(sandbox)
             await self._end(sandbox)
         elif record.state == PAUSED or record.on_timeout == PAUSE:
-            with contextlib.suppress(NotFound):
-                await sandbox.change(lambda: self._pauses.park(sandbox, "its processes have ended"))
+            await sandbox.change(lambda: self._pauses.park(sandbox, "its processes have ended"))
         else:
             sandbox.tell("sandbox ended by itself", "warning")
             await self._end(sandbox)

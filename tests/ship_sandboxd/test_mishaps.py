@@ -1,0 +1,194 @@
+"""What becomes of sandboxes when the machine fails the host: backends and disks that misbehave, by how they do it."""
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ship_sandboxd.errors import FreezeFailed
+from ship_sandboxd.isolation.backend import Backends, Launched, LaunchSpec
+from ship_sandboxd.isolation.cgroups import Cgroups
+from ship_sandboxd.isolation.disks import Disks
+from ship_sandboxd.lifecycle import sandboxes as sandboxes_module
+from ship_sandboxd.lifecycle.captures import Captures
+from ship_sandboxd.lifecycle.launches import Launches
+from ship_sandboxd.lifecycle.new_sandbox import NewSandbox
+from ship_sandboxd.lifecycle.records import PAUSED, SandboxRecord
+from ship_sandboxd.lifecycle.sandbox import Sandbox
+from ship_sandboxd.lifecycle.sandboxes import Sandboxes
+from ship_sandboxd.network.gateway import Gateway
+from ship_sandboxd.network.listeners import Listeners
+from ship_sandboxd.pids import ProcessIdentity
+from ship_sandboxd.quotas import Quotas
+from ship_sandboxd.storage.blobs import FolderBlobs
+from ship_sandboxd.storage.layers import Layers
+from ship_sandboxd.templates import Template
+
+
+class SleepBackend:
+    """A process that sleeps stands for the processes of a sandbox; nothing isolates it."""
+
+    name = "sleep"
+    keeps_memory = shares_kernel = True
+    prepares = parks_memory = False
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    async def launch(self, spec: LaunchSpec) -> Launched:
+        process = subprocess.Popen(["sleep", "1000"])  # noqa: ASYNC220 - of its end pids.py takes care
+        self.processes.append(process)
+        init = ProcessIdentity.of(process.pid)
+        assert init is not None
+        return Launched(init, init, Listeners(socket.create_server(("127.0.0.1", 0))))
+
+    async def end(
+        self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
+    ) -> None:
+        if init is not None:
+            await init.kill()
+
+    def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
+        pass
+
+    async def freeze(self, cgroups: list[str]) -> None:
+        pass
+
+    async def thaw(self, cgroups: list[str]) -> None:
+        pass
+
+
+class RestlessBackend(SleepBackend):
+    """The processes do not stand still the first time."""
+
+    asked = 0
+
+    async def freeze(self, cgroups: list[str]) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            raise FreezeFailed("they do not stand still")
+
+
+@asynccontextmanager
+async def hosted(data: Path, backend: SleepBackend, park_after_s: float = 600) -> AsyncIterator[Sandboxes]:
+    """All that makes sandboxes, in this process."""
+    layers = Layers(data / "layers", FolderBlobs(data / "blobs"))
+
+    async def find(name: str, tenant: str) -> Template:
+        return Template(name)
+
+    sandboxes = Sandboxes(
+        data,
+        Backends(backend),
+        Launches(Cgroups([]), Gateway(), layers),
+        Captures(layers, Disks(data, None, limited=False), "nothing is laid of layers here"),
+        find,
+        False,
+        Quotas(data),
+        park_after_s,
+    )
+    try:
+        yield sandboxes
+    finally:
+        await sandboxes.leave()
+        for process in backend.processes:
+            process.kill()
+            process.wait()
+
+
+async def come_true(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandboxes_module, "_RETRY_S", 0.05)
+
+
+class FullDisk:
+    """A disk that takes no record of a sandbox until there is room."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        self.refused: list[str] = []
+        self._save = Sandbox.save
+        monkeypatch.setattr(Sandbox, "save", lambda box, **options: self.save(box, **options))
+
+    def save(self, box: Sandbox, *, lasting: bool = True) -> None:
+        if self.full:
+            self.refused.append(box.id)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._save(box, lasting=lasting)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    return FullDisk(monkeypatch)
+
+
+async def test_a_sandbox_that_does_not_stand_still_when_its_time_is_over_is_asked_again(
+    tmp_path: Path,
+) -> None:
+    async with hosted(tmp_path, RestlessBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox(timeout_s=0, auto_pause=True))
+        await come_true(lambda: sandbox.record.state == PAUSED)
+        assert "they do not stand still" in [line.get("reason") for line in sandbox.journal.read()]
+
+
+async def test_what_a_full_disk_did_not_let_pause_is_paused_once_there_is_room(
+    tmp_path: Path, disk: FullDisk
+) -> None:
+    async with hosted(tmp_path, SleepBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox(auto_pause=True))
+        sandboxes.set_timeout(sandbox.id, 0)
+        disk.full = True
+        await come_true(lambda: len(disk.refused) > 1)
+        assert sandbox.record.state == "running"
+        disk.full = False
+        await come_true(lambda: sandbox.record.frozen)
+
+
+async def test_what_a_full_disk_did_not_let_park_is_parked_once_there_is_room(
+    tmp_path: Path, disk: FullDisk
+) -> None:
+    async with hosted(tmp_path, SleepBackend(), park_after_s=0.1) as sandboxes:
+        paused = await sandboxes.create(NewSandbox())
+        await sandboxes.pause(paused.id)
+        ended = await sandboxes.create(NewSandbox(auto_pause=True))
+        disk.full = True
+        assert ended.record.init is not None
+        ended.record.init.signal(signal.SIGKILL)
+        await come_true(lambda: {paused.id, ended.id} <= set(disk.refused[2:]))
+        disk.full = False
+        for sandbox in (paused, ended):
+            await come_true(lambda sandbox=sandbox: _is_parked(sandbox.record))
+
+
+async def test_a_disk_that_fills_up_while_a_sandbox_is_parked_does_not_undo_it(
+    tmp_path: Path, disk: FullDisk
+) -> None:
+    class FillingBackend(SleepBackend):
+        async def end(self, *arguments: object) -> None:
+            await super().end(*arguments)
+            disk.full = True
+
+    async with hosted(tmp_path, FillingBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox())
+        await sandboxes.pause(sandbox.id, keep_memory=False)
+        assert disk.refused == [sandbox.id]
+        disk.full = False
+        assert _is_parked(sandbox.record)
+        assert await sandboxes.resume(sandbox.id, 60)
+
+
+def _is_parked(record: SandboxRecord) -> bool:
+    return record.state == PAUSED and record.init is None and not record.memory_kept
