@@ -16,6 +16,7 @@ import pytest
 from conftest import Host, eventually
 from e2b import CommandExitException, Sandbox
 
+from ship_sandboxd.errors import Unsupported
 from ship_sandboxd.isolation import mounts, rootfs, staging
 from ship_sandboxd.isolation.backend import Root
 from ship_sandboxd.isolation.disks import STORAGE_UID, Disks, mount
@@ -289,3 +290,15 @@ def test_where_nothing_can_be_mounted_folders_are_bound(tmp_path: Path) -> None:
         assert root.plan is None
         assert {target for _, target, _ in root.binds} >= {"/home/user", "/workspace", "/tmp"}
     assert roots.obstacle
+
+
+@pytest.mark.parametrize("disk", ["disk.img", "disk"])
+def test_no_empty_folders_take_the_place_of_a_disk_that_is_there(tmp_path: Path, disk: str) -> None:
+    roots = Roots.detect(tmp_path, "", tmp_path)
+    (tmp_path / "sandbox" / disk).mkdir(parents=True)
+    with (
+        pytest.raises(Unsupported, match="on a disk of its own"),
+        roots.prepared(tmp_path / "sandbox", None, Root(), [], 64),
+    ):
+        pytest.fail("it would seem to have lost its files")
+    assert not (tmp_path / "sandbox" / "home").exists()
