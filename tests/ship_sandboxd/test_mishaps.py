@@ -20,7 +20,7 @@ from ship_sandboxd.lifecycle import sandboxes as sandboxes_module
 from ship_sandboxd.lifecycle.captures import Captures
 from ship_sandboxd.lifecycle.launches import Launches
 from ship_sandboxd.lifecycle.new_sandbox import NewSandbox
-from ship_sandboxd.lifecycle.records import PAUSED, SandboxRecord
+from ship_sandboxd.lifecycle.records import PAUSED, RESUMING, RUNNING, SandboxRecord
 from ship_sandboxd.lifecycle.sandbox import Sandbox
 from ship_sandboxd.lifecycle.sandboxes import Sandboxes
 from ship_sandboxd.network.gateway import Gateway
@@ -54,6 +54,9 @@ class SleepBackend:
     ) -> None:
         if init is not None:
             await init.kill()
+
+    async def listeners(self, folder: Path, token: str) -> Listeners:
+        return Listeners(socket.create_server(("127.0.0.1", 0)))
 
     def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
         pass
@@ -152,7 +155,7 @@ async def test_what_a_full_disk_did_not_let_pause_is_paused_once_there_is_room(
         sandboxes.set_timeout(sandbox.id, 0)
         disk.full = True
         await come_true(lambda: len(disk.refused) > 1)
-        assert sandbox.record.state == "running"
+        assert sandbox.record.state == RUNNING
         disk.full = False
         await come_true(lambda: sandbox.record.frozen)
 
@@ -188,6 +191,37 @@ async def test_a_disk_that_fills_up_while_a_sandbox_is_parked_does_not_undo_it(
         disk.full = False
         assert _is_parked(sandbox.record)
         assert await sandboxes.resume(sandbox.id, 60)
+
+
+class IcyBackend(SleepBackend):
+    """What is frozen stays so."""
+
+    async def thaw(self, cgroups: list[str]) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+async def test_a_sandbox_that_cannot_be_taken_up_again_holds_up_no_other(
+    tmp_path: Path, disk: FullDisk
+) -> None:
+    async with hosted(tmp_path, SleepBackend()) as earlier:
+        running, ended, resuming = [await earlier.create(NewSandbox(auto_pause=True)) for _ in range(3)]
+        resuming.record.state = RESUMING
+        resuming.save()
+        (tmp_path / "sandboxes" / "halfmade").mkdir()
+        await earlier.leave()
+        assert ended.record.init is not None
+        await ended.record.init.kill()
+        async with hosted(tmp_path, SleepBackend()) as later:
+            disk.full = True
+            await later.recover()
+            assert later.get(running.id).record.state == RUNNING
+            await come_true(lambda: {ended.id, resuming.id} <= set(disk.refused[2:]))
+            disk.full = False
+            for sandbox_id in (ended.id, resuming.id):
+                await come_true(lambda sandbox_id=sandbox_id: _is_parked(later.get(sandbox_id).record))
+        async with hosted(tmp_path, IcyBackend()) as icy:
+            await icy.recover()
+            assert icy.get(ended.id).record.state == PAUSED
 
 
 def _is_parked(record: SandboxRecord) -> bool:

@@ -270,12 +270,11 @@ class Sandboxes:
         """Seconds until something is due, negative when it is over; None where nothing is."""
         if record.state == WARM or (record.state == PAUSED and record.init is None):
             return None
-        if record.state == PAUSED:
-            frozen_s = 0.0 if record.paused is None else -record.paused.left_s
-            return (
-                self._park_after_s - frozen_s if record.frozen else 0.0
-            )  # it was to be parked, which failed
-        return record.end.left_s
+        if record.state == RUNNING:
+            return record.end.left_s
+        if record.frozen and record.paused is not None:
+            return self._park_after_s + record.paused.left_s
+        return 0.0  # it was to be parked, and that failed
 
     def _due(self, sandbox: Sandbox) -> None:
         sandbox.timer = None
@@ -303,8 +302,9 @@ class Sandboxes:
             return
 
         async def give_way() -> None:
-            if record.state == PAUSED:
-                await self._pauses.park(sandbox, "paused for long")
+            if record.state in (PAUSED, RESUMING):
+                reason = "paused for long" if record.frozen else "that was begun and failed"
+                await self._pauses.park(sandbox, reason)
             elif record.state == RUNNING and record.end.left_s <= 0:
                 sandbox.tell("sandbox reached its timeout")
                 await self._pauses.pause(sandbox, keep_memory=record.pause_keeps_memory)
@@ -460,7 +460,7 @@ class Sandboxes:
             self._uids.found(record.uid)
             found.append(sandbox)
         await asyncio.gather(
-            *(self._recover(sandbox) for sandbox in found),
+            *(self._persist(sandbox, self._recover(sandbox)) for sandbox in found),
             *(self._clear_unreadable(folder) for folder in unreadable),
         )
 
@@ -504,11 +504,15 @@ class Sandboxes:
     async def _clear_unreadable(self, folder: Path) -> None:
         """End what may run of it. Its files are not ours to delete: another version may read them; but a folder that
         never had a record was never a sandbox."""
-        await self._backends.default.end(folder.name, None, None, [])
-        if (folder / records.FILE_NAME).exists():
-            self._folders.put_aside(folder)
-        else:
-            self._folders.throw_away(folder)
+        try:
+            await self._backends.default.end(folder.name, None, None, [])
+            if (folder / records.FILE_NAME).exists():
+                self._folders.put_aside(folder)
+            else:
+                self._folders.throw_away(folder)
+        except OSError as error:
+            reason = {"folder": str(folder), "reason": str(error)}
+            _log.error("what has no record that can be read cannot be cleared away", extra=reason)
 
     async def leave(self) -> None:
         """Stop attending to the sandboxes; they run on, and the paused ones stay paused. Warm ones end."""
