@@ -141,9 +141,9 @@ class Sandboxes:
             sandbox = await self._hand_out(wanted, template)
         warm = sandbox is not None
         if sandbox is None:
-            self._check_quota(wanted.tenant, template)
             sandbox = await self._furnish(wanted, template)
         if sandbox is None:
+            self._check_quota(wanted.tenant, template)
             sandbox = self._register(template)
             wanted.give(sandbox.record)
             await self._launch(sandbox, RUNNING)
@@ -182,16 +182,14 @@ class Sandboxes:
 
     async def _furnish(self, wanted: NewSandbox, template: Template) -> Sandbox | None:
         """A sandbox of processes that waited for it; None when there are none that could be it, or these are of no use.
-        Raises StartFailed."""
+        Raises StartFailed, QuotaExceeded."""
         backend = self._backends.named(template.backend)
         if not template.lies_on_machine or backend.name != self._spare.backend:
             return None
-        sandbox = self.pool.take(self._spare)
+        sandbox = self._take(self._spare, wanted, template)
         if sandbox is None:
             return None
         try:
-            _make_of(sandbox.record, template)
-            wanted.give(sandbox.record)
             await self._launch(sandbox, RUNNING)
         except startup.StartFailed:
             raise  # its template's fault, in any other processes as well
@@ -208,10 +206,8 @@ class Sandboxes:
 
     async def _hand_out(self, wanted: NewSandbox, template: Template) -> Sandbox | None:
         """A warm sandbox that is now the caller's; None when there is none. Raises QuotaExceeded."""
-        self._check_quota(wanted.tenant, template)
-        while (sandbox := self.pool.take(template)) is not None:
+        while (sandbox := self._take(template, wanted, template)) is not None:
             try:
-                wanted.give(sandbox.record)
                 self._launches.update_rules(sandbox)
                 await notices.hand_out(sandbox, sandbox.record.envs)
                 sandbox.record.state = RUNNING
@@ -225,6 +221,16 @@ class Sandboxes:
             else:
                 return sandbox
         return None
+
+    def _take(self, waiting: Template, wanted: NewSandbox, template: Template) -> Sandbox | None:
+        """What waits as one of `waiting` and becomes the caller's, whose quota it counts for from here on; None when there
+        is none. Raises QuotaExceeded."""
+        self._check_quota(wanted.tenant, template)
+        sandbox = self.pool.take(waiting)
+        if sandbox is not None:
+            _make_of(sandbox.record, template)
+            wanted.give(sandbox.record)
+        return sandbox
 
     async def warm_up(self) -> None:
         """Start filling the pool with what the operator wants to have at hand."""
@@ -319,9 +325,9 @@ class Sandboxes:
 
     async def _processes_ended(self, sandbox: Sandbox) -> None:
         """Somebody has ended its supervisor: the machine's memory ran out, or a person on the host."""
-        if sandbox.ending is not None:
-            return
         record = sandbox.record
+        if sandbox.ending is not None or record.state == CREATING:  # who makes it finds out
+            return
         if record.state == WARM:
             self.pool.lost(sandbox)
             await self._end(sandbox)
