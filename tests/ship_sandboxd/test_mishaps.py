@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from conftest import eventually
 
-from ship_sandboxd.errors import FreezeFailed
+from ship_sandboxd.errors import FreezeFailed, LaunchFailed
 from ship_sandboxd.isolation.backend import Backends, Launched, LaunchSpec
 from ship_sandboxd.isolation.cgroups import Cgroups
 from ship_sandboxd.isolation.disks import Disks
@@ -48,6 +49,10 @@ class SleepBackend:
         init = ProcessIdentity.of(process.pid)
         assert init is not None
         return Launched(init, init, Listeners(socket.create_server(("127.0.0.1", 0))))
+
+    async def furnish(self, spec: LaunchSpec) -> Launched:
+        await asyncio.sleep(0.01)
+        raise LaunchFailed("nothing waits here")
 
     async def end(
         self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
@@ -168,8 +173,7 @@ async def test_what_a_full_disk_did_not_let_park_is_parked_once_there_is_room(
         await sandboxes.pause(paused.id)
         ended = await sandboxes.create(NewSandbox(auto_pause=True))
         disk.full = True
-        assert ended.record.init is not None
-        ended.record.init.signal(signal.SIGKILL)
+        _kill(ended)
         await come_true(lambda: {paused.id, ended.id} <= set(disk.refused[2:]))
         disk.full = False
         for sandbox in (paused, ended):
@@ -193,6 +197,48 @@ async def test_a_disk_that_fills_up_while_a_sandbox_is_parked_does_not_undo_it(
         assert await sandboxes.resume(sandbox.id, 60)
 
 
+async def test_one_that_is_resumed_before_its_end_is_noticed_starts_anew(tmp_path: Path) -> None:
+    async with hosted(tmp_path, SleepBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox())
+        await sandboxes.pause(sandbox.id)
+        _kill(sandbox)
+        assert await sandboxes.resume(sandbox.id, 60)
+        await asyncio.sleep(0.05)  # what would be done about its end is done by then
+        assert sandboxes.running(sandbox.id).record.init is not None
+        assert not sandbox.record.memory_kept
+
+
+async def test_one_that_was_resumed_when_its_end_is_seen_to_runs_on(tmp_path: Path) -> None:
+    async with hosted(tmp_path, SleepBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox())
+        await sandboxes.pause(sandbox.id)
+        earlier, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait() -> None:
+            earlier.set()
+            await go_on.wait()
+
+        async with asyncio.TaskGroup() as doing:
+            doing.create_task(sandbox.change(wait))
+            await earlier.wait()
+            doing.create_task(sandboxes.resume(sandbox.id, 60))
+            await asyncio.sleep(0)
+            _kill(sandbox)
+            await come_true(lambda: sandbox.watch is None)
+            await asyncio.sleep(0.05)  # its end is seen to after the resume
+            go_on.set()
+        await asyncio.sleep(0.05)
+        assert sandboxes.running(sandbox.id).record.init is not None
+
+
+def _kill(sandbox: Sandbox) -> None:
+    """Returns when it has ended, and nobody has noticed yet."""
+    init = sandbox.record.init
+    assert init is not None
+    init.signal(signal.SIGKILL)
+    eventually(lambda: not init.alive)
+
+
 class IcyBackend(SleepBackend):
     """What is frozen stays so."""
 
@@ -209,8 +255,7 @@ async def test_a_sandbox_that_cannot_be_taken_up_again_holds_up_no_other(
         resuming.save()
         (tmp_path / "sandboxes" / "halfmade").mkdir()
         await earlier.leave()
-        assert ended.record.init is not None
-        await ended.record.init.kill()
+        _kill(ended)
         async with hosted(tmp_path, SleepBackend()) as later:
             disk.full = True
             await later.recover()

@@ -114,9 +114,10 @@ class Pauses:
         end, granted = record.end, record.timeout_s
         record.end, record.timeout_s = Moment.after(timeout_s), timeout_s
         try:
-            if record.init is not None and record.init.alive:
+            if record.frozen and record.init is not None and record.init.alive:
                 await self._thaw(sandbox)
             else:
+                await self.park(sandbox, "its processes have ended")  # which nobody may have noticed yet
                 await self._start_anew(sandbox)
         except BaseException:
             record.end, record.timeout_s = end, granted

@@ -22,6 +22,7 @@ from ..errors import ApiError, Conflict, LaunchFailed, NotFound
 from ..isolation.backend import Backend, Backends
 from ..moments import Moment
 from ..network import policy
+from ..pids import ProcessIdentity
 from ..quotas import Quotas
 from ..settings import PARK_AFTER_S
 from ..templates import Template
@@ -270,7 +271,7 @@ class Sandboxes:
         if left_s is not None:
             sandbox.timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._due, sandbox)
         if sandbox.watch is None and sandbox.record.init is not None:
-            sandbox.watch = asyncio.create_task(self._watch(sandbox))
+            sandbox.watch = asyncio.create_task(self._watch(sandbox, sandbox.record.init))
 
     def _left_s(self, record: SandboxRecord) -> float | None:
         """Seconds until something is due, negative when it is over; None where nothing is."""
@@ -317,22 +318,26 @@ class Sandboxes:
 
         await sandbox.change(give_way)
 
-    async def _watch(self, sandbox: Sandbox) -> None:
-        if sandbox.record.init is not None:
-            await sandbox.record.init.wait()
+    async def _watch(self, sandbox: Sandbox, init: ProcessIdentity) -> None:
+        await init.wait()
         sandbox.watch = None
-        self._run(self._persist(sandbox, self._processes_ended(sandbox)))
+        self._run(self._persist(sandbox, self._processes_ended(sandbox, init)))
 
-    async def _processes_ended(self, sandbox: Sandbox) -> None:
+    async def _processes_ended(self, sandbox: Sandbox, init: ProcessIdentity) -> None:
         """Somebody has ended its supervisor: the machine's memory ran out, or a person on the host."""
         record = sandbox.record
-        if sandbox.ending is not None or record.state == CREATING:  # who makes it finds out
-            return
+        if sandbox.ending is not None or record.init != init or record.state == CREATING:
+            return  # it has others by now, or who makes it finds out
+
+        async def park() -> None:
+            if record.init == init:
+                await self._pauses.park(sandbox, "its processes have ended")
+
         if record.state == WARM:
             self.pool.lost(sandbox)
             await self._end(sandbox)
         elif record.state == PAUSED or record.on_timeout == PAUSE:
-            await sandbox.change(lambda: self._pauses.park(sandbox, "its processes have ended"))
+            await sandbox.change(park)
         else:
             sandbox.tell("sandbox ended by itself", "warning")
             await self._end(sandbox)
