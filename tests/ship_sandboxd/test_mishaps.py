@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
-from ship_sandboxd.errors import FreezeFailed, LaunchFailed
+from ship_sandboxd.errors import FreezeFailed, LaunchFailed, NotFound
 from ship_sandboxd.isolation.backend import Backends, Launched, LaunchSpec
 from ship_sandboxd.isolation.cgroups import Cgroups
 from ship_sandboxd.isolation.disks import Disks
@@ -237,6 +237,47 @@ def _kill(sandbox: Sandbox) -> None:
     assert init is not None
     init.signal(signal.SIGKILL)
     eventually(lambda: not init.alive)
+
+
+class TenaciousBackend(SleepBackend):
+    """The first end of a sandbox fails."""
+
+    ended = 0
+
+    async def end(
+        self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
+    ) -> None:
+        self.ended += 1
+        if self.ended == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        await super().end(name, init, monitor, cgroups)
+
+
+async def test_an_end_that_failed_is_tried_again_by_who_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandboxes_module, "_RETRY_S", 1000)
+    async with hosted(tmp_path, TenaciousBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox())
+        with pytest.raises(OSError, match="Input/output error"):
+            await sandboxes.kill(sandbox.id)
+        assert sandboxes.all() == []
+        with pytest.raises(NotFound):
+            await sandboxes.pause(sandbox.id)
+        with pytest.raises(NotFound):
+            await sandboxes.kill(sandbox.id, "a stranger")
+        await sandboxes.kill(sandbox.id)
+        assert not sandbox.folder.exists()
+        with pytest.raises(NotFound):
+            await sandboxes.kill(sandbox.id)
+
+
+async def test_an_end_that_failed_is_tried_again_by_the_host(tmp_path: Path) -> None:
+    async with hosted(tmp_path, TenaciousBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox(timeout_s=0))
+        assert sandbox.record.init is not None
+        await come_true(lambda: not sandbox.folder.exists())
+        assert sandbox.record.init is None
 
 
 class IcyBackend(SleepBackend):

@@ -422,9 +422,12 @@ class Sandboxes:
         """Another sandbox that was made as this one was, of a capture of it. Raises LaunchFailed."""
         return await self.create(NewSandbox.like(sandbox.record, timeout_s), template)
 
-    async def kill(self, sandbox_id: str) -> None:
-        """End it and everything in it. Raises NotFound."""
-        sandbox = self.get(sandbox_id)
+    async def kill(self, sandbox_id: str, tenant: str | None = None) -> None:
+        """End it and everything in it, or what an end that failed has left of it; one of `tenant` only, when that is
+        given. Raises NotFound, OSError."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None or not sandbox.end_failed or tenant not in (None, sandbox.record.tenant):
+            sandbox = self.get(sandbox_id, tenant)
         await asyncio.shield(self._end(sandbox))
         _log.info("sandbox killed", extra={"sandbox": sandbox_id})
 
@@ -432,8 +435,8 @@ class Sandboxes:
         await asyncio.gather(*(self._end(sandbox) for sandbox in list(self._sandboxes.values())))
 
     async def _end(self, sandbox: Sandbox) -> None:
-        """Once, however many ask for it."""
-        if sandbox.ending is None:
+        """Once, however many ask for it, and again when that failed."""
+        if sandbox.ending is None or sandbox.end_failed:
             sandbox.ending = asyncio.create_task(self._take_down(sandbox))
         await asyncio.shield(sandbox.ending)
 
@@ -447,8 +450,14 @@ class Sandboxes:
             OSError
         ):  # there may be no folder yet, or no room; it is only for a crash from here on
             sandbox.save()
-        await self._launches.stop(sandbox, for_good=True, search=search)
-        self._folders.throw_away(sandbox.folder)
+        try:
+            await self._launches.stop(sandbox, for_good=True, search=search)
+            self._folders.throw_away(sandbox.folder)
+        except OSError as error:
+            sandbox.tell("the sandbox's end failed, and is tried again", "error", reason=str(error))
+            again = asyncio.get_running_loop().call_later(_RETRY_S, lambda: self._run(self._end(sandbox)))
+            sandbox.timer = again
+            raise
         self._sandboxes.pop(record.id, None)
         self._uids.give_back(record.uid)
 
