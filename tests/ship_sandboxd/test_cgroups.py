@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
-from conftest import eventually
+from conftest import Host, eventually
 
 from ship_sandboxd.errors import FreezeFailed
 from ship_sandboxd.isolation import cgroups
+from ship_sandboxd.journal import Journal
 
 pytestmark = pytest.mark.system
 
@@ -77,6 +79,43 @@ async def test_where_nothing_can_freeze_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(FreezeFailed):
         await cgroups.freeze([str(tmp_path)])
     await cgroups.thaw([str(tmp_path)])
+
+
+@pytest.fixture
+def own_pids_group() -> Iterator[Path]:
+    """A group of version 1 that counts processes, for a host to run in."""
+    folder = Path("/sys/fs/cgroup/pids", f"ship-test-{os.getpid()}")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this machine lets us make no group of version 1 that counts processes")
+    yield folder
+    for group in (folder / "ship-sandboxd", folder):
+        if group.exists():
+            group.rmdir()
+
+
+def test_a_limit_that_could_not_be_set_is_told_and_no_longer_promised(
+    own_pids_group: Path, tmp_path: Path
+) -> None:
+    enter = f'echo $$ > {own_pids_group}/cgroup.procs && exec "$@"'
+    host = Host(tmp_path / "data", ("--spares", "0"), ("sh", "-c", enter, "sh"))
+    try:
+        before = httpx.get(f"{host.url}/health").json()
+        assert before["limits"]["pids"]
+        (own_pids_group / "ship-sandboxd").rmdir()
+        sandbox = host.create()
+        assert httpx.get(f"{host.url}/health").json() == {
+            **before,
+            "limits": {**before["limits"], "pids": False},
+        }
+        told = [line["event"] for line in Journal(host.data / "sandboxes" / sandbox.sandbox_id).read()]
+        assert "a cgroup cannot be made: the sandbox is not limited by it" in told
+        # The next best thing then holds.
+        assert sandbox.commands.run("ulimit -u").stdout == "2048\n"
+        sandbox.kill()
+    finally:
+        host.close()
 
 
 @pytest.fixture
