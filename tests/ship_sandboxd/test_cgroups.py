@@ -137,6 +137,22 @@ def narrow() -> Iterator[str]:
     pytest.skip("this machine does not let us limit memory")
 
 
+def test_what_a_group_uses_of_memory_is_known(narrow: str) -> None:
+    script = "data = b'x' * (16 * 1024 * 1024); print(flush=True); input()"
+    with subprocess.Popen(
+        ["sh", "-c", f'read go; exec python3 -c "{script}"'], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        cgroups.join([narrow], process.pid)
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert 16 <= (cgroups.memory_mb([narrow]) or 0) <= 32
+        process.kill()
+    assert cgroups.memory_mb(["/nowhere"]) is None
+
+
 async def test_memory_that_runs_out_is_told(narrow: str) -> None:
     told: asyncio.Queue[None] = asyncio.Queue()
     watch = cgroups.MemoryWatch([narrow], lambda: told.put_nowait(None))

@@ -90,7 +90,7 @@ async def hosted(data: Path, backend: SleepBackend, park_after_s: float = 600) -
     layers = Layers(data / "layers", FolderBlobs(data / "blobs"))
 
     async def find(name: str, tenant: str) -> Template:
-        return Template(name)
+        return Template(name, memory_mb=10**9 if name == "huge" else 1)
 
     sandboxes = Sandboxes(
         data,
@@ -237,6 +237,31 @@ def _kill(sandbox: Sandbox) -> None:
     assert init is not None
     init.signal(signal.SIGKILL)
     eventually(lambda: not init.alive)
+
+
+class WritingBackend(SleepBackend):
+    """Writes the memory of sandboxes out."""
+
+    parks_memory = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[str] = []
+
+    async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
+        self.written.append(folder.name)
+
+
+async def test_memory_that_would_use_up_the_disk_is_not_written_out(tmp_path: Path) -> None:
+    backend = WritingBackend()
+    async with hosted(tmp_path, backend, park_after_s=0) as sandboxes:
+        for template, fits in (("base", True), ("huge", False)):
+            sandbox = await sandboxes.create(NewSandbox(template))
+            await sandboxes.pause(sandbox.id)
+            await come_true(lambda sandbox=sandbox: sandbox.record.init is None)
+            assert (sandbox.record.memory_kept, sandbox.id in backend.written) == (fits, fits)
+        told = {line["event"]: line.get("reason", "") for line in sandbox.journal.read()}
+        assert "and 1000000000 MB are needed" in told["the sandbox's memory cannot be written out"]
 
 
 class TenaciousBackend(SleepBackend):

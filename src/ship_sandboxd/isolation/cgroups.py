@@ -166,6 +166,15 @@ def _ended_processes(events: Path) -> int:
     return int(fields.get("oom_kill", 0))
 
 
+def memory_mb(folders: list[str]) -> int | None:
+    """What a sandbox's groups use of memory, caches included; None where no group tells."""
+    for folder in map(Path, folders):
+        for name in ("memory.usage_in_bytes", "memory.current"):
+            with contextlib.suppress(FileNotFoundError):
+                return int((folder / name).read_text()) // (1024 * 1024) + 1
+    return None
+
+
 def join(folders: list[str], pid: int) -> None:
     for folder in folders:
         _write(Path(folder) / "cgroup.procs", str(pid))

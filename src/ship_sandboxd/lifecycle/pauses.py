@@ -15,8 +15,10 @@ import logging
 import time
 from collections.abc import Callable
 
-from ..errors import ApiError, CheckpointFailed, Conflict
+from ..errors import ApiError, CheckpointFailed, Conflict, DiskFull
+from ..isolation import cgroups
 from ..moments import Moment
+from ..quotas import Quotas
 from . import startup
 from .launches import Launches
 from .records import PAUSED, RESUMING, RUNNING
@@ -31,8 +33,9 @@ class Pauses:
     """`attend` is called with each sandbox whose timer and watch have to be set anew, `sync` with each whose files have to
     come to the disk in the background, so that a power cut takes nothing of it."""
 
-    def __init__(self, launches: Launches, attend: Attend, sync: Sync) -> None:
+    def __init__(self, launches: Launches, quotas: Quotas, attend: Attend, sync: Sync) -> None:
         self._launches = launches
+        self._quotas = quotas
         self._attend = attend
         self._sync = sync
 
@@ -93,13 +96,14 @@ class Pauses:
         record, backend = sandbox.record, sandbox.backend
         if not backend.parks_memory or record.init is None or not record.init.alive:
             return False
-        if sandbox.watch is not None:
-            sandbox.watch.cancel()
-            sandbox.watch = None
-        await self._launches.close_egress(sandbox)
         try:
+            self._quotas.check_room(cgroups.memory_mb(record.cgroups) or record.memory_mb)
+            if sandbox.watch is not None:
+                sandbox.watch.cancel()
+                sandbox.watch = None
+            await self._launches.close_egress(sandbox)
             await backend.checkpoint(sandbox.folder, record.token, record.cgroups)
-        except CheckpointFailed as error:
+        except (CheckpointFailed, DiskFull) as error:
             sandbox.tell("the sandbox's memory cannot be written out", "warning", reason=str(error))
             return False
         return True

@@ -84,7 +84,7 @@ class Sandboxes:
         self._captures = captures
         self._find = find
         self._quotas = quotas
-        self._pauses = Pauses(launches, self._attend, self._sync)
+        self._pauses = Pauses(launches, quotas, self._attend, self._sync)
         self._warm = frozenset(warm)
         able = backends.preparing
         self._spare = Template(
