@@ -21,7 +21,7 @@ from ship_sandboxd.lifecycle import sandboxes as sandboxes_module
 from ship_sandboxd.lifecycle.captures import Captures
 from ship_sandboxd.lifecycle.launches import Launches
 from ship_sandboxd.lifecycle.new_sandbox import NewSandbox
-from ship_sandboxd.lifecycle.records import PAUSED, RESUMING, RUNNING, SandboxRecord
+from ship_sandboxd.lifecycle.records import PAUSED, RESUMING, RUNNING, SandboxRecord, load
 from ship_sandboxd.lifecycle.sandbox import Sandbox
 from ship_sandboxd.lifecycle.sandboxes import Sandboxes
 from ship_sandboxd.network.gateway import Gateway
@@ -333,6 +333,18 @@ async def test_a_sandbox_that_cannot_be_taken_up_again_holds_up_no_other(
         async with hosted(tmp_path, IcyBackend()) as icy:
             await icy.recover()
             assert icy.get(ended.id).record.state == PAUSED
+
+
+async def test_what_does_not_thaw_is_still_paused(tmp_path: Path) -> None:
+    async with hosted(tmp_path, IcyBackend(), park_after_s=0.2) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox(timeout_s=60))
+        sandboxes.set_timeout(sandbox.id, 0)
+        await sandboxes.pause(sandbox.id)
+        with pytest.raises(OSError, match="Input/output error"):
+            await sandboxes.resume(sandbox.id, 60)
+        kept = load(sandbox.folder)
+        assert (sandbox.record.frozen, kept is not None and kept.frozen) == (True, True)
+        await come_true(lambda: _is_parked(sandbox.record))
 
 
 def _is_parked(record: SandboxRecord) -> bool:

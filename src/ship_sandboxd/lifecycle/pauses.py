@@ -141,10 +141,12 @@ class Pauses:
             # Written first: a running sandbox that a new host finds frozen is thawed, and never the other way round. After a
             # power cut it is better paused than running.
             sandbox.save(lasting=False)
+            await sandbox.backend.thaw(record.cgroups)
         except OSError:
             record.state, record.paused = PAUSED, paused
+            with contextlib.suppress(OSError):
+                sandbox.save(lasting=False)
             raise
-        await sandbox.backend.thaw(record.cgroups)
         if sandbox.egress is None:
             await self._launches.find_egress(sandbox)
 
