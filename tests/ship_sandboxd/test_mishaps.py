@@ -347,5 +347,13 @@ async def test_what_does_not_thaw_is_still_paused(tmp_path: Path) -> None:
         await come_true(lambda: _is_parked(sandbox.record))
 
 
+async def test_one_end_that_fails_keeps_no_other_sandbox(tmp_path: Path) -> None:
+    async with hosted(tmp_path, TenaciousBackend()) as sandboxes:
+        made = [await sandboxes.create(NewSandbox()) for _ in range(3)]
+        with pytest.raises(OSError, match="Input/output error"):
+            await sandboxes.kill_all()
+        assert [sandbox.folder.exists() for sandbox in made] == [True, False, False]
+
+
 def _is_parked(record: SandboxRecord) -> bool:
     return record.state == PAUSED and record.init is None and not record.memory_kept

@@ -432,7 +432,10 @@ class Sandboxes:
         _log.info("sandbox killed", extra={"sandbox": sandbox_id})
 
     async def kill_all(self) -> None:
-        await asyncio.gather(*(self._end(sandbox) for sandbox in list(self._sandboxes.values())))
+        """Raises OSError when the end of one failed, after that of the others."""
+        ends = [asyncio.ensure_future(self._end(sandbox)) for sandbox in self._sandboxes.values()]
+        await asyncio.gather(*ends, return_exceptions=True)
+        await asyncio.gather(*ends)
 
     async def _end(self, sandbox: Sandbox) -> None:
         """Once, however many ask for it, and again when that failed."""
