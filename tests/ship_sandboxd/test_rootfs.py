@@ -13,10 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Host, eventually
+from conftest import Host, eventually, fill
 from e2b import CommandExitException, Sandbox
 
-from ship_sandboxd.errors import Unsupported
+from ship_sandboxd.errors import Unsupported, is_full
 from ship_sandboxd.isolation import mounts, rootfs, staging
 from ship_sandboxd.isolation.backend import Root
 from ship_sandboxd.isolation.disks import STORAGE_UID, Disks, mount
@@ -190,6 +190,15 @@ def in_a_child(tmp_path: Path, work: Callable[[Path, str], None]) -> None:
 
 def test_a_disk_can_be_opened_while_it_is_in_use_and_is_released_at_the_end(tmp_path: Path) -> None:
     in_a_child(tmp_path, lambda data, stage: asyncio.run(_open_twice(data, stage)))
+
+
+def test_a_disk_that_there_is_no_room_to_format_is_told_as_that(small_disk: Path) -> None:
+    (small_disk / "one").mkdir()
+    fill(small_disk)
+    with pytest.raises(OSError, match=r"mkfs\.ext4 failed") as raised:
+        Disks(small_disk, None, limited=True).create(small_disk / "one", 64)
+    assert is_full(raised.value)
+    assert not [*(small_disk / "one").iterdir(), *(small_disk / "disks").iterdir()]
 
 
 def test_an_abandoned_disk_takes_no_more(tmp_path: Path) -> None:

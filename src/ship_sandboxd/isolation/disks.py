@@ -154,8 +154,11 @@ class Disks:
         if not blank.exists():
             self._blanks.mkdir(mode=0o700, exist_ok=True)
             scratch = self._blanks / f".{blank.name}.{os.getpid()}"
-            _format(scratch, disk_mb)
-            scratch.replace(blank)
+            try:
+                _format(scratch, disk_mb)
+                scratch.replace(blank)
+            finally:
+                scratch.unlink(missing_ok=True)
         return blank
 
 
@@ -236,6 +239,7 @@ def _format(image: Path, disk_mb: int) -> None:
         lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,packed_meta_blocks=1,root_owner=0:0"
         done = subprocess.run(
             [program, *options, "-E", lazy, "-d", str(content), str(image)],
+            env={**os.environ, "LC_ALL": "C"},
             capture_output=True,
             text=True,
             check=False,

@@ -85,9 +85,8 @@ class Pauses:
         record.memory_kept = is_written
         event = "its memory is written out" if is_written else "its memory is given up"
         sandbox.tell(f"sandbox parked: {event}, its files are kept", reason=reason)
-        with contextlib.suppress(
-            OSError
-        ):  # what was written first says enough: a new host finds it parked as well
+        # What was written first says enough: a new host finds it parked as well.
+        with contextlib.suppress(OSError):
             sandbox.save()
         self._attend(sandbox)
         self._sync(sandbox)
