@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import logs, server
-from .errors import SetupError
+from .errors import SetupError, disk_full
 from .network.rules import Block, Upstream, parse_private
 from .quotas import MIN_FREE_MB
 from .settings import PARK_AFTER_S, SPARES, Settings, Tls
@@ -28,21 +28,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logs.configure(arguments.log_level)
     try:
-        settings = _settings(arguments)
-        lock = server.claim(settings.data)
-        try:
-            machine = server.Machine(settings.data, settings.backend)
-            if arguments.stop_all:
-                count = asyncio.run(server.stop_all(settings, machine))
-                sys.stdout.write(json.dumps({"stopped": count}) + "\n")
-            else:
-                asyncio.run(server.serve(settings, machine))
-        finally:
-            os.close(lock)
+        _run(arguments)
     except SetupError as error:
-        sys.stderr.write(json.dumps({"level": "error", "code": error.code, "event": str(error)}) + "\n")
-        return error.exit_status
+        return _refuse(error)
+    except OSError as error:
+        if full := disk_full(error):
+            return _refuse(SetupError(str(full), full.code))
+        raise
     return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    settings = _settings(arguments)
+    lock = server.claim(settings.data)
+    try:
+        machine = server.Machine(settings.data, settings.backend)
+        if arguments.stop_all:
+            count = asyncio.run(server.stop_all(settings, machine))
+            sys.stdout.write(json.dumps({"stopped": count}) + "\n")
+        else:
+            asyncio.run(server.serve(settings, machine))
+    finally:
+        os.close(lock)
+
+
+def _refuse(error: SetupError) -> int:
+    sys.stderr.write(json.dumps({"level": "error", "code": error.code, "event": str(error)}) + "\n")
+    return error.exit_status
 
 
 def _parser() -> argparse.ArgumentParser:

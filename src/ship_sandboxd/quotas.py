@@ -73,13 +73,14 @@ class Quotas:
         known = {} if self._file is None else self._file.value
         return known.get(tenant) or known.get(_EVERYONE) or Quota()
 
-    def check_room(self) -> None:
-        """Whether the disk has room for anything new. Raises DiskFull `disk_low`."""
+    def check_room(self, more_mb: int = 0) -> None:
+        """Whether the disk has room for anything new, of `more_mb` where its size is known. Raises DiskFull `disk_low`."""
         status = os.statvfs(self._data)
         free_mb = status.f_bavail * status.f_frsize // _MB
-        if free_mb < self._min_free_mb:
+        if free_mb - more_mb < self._min_free_mb:
+            needed = f" and {more_mb} MB are needed" if more_mb else ""
             raise DiskFull(
-                f"the sandbox host's disk has {free_mb} MB left, and {self._min_free_mb} MB stay free: make room on it",
+                f"the sandbox host's disk has {free_mb} MB left, {self._min_free_mb} MB stay free{needed}: make room on it",
                 "disk_low",
             )
 

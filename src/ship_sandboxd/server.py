@@ -215,7 +215,9 @@ async def serve(settings: Settings, machine: Machine) -> None:
     usage = Usage(lambda: ((sandbox.record, sandbox.folder) for sandbox in sandboxes.all()))
     sampling = asyncio.create_task(usage.run())
     metrics = _metrics(settings, sandboxes, gateway)
-    about = {**machine.about(), **endpoints.told()}
+
+    def about() -> dict[str, object]:
+        return {**machine.about(), **endpoints.told()}
 
     def may_read_metrics(key: str) -> bool:
         known = bool(settings.metrics_key) and compare_digest(key.encode(), settings.metrics_key.encode())

@@ -1,5 +1,6 @@
 """A real sandbox host as a child process, and sandboxes in it made by the official SDK."""
 
+import contextlib
 import fcntl
 import importlib.util
 import ipaddress
@@ -162,6 +163,27 @@ def open_path(tmp_path: Path) -> Path:
         if not mode & stat.S_IXOTH:
             folder.chmod(mode | 0o055)
     return tmp_path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 96 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Use up the disk that a folder lies on, to the last block; answers the file that does it."""
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return filler
 
 
 @pytest.fixture(scope="session")

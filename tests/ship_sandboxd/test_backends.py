@@ -202,12 +202,14 @@ def test_a_command_outlives_the_host_and_its_output_is_not_lost(host: Host, shar
 def test_a_paused_sandbox_goes_on_with_its_processes(host: Host) -> None:
     sandbox = host.create()
     counting = sandbox.commands.run(COUNT, background=True, timeout=0)
+    boot_id = _boot_id(sandbox)
     sandbox.pause()
     assert _told(host, sandbox) == ("paused", True)
     host.restart(kill=True)
     again = Sandbox.connect(sandbox.sandbox_id, **host.options_of_sdk)
     assert _told(host, sandbox) == ("running", True)
     assert counting.pid in [process.pid for process in again.commands.list()]
+    assert _boot_id(again) == boot_id != Path("/proc/sys/kernel/random/boot_id").read_text()
     _goes_on(again)
     again.kill()
 
@@ -216,11 +218,13 @@ def test_one_that_is_paused_without_memory_keeps_its_files(host: Host) -> None:
     sandbox = host.create()
     sandbox.commands.run("echo kept > /workspace/a; echo kept > /tmp/b; echo kept > /opt/c")
     sandbox.commands.run("sleep 1000", background=True, timeout=0)
+    boot_id = _boot_id(sandbox)
     sandbox.pause(keep_memory=False)
     assert host.record(sandbox.sandbox_id)["init"] is None
     again = Sandbox.connect(sandbox.sandbox_id, **host.options_of_sdk)
     assert _told(host, sandbox) == ("running", False)
     assert again.commands.list() == []
+    assert _boot_id(again) != boot_id
     assert again.commands.run("cat /workspace/a /tmp/b /opt/c").stdout == "kept\n" * 3
     again.kill()
 
@@ -253,6 +257,7 @@ def test_a_parked_sandbox_says_whether_its_memory_came_back(
         sandbox.commands.run(f"python3 -c '{SERVER}'", background=True, timeout=0)
         eventually(lambda: sandbox.commands.run("cat /tmp/serving || true").stdout)
     eventually(lambda: sandbox.commands.run("cat /tmp/count || true").stdout)
+    boot_id = _boot_id(sandbox)
     sandbox.pause()
     eventually(lambda: host.record(sandbox.sandbox_id)["init"] is None, 30)
     host.stop(kill=True)
@@ -267,6 +272,7 @@ def test_a_parked_sandbox_says_whether_its_memory_came_back(
         assert memory_kept == (backend == "gvisor")
     assert (counting.pid in [process.pid for process in again.commands.list()]) == memory_kept
     assert int(again.commands.run("cat /tmp/count").stdout) > 0
+    assert (_boot_id(again) == boot_id) == memory_kept
     if memory_kept:
         _goes_on(again)
 
@@ -324,6 +330,10 @@ def _told(host: Host, sandbox: Sandbox) -> tuple[str, bool]:
     """The state of a sandbox, and whether its memory is kept."""
     answer = httpx.get(f"{host.url}/sandboxes/{sandbox.sandbox_id}", headers={"X-API-KEY": API_KEY}).json()
     return answer["state"], answer["memoryKept"]
+
+
+def _boot_id(sandbox: Sandbox) -> str:
+    return sandbox.commands.run("cat /proc/sys/kernel/random/boot_id").stdout
 
 
 def _goes_on(sandbox: Sandbox) -> None:

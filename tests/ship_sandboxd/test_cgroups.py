@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
-from conftest import eventually
+from conftest import Host, eventually
 
 from ship_sandboxd.errors import FreezeFailed
 from ship_sandboxd.isolation import cgroups
+from ship_sandboxd.journal import Journal
 
 pytestmark = pytest.mark.system
 
@@ -80,6 +82,43 @@ async def test_where_nothing_can_freeze_it_says_so(tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def own_pids_group() -> Iterator[Path]:
+    """A group of version 1 that counts processes, for a host to run in."""
+    folder = Path("/sys/fs/cgroup/pids", f"ship-test-{os.getpid()}")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this machine lets us make no group of version 1 that counts processes")
+    yield folder
+    for group in (folder / "ship-sandboxd", folder):
+        if group.exists():
+            group.rmdir()
+
+
+def test_a_limit_that_could_not_be_set_is_told_and_no_longer_promised(
+    own_pids_group: Path, tmp_path: Path
+) -> None:
+    enter = f'echo $$ > {own_pids_group}/cgroup.procs && exec "$@"'
+    host = Host(tmp_path / "data", ("--spares", "0"), ("sh", "-c", enter, "sh"))
+    try:
+        before = httpx.get(f"{host.url}/health").json()
+        assert before["limits"]["pids"]
+        (own_pids_group / "ship-sandboxd").rmdir()
+        sandbox = host.create()
+        assert httpx.get(f"{host.url}/health").json() == {
+            **before,
+            "limits": {**before["limits"], "pids": False},
+        }
+        told = [line["event"] for line in Journal(host.data / "sandboxes" / sandbox.sandbox_id).read()]
+        assert "a cgroup cannot be made: the sandbox is not limited by it" in told
+        # The next best thing then holds.
+        assert sandbox.commands.run("ulimit -u").stdout == "2048\n"
+        sandbox.kill()
+    finally:
+        host.close()
+
+
+@pytest.fixture
 def narrow() -> Iterator[str]:
     """A group that may use 32 MiB."""
     limits = {"memory.limit_in_bytes": "/sys/fs/cgroup/memory", "memory.max": "/sys/fs/cgroup"}
@@ -96,6 +135,22 @@ def narrow() -> Iterator[str]:
         if folder.exists():
             folder.rmdir()
     pytest.skip("this machine does not let us limit memory")
+
+
+def test_what_a_group_uses_of_memory_is_known(narrow: str) -> None:
+    script = "data = b'x' * (16 * 1024 * 1024); print(flush=True); input()"
+    with subprocess.Popen(
+        ["sh", "-c", f'read go; exec python3 -c "{script}"'], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        cgroups.join([narrow], process.pid)
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert 16 <= (cgroups.memory_mb([narrow]) or 0) <= 32
+        process.kill()
+    assert cgroups.memory_mb(["/nowhere"]) is None
 
 
 async def test_memory_that_runs_out_is_told(narrow: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import fill
 
 
 def start(
@@ -73,6 +74,14 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         status, words = start(tmp_path / "data", "--listen", f"127.0.0.1:{port}")
     assert (status, words["code"]) == (2, "port_in_use")
     assert str(port) in words["event"]
+
+
+@pytest.mark.system
+def test_a_disk_without_room_for_the_first_start_is_named(small_disk: Path) -> None:
+    fill(small_disk)
+    status, words = start(small_disk / "data")
+    assert (status, words["code"]) == (3, "disk_full")
+    assert "make room" in words["event"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Times that a clock which is set anew does not move, and the log of one sandbox."""
 
 import json
+import os
 import time
 from pathlib import Path
 
 import pytest
+from conftest import Host, eventually
 
 from ship_sandboxd import journal
 from ship_sandboxd.journal import Journal
@@ -17,6 +19,40 @@ def test_a_jump_of_the_wall_clock_moves_nothing(monkeypatch: pytest.MonkeyPatch,
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + jump_s)
     assert 59 < moment.left_s <= 60
+
+
+# Python runs a module of this name first. The clock is set anew by what is written into the file.
+CLOCK = """
+import pathlib, time
+set_by, real = pathlib.Path({path!r}), time.time
+time.time = lambda: real() + float(set_by.read_text())
+"""
+
+
+@pytest.mark.system
+def test_a_clock_that_is_set_anew_ends_no_sandbox_before_its_time_and_none_after(tmp_path: Path) -> None:
+    set_by = tmp_path / "set_by"
+    set_by.write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(CLOCK.format(path=str(set_by)))
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    host = Host(tmp_path / "host" / "data", ("--spares", "0"), ("env", f"PYTHONPATH={path}"))
+    try:
+        stays, ends = host.create(timeout=3600), host.create(timeout=3600)
+        ends.set_timeout(2)
+        set_by.write_text("-1e6")
+        eventually(lambda: not ends.is_running(), 10)
+        stays.set_timeout(1800)
+        set_by.write_text("1e6")
+        host.restart(kill=True)
+        assert stays.commands.run("echo alive").stdout == "alive\n"
+        late = host.create(timeout=60)
+        set_by.write_text("0")
+        host.restart()
+        assert stays.is_running()
+        late.set_timeout(1)
+        eventually(lambda: not late.is_running(), 10)
+    finally:
+        host.close()
 
 
 def test_after_a_reboot_the_wall_clock_is_gone_by() -> None:

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import traces
-from conftest import Host, eventually
+from conftest import API_KEY, Host, eventually
 from e2b import Sandbox
 
 from ship_sandboxd.lifecycle.records import last_version
@@ -84,6 +85,26 @@ def test_a_start_command_runs_in_a_warm_sandbox_and_in_a_new_one(own_host: MakeH
         assert (sandbox.sandbox_id in warm) is expected
         assert [command in process.args for process in sandbox.commands.list()] == [True]
         eventually(lambda sandbox=sandbox: sandbox.commands.run("cat /tmp/started; true").stdout == "user\n")
+
+
+@pytest.mark.parametrize("spares", ["0", "1"])
+def test_a_start_command_that_fails_is_told_once(own_host: MakeHost, spares: str) -> None:
+    """Meanwhile another process waits again, which the same command would fail in as well."""
+    host = own_host("--spares", spares)
+    folder = host.data / "templates" / "failing"
+    folder.mkdir()
+    template = {"start_command": "echo tried; sleep 0.5; exit 3", "ready_command": "false"}
+    (folder / "template.json").write_text(json.dumps(template))
+    if spares != "0" and os.geteuid() == 0:
+        filled(host, 1)
+    headers = {"X-API-KEY": API_KEY}
+    answer = httpx.post(
+        f"{host.url}/v2/sandboxes", json={"templateID": "failing"}, headers=headers, timeout=20
+    )
+    assert (answer.status_code, answer.json()["error_code"]) == (500, "start_command_failed")
+    assert answer.json()["message"] == "the start command ended with exit status 3: tried"
+    eventually(lambda: {record["state"] for record in host.records()} <= {"warm"})
+    assert host.create().commands.run("echo ok").stdout == "ok\n"
 
 
 def test_a_warm_sandbox_that_dies_or_grows_old_is_replaced(own_host: MakeHost) -> None:

@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import API_KEY, Host
+from conftest import API_KEY, Host, eventually
 from e2b import RateLimitException, Sandbox
 
 from ship_sandboxd.builds import places
@@ -182,6 +183,21 @@ def test_a_tenant_gets_no_more_than_its_quota_and_the_others_go_on(
     with pytest.raises(RateLimitException, match="MB of disk"):
         Sandbox.create(**red)
     assert len(list((host.data / "sandboxes").iterdir())) == 2
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("options", [("--warm", "base=4"), ("--spares", "4")], ids=["warm", "spares"])
+def test_callers_at_once_get_no_more_than_their_quota(
+    own_host: Callable[..., Host], tmp_path: Path, options: tuple[str, str]
+) -> None:
+    host = own_host("--quotas", str(written(tmp_path, {"*": {"sandboxes": 1}})), *options)
+    if options[0] == "--warm" or os.geteuid() == 0:
+        eventually(lambda: [record["state"] for record in host.records()] == ["warm"] * 4)
+    with ThreadPoolExecutor(4) as threads:
+        asked = [
+            threads.submit(ask, host, API_KEY, "POST", "/v2/sandboxes", templateID="base") for _ in range(4)
+        ]
+    assert sorted(one.result().status_code for one in asked) == [201, 429, 429, 429]
 
 
 @pytest.mark.system

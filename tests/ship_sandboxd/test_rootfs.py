@@ -14,9 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Host, eventually
+from conftest import Host, eventually, fill
 from e2b import CommandExitException, Sandbox
 
+from ship_sandboxd.errors import Unsupported, is_full
 from ship_sandboxd.isolation import mounts, rootfs, staging
 from ship_sandboxd.isolation.backend import Root
 from ship_sandboxd.isolation.disks import STORAGE_UID, Disks, mount
@@ -239,6 +240,15 @@ def test_the_host_answers_while_a_disk_is_made(
         creating.result().kill()
 
 
+def test_a_disk_that_there_is_no_room_to_format_is_told_as_that(small_disk: Path) -> None:
+    (small_disk / "one").mkdir()
+    fill(small_disk)
+    with pytest.raises(OSError, match=r"mkfs\.ext4 failed") as raised:
+        Disks(small_disk, None, limited=True).create(small_disk / "one", 64)
+    assert is_full(raised.value)
+    assert not [*(small_disk / "one").iterdir(), *(small_disk / "disks").iterdir()]
+
+
 def test_an_abandoned_disk_takes_no_more(tmp_path: Path) -> None:
     in_a_child(tmp_path, _abandon)
 
@@ -337,3 +347,15 @@ def test_where_nothing_can_be_mounted_folders_are_bound(tmp_path: Path) -> None:
         assert root.plan is None
         assert {target for _, target, _ in root.binds} >= {"/home/user", "/workspace", "/tmp"}
     assert roots.obstacle
+
+
+@pytest.mark.parametrize("disk", ["disk.img", "disk"])
+def test_no_empty_folders_take_the_place_of_a_disk_that_is_there(tmp_path: Path, disk: str) -> None:
+    roots = Roots.detect(tmp_path, "", tmp_path)
+    (tmp_path / "sandbox" / disk).mkdir(parents=True)
+    with (
+        pytest.raises(Unsupported, match="on a disk of its own"),
+        roots.prepared(tmp_path / "sandbox", None, Root(), [], 64),
+    ):
+        pytest.fail("it would seem to have lost its files")
+    assert not (tmp_path / "sandbox" / "home").exists()

@@ -1,17 +1,15 @@
 """Snapshots and forks: the whole file system, at one moment, as layers in a store."""
 
-import contextlib
 import json
 import os
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
-from conftest import API_KEY, Host, eventually
+from conftest import API_KEY, Host, eventually, fill
 from e2b import NotFoundException, Sandbox, SandboxException
 
 pytestmark = [
@@ -328,16 +326,6 @@ def test_snapshots_of_other_tenants_are_none(own_host: MakeHost, tmp_path: Path)
     assert Sandbox.delete_snapshot(snapshot.snapshot_id, **host.options_of_sdk)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of 96 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def use_up_the_room_of_its_record(sandbox: Sandbox) -> None:
     """For some versions more there is room, and then it is as full as the disk."""
     for _ in range(40):
@@ -354,10 +342,7 @@ def test_a_full_disk_is_told_and_the_rest_goes_on(small_disk: Path) -> None:
         sandbox = host.create()
         sandbox.files.write("/home/user/a.txt", "a")
         snapshot = sandbox.create_snapshot()
-        filler = small_disk / "filler"
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
+        filler = fill(small_disk)
         with httpx.Client(base_url=host.url, headers={"X-API-KEY": API_KEY}, timeout=30) as client:
             one = f"/sandboxes/{sandbox.sandbox_id}"
             asked = {
@@ -374,7 +359,11 @@ def test_a_full_disk_is_told_and_the_rest_goes_on(small_disk: Path) -> None:
         assert sandbox.commands.run("cat a.txt").stdout == "a"
         assert [folder.name for folder in (host.data / "sandboxes").iterdir()] == [sandbox.sandbox_id]
         assert not list((host.data / "layers").glob("new-*"))
+        told = httpx.get(f"{host.url}/health").json()
         host.restart(kill=True)
+        assert httpx.get(f"{host.url}/health").json() == told, (
+            "a full disk says nothing of what the machine can do"
+        )
         assert sandbox.connect().files.read("/home/user/a.txt") == "a"
         use_up_the_room_of_its_record(sandbox)
         with pytest.raises(SandboxException, match="disk is full"):

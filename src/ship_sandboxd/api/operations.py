@@ -42,11 +42,11 @@ _NOT_OFFERED = (
 
 
 class OperationRoutes:
-    """`about` is what `GET /health` tells; `may_read_metrics` says who may see numbers about the whole host, by the key
+    """`about` gives what `GET /health` tells; `may_read_metrics` says who may see numbers about the whole host, by the key
     that was shown."""
 
     def __init__(
-        self, about: dict[str, Any], metrics: Metrics, may_read_metrics: Callable[[str], bool]
+        self, about: Callable[[], dict[str, Any]], metrics: Metrics, may_read_metrics: Callable[[str], bool]
     ) -> None:
         self._about = about
         self._metrics = metrics
@@ -80,7 +80,7 @@ class OperationRoutes:
         return Answer(200, self._metrics.text(), content_type=CONTENT_TYPE)
 
     async def _health(self, call: Call) -> Answer:
-        return Answer(200, self._about)
+        return Answer(200, self._about())
 
 
 def _page(name: str) -> Handler:

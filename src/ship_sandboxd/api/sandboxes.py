@@ -188,7 +188,7 @@ class SandboxRoutes:
         return Answer(204)
 
     async def _kill(self, call: Call) -> Answer:
-        await self._sandboxes.kill(self._sandboxes.get(call.sandbox_id, call.tenant).id)
+        await self._sandboxes.kill(call.sandbox_id, call.tenant)
         return Answer(204)
 
     def handle_of(self, sandbox: Sandbox) -> dict[str, Any]:

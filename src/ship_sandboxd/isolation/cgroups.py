@@ -7,7 +7,6 @@ Sandboxes' groups are made below the group that the host itself runs in, so a li
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import select
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 
 from ..errors import FreezeFailed
 
-_log = logging.getLogger("ship_sandboxd.isolation.cgroups")
 _PARENT = "ship-sandboxd"
 _PERIOD_US = 100_000
 _CONTROLLERS = ("memory", "pids", "cpu")
@@ -69,13 +67,13 @@ class Cgroups:
 
     def __init__(self, hierarchies: list[Hierarchy]) -> None:
         self._hierarchies = hierarchies
+        self._failed: set[str] = set()
 
     @property
     def controllers(self) -> set[str]:
-        """Those that limit something."""
-        return {
-            name for hierarchy in self._hierarchies for name in hierarchy.controllers if name in _CONTROLLERS
-        }
+        """Those that limit something, and that no sandbox had to do without so far."""
+        known = {name for hierarchy in self._hierarchies for name in hierarchy.controllers}
+        return known.intersection(_CONTROLLERS) - self._failed
 
     @property
     def can_freeze(self) -> bool:
@@ -87,14 +85,16 @@ class Cgroups:
         """Where a sandbox's groups will be; to be written down before they are made."""
         return [str(hierarchy.folder / name) for hierarchy in self._hierarchies]
 
-    def create(self, name: str, limits: Limits) -> None:
-        """Make a sandbox's groups. One that cannot be made is told in the log; the sandbox then lacks its limits."""
+    def create(self, name: str, limits: Limits) -> list[tuple[tuple[str, ...], str]]:
+        """Make a sandbox's groups. Answers those that it has to do without, and thereby their limits: (controllers, why)."""
+        missing = []
         for hierarchy in self._hierarchies:
             try:
                 _make(hierarchy, hierarchy.folder / name, limits)
             except OSError as error:
-                reason = {"sandbox": name, "controllers": hierarchy.controllers, "reason": str(error)}
-                _log.error("a cgroup cannot be made: this sandbox is not limited by it", extra=reason)
+                self._failed.update(hierarchy.controllers)
+                missing.append((hierarchy.controllers, str(error)))
+        return missing
 
 
 def _make(hierarchy: Hierarchy, folder: Path, limits: Limits) -> None:
@@ -164,6 +164,15 @@ class MemoryWatch:
 def _ended_processes(events: Path) -> int:
     fields = dict(line.split(" ") for line in events.read_text().splitlines())
     return int(fields.get("oom_kill", 0))
+
+
+def memory_mb(folders: list[str]) -> int | None:
+    """What a sandbox's groups use of memory, caches included; None where no group tells."""
+    for folder in map(Path, folders):
+        for name in ("memory.usage_in_bytes", "memory.current"):
+            with contextlib.suppress(FileNotFoundError):
+                return int((folder / name).read_text()) // (1024 * 1024) + 1
+    return None
 
 
 def join(folders: list[str], pid: int) -> None:

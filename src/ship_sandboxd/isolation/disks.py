@@ -61,9 +61,9 @@ class Disks:
 
     def create(self, folder: Path, disk_mb: int) -> None:
         """Give a sandbox's folder a disk, unless it has one. Raises OSError, and then there is none."""
-        image = folder / IMAGE
-        if image.exists() or (folder / _FOLDER).exists():
+        if self.made(folder):
             return
+        image = folder / IMAGE
         if not self.limited:
             _make_folder(folder / _FOLDER)
             return
@@ -74,6 +74,10 @@ class Disks:
         finally:
             scratch.unlink(missing_ok=True)
         self._devices[folder.name] = ""
+
+    def made(self, folder: Path) -> bool:
+        """Whether a sandbox's folder has a disk."""
+        return (folder / IMAGE).exists() or (folder / _FOLDER).exists()
 
     @contextmanager
     def device(self, folder: Path) -> Iterator[int | None]:
@@ -252,12 +256,14 @@ def _format(image: Path, disk_mb: int) -> None:
         lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,packed_meta_blocks=1,root_owner=0:0"
         done = subprocess.run(
             [program, *options, "-E", lazy, "-d", str(content), str(image)],
+            env={**os.environ, "LC_ALL": "C"},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode != 0:
-            raise OSError(errno.EIO, f"mkfs.ext4 failed: {done.stderr.strip()}")
+            code = errno.ENOSPC if os.strerror(errno.ENOSPC) in done.stderr else errno.EIO
+            raise OSError(code, f"mkfs.ext4 failed: {done.stderr.strip()}")
     finally:
         shutil.rmtree(content)
 

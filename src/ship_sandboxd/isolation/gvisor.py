@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import subprocess
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,10 +34,15 @@ _READY_TIMEOUT_S = 30.0
 _CHECKPOINT_TIMEOUT_S = 60.0
 _PROGRAMS = ("runsc", "runsc-sandbox", "runsc-gofer")
 _BUNDLE, _MEMORY = "gvisor", "memory"
-_LIBRARY, _LINK = "/run/envd/lib", "/run/envd/link"
+_LIBRARY, _LINK, _BOOT = "/run/envd/lib", "/run/envd/link", "/run/envd/boot"
 _DAEMON = f"import sys; sys.path.insert(0, '{_LIBRARY}'); from envd.daemon import main; main()"
-# The host changes what is in the one while the sandbox runs; runsc would keep the other in memory.
-_MOUNTS = {_LINK: "ro", "/tmp": "rw"}  # noqa: S108 - a path of the sandbox
+# The host changes what is in the first while the sandbox runs; runsc would keep the second in memory, and its /proc lacks
+# the third.
+_MOUNTS = (
+    (_LINK, _LINK, "ro"),
+    ("/tmp", "/tmp", "rw"),  # noqa: S108 - a path of the sandbox
+    (_BOOT, "/proc/sys/kernel/random", "ro"),
+)
 _NEWER_OPTIONS = ("--overlay2=none", "--directfs=false")
 _SLOW_PLATFORM = "ptrace"
 # There, each process of a sandbox costs a thread of the machine for each thread of its kernel.
@@ -92,6 +98,7 @@ class GVisor:
         for leftover in (taken, spec.folder / f"{_MEMORY}.new"):
             await _remove(leftover)
         if spec.resumes and memory.is_dir():
+            (spec.folder / "boot").mkdir(exist_ok=True)  # an earlier version of the host made none
             # Taken before it is used: what the sandbox does from now on, the memory would not know of, not
             # even after a loss of power.
             memory.rename(taken)
@@ -103,6 +110,7 @@ class GVisor:
             finally:
                 await _remove(taken)
         await _remove(memory)
+        _new_boot(spec.folder)
         key = lines.new_key(spec.folder, spec.uid or os.getuid())
         config = {**spec.config, "link": {"folder": _LINK, "key": key, "proxy_port": PROXY_PORT}}
         if self._platform == _SLOW_PLATFORM:
@@ -118,6 +126,7 @@ class GVisor:
     async def _launch(self, spec: LaunchSpec, verb: list[str], config: bytes | None) -> Launched:
         """Start it: anew with a configuration for its daemon, or, without one, as it was."""
         binds = [(str(self._daemon), _LIBRARY), (str(spec.folder / "link"), _LINK)]
+        binds += [(str(spec.folder / "boot"), _BOOT)]
         binds += [(mount.source, mount.target) for mount in spec.mounts]
         await self._forget(spec.id)
         await _remove(spec.folder / _BUNDLE)
@@ -263,6 +272,14 @@ def _write_bundle(spec: LaunchSpec, plan: RootPlan) -> None:
         "RLIMIT_FSIZE": spec.disk_mb * 1024 * 1024,
     }
     oci.write_config(spec.folder / _BUNDLE, plan.root, _MOUNTS, command, plan.uid, limits)
+
+
+def _new_boot(folder: Path) -> None:
+    """What tells the sandbox's processes from those that it had before."""
+    boot = folder / "boot"
+    boot.mkdir(mode=0o755, exist_ok=True)
+    (boot / "boot_id").write_text(f"{uuid.uuid4()}\n")
+    (boot / "boot_id").chmod(0o644)
 
 
 def _reason(words: bytes) -> str:

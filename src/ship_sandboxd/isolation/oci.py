@@ -18,10 +18,15 @@ _NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "user")
 
 
 def write_config(
-    bundle: Path, root: str, mounts: dict[str, str], command: Sequence[str], uid: int, limits: dict[str, int]
+    bundle: Path,
+    root: str,
+    mounts: Sequence[tuple[str, str, str]],
+    command: Sequence[str],
+    uid: int,
+    limits: dict[str, int],
 ) -> None:
     """Write it. The command runs as `user` without a capability, and no other user than this and `uid` exists in the
-    sandbox or outside. `mounts` are folders of the root that need a mount of their own, `ro` or `rw`; `limits` go by
+    sandbox or outside. `mounts` are folders of the root that need a mount of their own, (folder, where it shows, `ro` or `rw`); `limits` go by
     the names of rlimits."""
     ids = [
         {"containerID": 0, "hostID": uid + ROOT_OFFSET, "size": 1},
@@ -36,7 +41,7 @@ def write_config(
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
             {"destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]},  # noqa: S108 (the sandbox's own)
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
-            *(_bind(root, folder, mode) for folder, mode in mounts.items()),
+            *(_bind(root + folder, place, mode) for folder, place, mode in mounts),
         ],
         "process": {
             "terminal": False,
@@ -58,10 +63,10 @@ def write_config(
     (bundle / "config.json").write_text(json.dumps(config))
 
 
-def _bind(root: str, folder: str, mode: str) -> dict[str, Any]:
+def _bind(source: str, place: str, mode: str) -> dict[str, Any]:
     return {
-        "destination": folder,
+        "destination": place,
         "type": "bind",
-        "source": root + folder,
+        "source": source,
         "options": ["rbind", mode, "nosuid", "nodev"],
     }

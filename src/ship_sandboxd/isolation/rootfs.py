@@ -269,7 +269,8 @@ class Roots:
 
     @classmethod
     def detect(cls, data: Path, stage: str, etc: Path) -> "Roots":
-        """Try what works, best first. To be called before this process has threads."""
+        """Try what works, best first. To be called before this process has threads. Raises OSError when the disk of `data`
+        is full, which says nothing of what would work."""
         if not stage:
             return cls(stage, None, etc, Disks(data, None, limited=False), "the sandbox host is not root")
         skeleton = make_skeleton(data)
@@ -303,6 +304,11 @@ class Roots:
         if self._skeleton is None or uid is None:
             if root.layers:
                 raise Unsupported(f"no layers can be laid here: {self.obstacle}", "layers_unsupported")
+            if self.disks.made(folder):  # empty folders in its place would hide what it has written
+                raise Unsupported(
+                    f"this sandbox's files are on a disk of its own, which no root can be laid on here: {self.obstacle}",
+                    "layers_unsupported",
+                )
             yield self._bound(folder, uid, binds)
             return
         try:
@@ -358,20 +364,26 @@ def _machine_folders() -> list[str]:
 
 
 def _try(data: Path, stage: str, skeleton: Path, disks: Disks) -> str:
-    """Assemble a root in a child that ends at once; answers why that failed, or nothing."""
-    folder = data / f".probe.{os.getpid()}"
-    folder.mkdir(mode=0o700)
+    """Assemble a root in a child that ends at once; answers why that failed, or nothing. The disk that it worked with is
+    kept: a start on a full disk finds no room for another one. Raises OSError when there is none for the first."""
+    folder = data / "probes" / ("image" if disks.limited else "folder")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    reason = ""
     try:
         disks.create(folder, _PROBE_MB)
         with disks.device(folder) as device:
             disk = "" if device is not None else str(folder / "disk")
             plan = RootPlan(stage, _PROBE_UID, (str(skeleton),), disk, (("/usr", "/usr"),))
-            return _assemble_in_child(plan, device)
+            reason = _assemble_in_child(plan, device)
     except OSError as error:
-        return str(error)
+        if is_full(error):
+            raise
+        reason = str(error)
     finally:
         disks.forget(folder.name)
+    if reason:
         shutil.rmtree(folder)
+    return reason
 
 
 def _assemble_in_child(plan: RootPlan, device: int | None) -> str:

@@ -64,9 +64,12 @@ class Launches:
         """What its backend must know. Its control groups are there then, with its limits."""
         record, template = sandbox.record, sandbox.record.made_of
         layers = [await self._layers.unpacked(digest) for digest in template.layers]
-        is_counted = sandbox.backend.shares_kernel and "pids" in self._groups.controllers
         tasks = template.pids if sandbox.backend.shares_kernel else _TASKS_OF_A_KERNEL
-        self._groups.create(record.id, Limits(template.memory_mb, tasks, template.cpu_count))
+        limits = Limits(template.memory_mb, tasks, template.cpu_count)
+        for controllers, reason in self._groups.create(record.id, limits):
+            event = "a cgroup cannot be made: the sandbox is not limited by it"
+            sandbox.tell(event, "error", controllers=controllers, reason=reason)
+        is_counted = sandbox.backend.shares_kernel and "pids" in self._groups.controllers
         return LaunchSpec(
             id=record.id,
             folder=sandbox.folder,

@@ -15,8 +15,10 @@ import logging
 import time
 from collections.abc import Callable
 
-from ..errors import ApiError, CheckpointFailed, Conflict
+from ..errors import ApiError, CheckpointFailed, Conflict, DiskFull
+from ..isolation import cgroups
 from ..moments import Moment
+from ..quotas import Quotas
 from . import startup
 from .launches import Launches
 from .records import PAUSED, RESUMING, RUNNING
@@ -31,8 +33,9 @@ class Pauses:
     """`attend` is called with each sandbox whose timer and watch have to be set anew, `sync` with each whose files have to
     come to the disk in the background, so that a power cut takes nothing of it."""
 
-    def __init__(self, launches: Launches, attend: Attend, sync: Sync) -> None:
+    def __init__(self, launches: Launches, quotas: Quotas, attend: Attend, sync: Sync) -> None:
         self._launches = launches
+        self._quotas = quotas
         self._attend = attend
         self._sync = sync
 
@@ -63,7 +66,7 @@ class Pauses:
 
     async def park(self, sandbox: Sandbox, reason: str, *, keep_memory: bool = True) -> None:
         """End its processes and keep its files, and its memory where that is wanted and its backend can write it out; of
-        one that is parked already, nothing happens."""
+        one that is parked already, nothing happens. Raises OSError, and then it may be tried again."""
         record = sandbox.record
         if record.state == PAUSED and record.init is None:
             return
@@ -82,7 +85,9 @@ class Pauses:
         record.memory_kept = is_written
         event = "its memory is written out" if is_written else "its memory is given up"
         sandbox.tell(f"sandbox parked: {event}, its files are kept", reason=reason)
-        sandbox.save()
+        # What was written first says enough: a new host finds it parked as well.
+        with contextlib.suppress(OSError):
+            sandbox.save()
         self._attend(sandbox)
         self._sync(sandbox)
 
@@ -90,13 +95,14 @@ class Pauses:
         record, backend = sandbox.record, sandbox.backend
         if not backend.parks_memory or record.init is None or not record.init.alive:
             return False
-        if sandbox.watch is not None:
-            sandbox.watch.cancel()
-            sandbox.watch = None
-        await self._launches.close_egress(sandbox)
         try:
+            self._quotas.check_room(cgroups.memory_mb(record.cgroups) or record.memory_mb)
+            if sandbox.watch is not None:
+                sandbox.watch.cancel()
+                sandbox.watch = None
+            await self._launches.close_egress(sandbox)
             await backend.checkpoint(sandbox.folder, record.token, record.cgroups)
-        except CheckpointFailed as error:
+        except (CheckpointFailed, DiskFull) as error:
             sandbox.tell("the sandbox's memory cannot be written out", "warning", reason=str(error))
             return False
         return True
@@ -111,9 +117,10 @@ class Pauses:
         end, granted = record.end, record.timeout_s
         record.end, record.timeout_s = Moment.after(timeout_s), timeout_s
         try:
-            if record.init is not None and record.init.alive:
+            if record.frozen and record.init is not None and record.init.alive:
                 await self._thaw(sandbox)
             else:
+                await self.park(sandbox, "its processes have ended")  # which nobody may have noticed yet
                 await self._start_anew(sandbox)
         except BaseException:
             record.end, record.timeout_s = end, granted
@@ -133,10 +140,12 @@ class Pauses:
             # Written first: a running sandbox that a new host finds frozen is thawed, and never the other way round. After a
             # power cut it is better paused than running.
             sandbox.save(lasting=False)
+            await sandbox.backend.thaw(record.cgroups)
         except OSError:
             record.state, record.paused = PAUSED, paused
+            with contextlib.suppress(OSError):
+                sandbox.save(lasting=False)
             raise
-        await sandbox.backend.thaw(record.cgroups)
         if sandbox.egress is None:
             await self._launches.find_egress(sandbox)
 

@@ -48,6 +48,14 @@ class Sandbox:
         """Whether a client may know of it: it is made, and not about to be gone."""
         return self.record.state in (RUNNING, PAUSED, RESUMING) and self.ending is None
 
+    @property
+    def end_failed(self) -> bool:
+        """Whether its end began and could not be brought to an end."""
+        ending = self.ending
+        return (
+            ending is not None and ending.done() and not ending.cancelled() and ending.exception() is not None
+        )
+
     def save(self, *, lasting: bool = True) -> None:
         """Write its record down, see `RecordFile.save`. Raises OSError."""
         self._file.save(self.record, lasting=lasting)

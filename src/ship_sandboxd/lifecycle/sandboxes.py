@@ -22,6 +22,7 @@ from ..errors import ApiError, Conflict, LaunchFailed, NotFound
 from ..isolation.backend import Backend, Backends
 from ..moments import Moment
 from ..network import policy
+from ..pids import ProcessIdentity
 from ..quotas import Quotas
 from ..settings import PARK_AFTER_S
 from ..templates import Template
@@ -49,6 +50,8 @@ from .uids import Uids
 
 Find = Callable[[str, str], Awaitable[Template]]
 _AUTO_RESUME_S = 300
+_RETRY_S = 5.0
+"""After so long what was due and failed is tried again."""
 _SYNC_AFTER_S = 0.1
 """For so long the disk is left to whoever waits for an answer."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -81,7 +84,7 @@ class Sandboxes:
         self._captures = captures
         self._find = find
         self._quotas = quotas
-        self._pauses = Pauses(launches, self._attend, self._sync)
+        self._pauses = Pauses(launches, quotas, self._attend, self._sync)
         self._warm = frozenset(warm)
         able = backends.preparing
         self._spare = Template(
@@ -139,9 +142,9 @@ class Sandboxes:
             sandbox = await self._hand_out(wanted, template)
         warm = sandbox is not None
         if sandbox is None:
-            self._check_quota(wanted.tenant, template)
             sandbox = await self._furnish(wanted, template)
         if sandbox is None:
+            self._check_quota(wanted.tenant, template)
             sandbox = self._register(template)
             wanted.give(sandbox.record)
             await self._launch(sandbox, RUNNING)
@@ -179,20 +182,22 @@ class Sandboxes:
             raise
 
     async def _furnish(self, wanted: NewSandbox, template: Template) -> Sandbox | None:
-        """A sandbox of processes that waited for it; None when there are none that could be it."""
+        """A sandbox of processes that waited for it; None when there are none that could be it, or these are of no use.
+        Raises StartFailed, QuotaExceeded."""
         backend = self._backends.named(template.backend)
         if not template.lies_on_machine or backend.name != self._spare.backend:
             return None
-        while (sandbox := self.pool.take(self._spare)) is not None:
-            try:
-                _make_of(sandbox.record, template)
-                wanted.give(sandbox.record)
-                await self._launch(sandbox, RUNNING)
-            except LaunchFailed as error:
-                sandbox.tell("what was to become a sandbox is of no use", "warning", reason=str(error))
-            else:
-                return sandbox
-        return None
+        sandbox = self._take(self._spare, wanted, template)
+        if sandbox is None:
+            return None
+        try:
+            await self._launch(sandbox, RUNNING)
+        except startup.StartFailed:
+            raise  # its template's fault, in any other processes as well
+        except LaunchFailed as error:
+            sandbox.tell("what was to become a sandbox is of no use", "warning", reason=str(error))
+            return None
+        return sandbox
 
     async def _make_warm(self, template: Template) -> Sandbox:
         sandbox = self._register(template)
@@ -202,10 +207,8 @@ class Sandboxes:
 
     async def _hand_out(self, wanted: NewSandbox, template: Template) -> Sandbox | None:
         """A warm sandbox that is now the caller's; None when there is none. Raises QuotaExceeded."""
-        self._check_quota(wanted.tenant, template)
-        while (sandbox := self.pool.take(template)) is not None:
+        while (sandbox := self._take(template, wanted, template)) is not None:
             try:
-                wanted.give(sandbox.record)
                 self._launches.update_rules(sandbox)
                 await notices.hand_out(sandbox, sandbox.record.envs)
                 sandbox.record.state = RUNNING
@@ -219,6 +222,16 @@ class Sandboxes:
             else:
                 return sandbox
         return None
+
+    def _take(self, waiting: Template, wanted: NewSandbox, template: Template) -> Sandbox | None:
+        """What waits as one of `waiting` and becomes the caller's, whose quota it counts for from here on; None when there
+        is none. Raises QuotaExceeded."""
+        self._check_quota(wanted.tenant, template)
+        sandbox = self.pool.take(waiting)
+        if sandbox is not None:
+            _make_of(sandbox.record, template)
+            wanted.give(sandbox.record)
+        return sandbox
 
     async def warm_up(self) -> None:
         """Start filling the pool with what the operator wants to have at hand."""
@@ -253,26 +266,40 @@ class Sandboxes:
 
     def _attend(self, sandbox: Sandbox) -> None:
         """Do what is due when its time has come, and notice when its processes end by themselves."""
-        record = sandbox.record
         sandbox.stop_timer()
-        left_s: float | None = record.end.left_s
-        if record.state == PAUSED:
-            frozen_s = 0.0 if record.paused is None else -record.paused.left_s
-            left_s = self._park_after_s - frozen_s if record.frozen else None
-        elif record.state == WARM:
-            left_s = None
+        left_s = self._left_s(sandbox.record)
         if left_s is not None:
             sandbox.timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._due, sandbox)
-        if sandbox.watch is None and record.init is not None:
-            sandbox.watch = asyncio.create_task(self._watch(sandbox))
+        if sandbox.watch is None and sandbox.record.init is not None:
+            sandbox.watch = asyncio.create_task(self._watch(sandbox, sandbox.record.init))
+
+    def _left_s(self, record: SandboxRecord) -> float | None:
+        """Seconds until something is due, negative when it is over; None where nothing is."""
+        if record.state == WARM or (record.state == PAUSED and record.init is None):
+            return None
+        if record.state == RUNNING:
+            return record.end.left_s
+        if record.frozen and record.paused is not None:
+            return self._park_after_s + record.paused.left_s
+        return 0.0  # it was to be parked, and that failed
 
     def _due(self, sandbox: Sandbox) -> None:
         sandbox.timer = None
-        self._run(self._time_is_over(sandbox))
+        self._run(self._persist(sandbox, self._time_is_over(sandbox)))
+
+    async def _persist(self, sandbox: Sandbox, work: Coroutine[None, None, None]) -> None:
+        """Do what is due, as far as it still is; when it fails, look again after a pause what is due then."""
+        try:
+            await work
+        except (ApiError, OSError) as error:
+            if sandbox.ending is None:
+                sandbox.tell("what is due failed, and is tried again", "error", reason=str(error))
+                sandbox.stop_timer()
+                sandbox.timer = asyncio.get_running_loop().call_later(_RETRY_S, self._attend, sandbox)
 
     async def _time_is_over(self, sandbox: Sandbox) -> None:
         record = sandbox.record
-        if record.state == RUNNING and record.end.left_s > 0:
+        if (self._left_s(record) or 0) > 0:
             # It was given more time just now, or the timer was a little early.
             self._attend(sandbox)
             return
@@ -282,32 +309,35 @@ class Sandboxes:
             return
 
         async def give_way() -> None:
-            if record.frozen:
-                await self._pauses.park(sandbox, "paused for long")
+            if record.state in (PAUSED, RESUMING):
+                reason = "paused for long" if record.frozen else "that was begun and failed"
+                await self._pauses.park(sandbox, reason)
             elif record.state == RUNNING and record.end.left_s <= 0:
                 sandbox.tell("sandbox reached its timeout")
                 await self._pauses.pause(sandbox, keep_memory=record.pause_keeps_memory)
 
-        with contextlib.suppress(NotFound):
-            await sandbox.change(give_way)
+        await sandbox.change(give_way)
 
-    async def _watch(self, sandbox: Sandbox) -> None:
-        if sandbox.record.init is not None:
-            await sandbox.record.init.wait()
+    async def _watch(self, sandbox: Sandbox, init: ProcessIdentity) -> None:
+        await init.wait()
         sandbox.watch = None
-        self._run(self._processes_ended(sandbox))
+        self._run(self._persist(sandbox, self._processes_ended(sandbox, init)))
 
-    async def _processes_ended(self, sandbox: Sandbox) -> None:
+    async def _processes_ended(self, sandbox: Sandbox, init: ProcessIdentity) -> None:
         """Somebody has ended its supervisor: the machine's memory ran out, or a person on the host."""
-        if sandbox.ending is not None:
-            return
         record = sandbox.record
+        if sandbox.ending is not None or record.init != init or record.state == CREATING:
+            return  # it has others by now, or who makes it finds out
+
+        async def park() -> None:
+            if record.init == init:
+                await self._pauses.park(sandbox, "its processes have ended")
+
         if record.state == WARM:
             self.pool.lost(sandbox)
             await self._end(sandbox)
         elif record.state == PAUSED or record.on_timeout == PAUSE:
-            with contextlib.suppress(NotFound):
-                await sandbox.change(lambda: self._pauses.park(sandbox, "its processes have ended"))
+            await sandbox.change(park)
         else:
             sandbox.tell("sandbox ended by itself", "warning")
             await self._end(sandbox)
@@ -392,18 +422,24 @@ class Sandboxes:
         """Another sandbox that was made as this one was, of a capture of it. Raises LaunchFailed."""
         return await self.create(NewSandbox.like(sandbox.record, timeout_s), template)
 
-    async def kill(self, sandbox_id: str) -> None:
-        """End it and everything in it. Raises NotFound."""
-        sandbox = self.get(sandbox_id)
+    async def kill(self, sandbox_id: str, tenant: str | None = None) -> None:
+        """End it and everything in it, or what an end that failed has left of it; one of `tenant` only, when that is
+        given. Raises NotFound, OSError."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None or not sandbox.end_failed or tenant not in (None, sandbox.record.tenant):
+            sandbox = self.get(sandbox_id, tenant)
         await asyncio.shield(self._end(sandbox))
         _log.info("sandbox killed", extra={"sandbox": sandbox_id})
 
     async def kill_all(self) -> None:
-        await asyncio.gather(*(self._end(sandbox) for sandbox in list(self._sandboxes.values())))
+        """Raises OSError when the end of one failed, after that of the others."""
+        ends = [asyncio.ensure_future(self._end(sandbox)) for sandbox in self._sandboxes.values()]
+        await asyncio.gather(*ends, return_exceptions=True)
+        await asyncio.gather(*ends)
 
     async def _end(self, sandbox: Sandbox) -> None:
-        """Once, however many ask for it."""
-        if sandbox.ending is None:
+        """Once, however many ask for it, and again when that failed."""
+        if sandbox.ending is None or sandbox.end_failed:
             sandbox.ending = asyncio.create_task(self._take_down(sandbox))
         await asyncio.shield(sandbox.ending)
 
@@ -417,8 +453,14 @@ class Sandboxes:
             OSError
         ):  # there may be no folder yet, or no room; it is only for a crash from here on
             sandbox.save()
-        await self._launches.stop(sandbox, for_good=True, search=search)
-        self._folders.throw_away(sandbox.folder)
+        try:
+            await self._launches.stop(sandbox, for_good=True, search=search)
+            self._folders.throw_away(sandbox.folder)
+        except OSError as error:
+            sandbox.tell("the sandbox's end failed, and is tried again", "error", reason=str(error))
+            again = asyncio.get_running_loop().call_later(_RETRY_S, lambda: self._run(self._end(sandbox)))
+            sandbox.timer = again
+            raise
         self._sandboxes.pop(record.id, None)
         self._uids.give_back(record.uid)
 
@@ -441,7 +483,7 @@ class Sandboxes:
             self._uids.found(record.uid)
             found.append(sandbox)
         await asyncio.gather(
-            *(self._recover(sandbox) for sandbox in found),
+            *(self._persist(sandbox, self._recover(sandbox)) for sandbox in found),
             *(self._clear_unreadable(folder) for folder in unreadable),
         )
 
@@ -485,11 +527,15 @@ class Sandboxes:
     async def _clear_unreadable(self, folder: Path) -> None:
         """End what may run of it. Its files are not ours to delete: another version may read them; but a folder that
         never had a record was never a sandbox."""
-        await self._backends.default.end(folder.name, None, None, [])
-        if (folder / records.FILE_NAME).exists():
-            self._folders.put_aside(folder)
-        else:
-            self._folders.throw_away(folder)
+        try:
+            await self._backends.default.end(folder.name, None, None, [])
+            if (folder / records.FILE_NAME).exists():
+                self._folders.put_aside(folder)
+            else:
+                self._folders.throw_away(folder)
+        except OSError as error:
+            reason = {"folder": str(folder), "reason": str(error)}
+            _log.error("what has no record that can be read cannot be cleared away", extra=reason)
 
     async def leave(self) -> None:
         """Stop attending to the sandboxes; they run on, and the paused ones stay paused. Warm ones end."""
