@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,29 @@ pytestmark = pytest.mark.system
 
 PROGRAM = Path(__file__).parent / "attacks" / "inside.py"
 BOMBS = {"descriptors", "disk", "inodes", "shared_memory"}
+OF_ITS_OWN_KERNEL = {
+    "devices",
+    "end_the_first_process",
+    "kernel_interfaces",
+    "namespaces",
+    "out_of_memory_score",
+}
+"""What these reach in gVisor is of the kernel that a sandbox has for itself, and ends with it."""
+FORGER = """
+import contextlib, socket
+lines = []
+for number in range(64):
+    line = socket.socket(socket.AF_UNIX)
+    line.settimeout(30)
+    line.connect("/run/envd/link/control.sock")
+    lines.append(line)
+    with contextlib.suppress(OSError):
+        line.sendall(b"POST / HTTP/1.1\\r\\n\\r\\n" if number % 2 else b"0" * 64 + b"\\n")
+for line in lines:
+    with contextlib.suppress(ConnectionError):
+        assert not line.recv(1), "somebody speaks to who does not know the key"
+print("none was taken")
+"""
 SMALL = '{"memory_mb": 256, "pids": 64, "disk_mb": 128}'
 
 
@@ -75,6 +99,36 @@ def test_an_attack_from_within_is_held(attacker: Sandbox, name: str) -> None:
     assert "ESCAPED" not in said, said
     assert said.splitlines()[-1].startswith("held: "), said
     assert attacker.is_running()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """An attacker behind a kernel of its own, with a neighbour."""
+    if shutil.which("runsc") is None or os.geteuid() != 0:
+        pytest.skip("runsc is not installed, or this is not root")
+    host = Host(tmp_path_factory.mktemp("gvisor") / "data", ("--backend", "gvisor"))
+    beside, made = host.create(timeout=600), host.create(timeout=600)
+    made.files.write("/home/user/inside.py", PROGRAM.read_text())
+    yield made
+    assert beside.commands.run("echo alive", timeout=30).stdout == "alive\n"
+    host.close()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in attacks() if name not in BOMBS | OF_ITS_OWN_KERNEL | {"control_socket"}]
+)
+def test_an_attack_from_within_gvisor_is_held(guarded: Sandbox, name: str) -> None:
+    said = guarded.commands.run(f"python3 /home/user/inside.py {name}", timeout=60).stdout
+    assert "ESCAPED" not in said, said
+    assert said.splitlines()[-1].startswith("held: "), said
+    assert guarded.is_running()
+
+
+def test_a_line_to_the_host_cannot_be_forged(guarded: Sandbox) -> None:
+    """Whoever is inside may dial, as its daemon does; the host speaks only to who gives the key."""
+    guarded.files.write("/home/user/forger.py", FORGER)
+    assert guarded.commands.run("python3 forger.py", timeout=60).stdout == "none was taken\n"
+    assert guarded.commands.run("echo alive", timeout=30).stdout == "alive\n"
 
 
 @pytest.mark.parametrize("name", sorted(BOMBS))
