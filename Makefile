@@ -19,7 +19,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 # How many processes run the tests: `auto` is one for each core, 0 none but pytest's own.
-PROCESSES ?= 0
+PROCESSES ?= auto
 NODE := $(CURDIR)/scripts/with-node.sh
 
 PYTHON_READY := .venv/.ship-dependencies

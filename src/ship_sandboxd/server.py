@@ -187,7 +187,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     loop = asyncio.get_running_loop()
-    # Name lookups wait in threads; a sandbox that asks for slow ones must not hold up the others.
+    # What waits for disks does so in threads; one that is slow must not hold up the others.
     loop.set_default_executor(ThreadPoolExecutor(64))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
