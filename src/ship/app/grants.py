@@ -33,12 +33,16 @@ class SessionGrants:
         return Grant(
             session_id=session_id,
             generation=generation,
-            task_id=running.id if running else "",
+            task_id=task.id if task else "",
             repository=state.repository,
             limit=self._limit(state, task) if task else None,
-            at_work=task is not None,
-            cost_limited=bool(task and task.limits.cost_usd),
+            at_work=task is not None and not (task.cancel_requested or task.given_up),
+            cost_limited=task is not None and self._names_a_cost(task),
         )
+
+    def _names_a_cost(self, task: Task) -> bool:
+        """Whether somebody asked for a limit of its cost: for who did not, a model without a price costs nothing."""
+        return task.limits.cost_usd not in (0, self._sessions.policy.limits.cost_usd)
 
     def _lately_ended(self, state: SessionState) -> Task | None:
         """The task whose agent may have a last word to say, or a title to find."""

@@ -9,8 +9,8 @@ from ship.model import LimitKind, Repository
 
 @dataclass(frozen=True)
 class Grant:
-    """Whom a token speaks for. ``task_id`` is the running task, empty when none runs; ``at_work`` says that one does, or did a moment ago.
-    ``limit`` is the limit that it has reached, ``cost_limited`` says that its cost has one."""
+    """Whom a token speaks for. ``task_id`` is the task that runs, or did a moment ago, else empty; ``at_work`` says that there is one which nobody
+    is ending. ``limit`` is the limit that it has reached, ``cost_limited`` says that somebody asked for one of its cost."""
 
     session_id: str
     generation: int

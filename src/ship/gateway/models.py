@@ -66,7 +66,8 @@ class _Endpoint:
             with self._slots.taken(grant.session_id):
                 body = await _body(request) if dialect.method == "POST" else b""
                 call = _call(request, provider, dialect, body)
-                _check_price(grant, call)
+                if dialect.meter is not None:
+                    _check_price(grant, call)
                 await self._forward(grant, Forwarding(self._http, call, dialect, send), receive)
         except ClientDisconnect:
             return
@@ -137,7 +138,7 @@ def _check_limits(grant: Grant) -> None:
 
 def _check_price(grant: Grant, call: upstream.Call) -> None:
     """Whoever chose the model, the task's limit of cost would be none."""
-    if grant.cost_limited and call.method == "POST" and not call.provider.is_priced(call.model):
+    if grant.cost_limited and not call.provider.is_priced(call.model):
         raise model_errors.PriceUnknown(
             f"The task's cost is limited, and the price of {call.model} is not known",
             hint="Give the model its prices in the settings file, or limit tokens or time.",

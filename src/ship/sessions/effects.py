@@ -145,9 +145,11 @@ class Effects:
             memory = await self._host.running(effect.sandbox_id, RUNNER)
             thawed = commands.ReportThawed(generation=effect.generation, memory=memory)
             await self._sessions.execute(session_id, thawed, SYSTEM)
-            await self._start_runner(session_id, effect.generation, effect.sandbox_id)
+            if not await self._is_paused(session_id):
+                await self._start_runner(session_id, effect.generation, effect.sandbox_id)
         except NotFound:
-            await self._report_missing(session_id, effect.generation)
+            if not await self._is_resting(session_id):
+                await self._report_missing(session_id, effect.generation)
 
     async def _is_paused(self, session_id: str) -> bool:
         return (await self._sessions.state(session_id)).status is SessionStatus.PAUSED

@@ -82,9 +82,7 @@ class Logs:
         wanted = frozenset(types)
         found: list[tuple[int, bytes]] = []
         for frame in unpacked_pages(packed).events:
-            size_bytes = sum(len(body) for _, body in found)
-            is_full = len(found) >= limit or size_bytes >= PAGE_BYTES
-            if is_full or (up_to is not None and frame.first_seq > up_to):
+            if len(found) >= limit or (up_to is not None and frame.first_seq > up_to):
                 break
             if frame.last_seq <= after or (wanted and wanted.isdisjoint(frame.types)):
                 continue
@@ -93,6 +91,9 @@ class Logs:
                 for seq, kind, body in await self._read(packed.sha256, frame)
                 if seq > after and (up_to is None or seq <= up_to) and (not wanted or kind in wanted)
             ]
+            if len(page := _page(found)) < len(found):
+                found = page
+                break
         return found[:limit]
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[tuple[int, bytes]]:
@@ -123,6 +124,16 @@ class Logs:
         entries = self._frames[place]
         self._frames.move_to_end(place)
         return entries
+
+
+def _page(found: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """As many of these as a page of the store would have."""
+    room = PAGE_BYTES
+    for place, (_, body) in enumerate(found, start=1):
+        room -= len(body)
+        if room <= 0:
+            return found[:place]
+    return found
 
 
 def packed_frame(entries: Sequence[Entry]) -> bytes:

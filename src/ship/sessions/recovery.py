@@ -174,6 +174,7 @@ def stay(draft: Draft, kind: str) -> None:
     elif kind == "resume_sandbox" and draft.state.status is not SessionStatus.PAUSED:
         draft.add(facts.SessionPaused(reason="resume_failed"), actor=SYSTEM)
         draft.alarm("sandbox_check", None)
+        freeze(draft)
 
 
 def pause_when_idle(draft: Draft, checkpoint_id: str) -> None:

@@ -100,8 +100,9 @@ class Worker:
         )
         for effect in effects:
             self._spawn(effect)
-        for alarm in alarms:
-            await self._fire(alarm)
+        fired = await asyncio.gather(*map(self._fire, alarms), return_exceptions=True)
+        for error in filter(None, fired):
+            raise error
 
     async def _pause(self) -> None:
         due_at_ms = await self._store.next_due_ms()

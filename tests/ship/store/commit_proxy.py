@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
 
-Fault = Literal["none", "answer_lost", "command_lost", "command_late"]
+Fault = Literal["answer_lost", "command_lost", "command_late"]
 
 LATE_S = 0.3
 COMMITTED = b"Z\x00\x00\x00\x05I"
@@ -14,11 +14,11 @@ COMMITTED = b"Z\x00\x00\x00\x05I"
 
 
 class CommitProxy:
-    """``fault`` happens once, to the next message with ``command`` in it. ``refusing`` turns new connections away."""
+    """``faults`` happen one after the other, each to the next message with ``command`` in it. ``refusing`` turns new connections away."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
-        self.fault: Fault = "none"
+        self.faults: list[Fault] = []
         self.command = b""
         self.refusing = False
         self.broken = 0
@@ -56,10 +56,11 @@ class CommitProxy:
         answers: "asyncio.Task[None]",
     ) -> None:
         while piece := await client_in.read(65_536):
-            if self.fault != "none" and self.command in piece:
-                fault, self.fault = self.fault, "none"
+            if self.faults and self.command in piece:
+                fault = self.faults.pop(0)
                 self.broken += 1
                 answers.cancel()
+                await asyncio.gather(answers, return_exceptions=True)
                 if fault == "command_lost":
                     return
                 if fault == "answer_lost":

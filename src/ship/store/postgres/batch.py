@@ -55,9 +55,8 @@ async def write_fitting(
     Raises:
         asyncpg.IntegrityConstraintViolationError: another node wrote in between what could not be locked: a session that is new, a key.
     """
-    while (
-        True
-    ):  # until no other node begins a session of these in between: there is nothing to lock of it before
+    # Until no other node begins one of these sessions in between: before there is nothing of it to lock.
+    while True:
         refusals = judge(appends, *await _lock_heads(connection, number, appends))
         fitting = [append for append, refusal in zip(appends, refusals, strict=True) if refusal is None]
         if not fitting or await write_all(connection, number, fitting):

@@ -218,8 +218,9 @@ class GroupCommit:
             raise error  # the server answered: it undid the transaction
         _log.warning("the connection broke in a commit; reading back: %s", error)
         self._drop()
+        # Whatever is answered, and even if nothing is: the question may arrive later, and nothing more comes of the old name then.
+        self._writer = secrets.token_hex(16)
         if not await self._was_kept(number):
-            self._writer = secrets.token_hex(16)
             raise _NotKept from error
 
     async def _roll_back(self, transaction: asyncpg.transaction.Transaction, error: BaseException) -> None:

@@ -205,9 +205,8 @@ class Database:
             return
         try:
             outcomes = _statements(self._write_connection, batch)
-        except (
-            Exception
-        ) as error:  # whatever it is, those who wait are told, and the transaction does not stay open
+        except Exception as error:
+            # Whatever it is, those who wait are told, and the transaction does not stay open.
             self._settle(batch, self._undo(error, batch))
             return
         if self._commit_s > SLOW_COMMIT_S and self._commits % LOOK_EVERY:
