@@ -22,6 +22,7 @@ from ship.sessions import commands, metrics
 from ship.sessions.feeds import HEARTBEAT_S
 from ship.sessions.instructions import instructions
 from ship.sessions.recap import MESSAGES, recap
+from ship.sessions.state import SessionState
 
 router = APIRouter(prefix="/runner/v1", tags=["runner"])
 
@@ -29,8 +30,6 @@ CLOSE_REFUSED, CLOSE_BREACH, CLOSE_RETRY = 4403, 4400, 1013
 FACT_BYTES = 1024**2
 DELTAS_PER_S = 1_000
 DELTA_CHARACTERS = 64 * 1024
-KEEP_S = 600.0
-"""How long a runner that is there may take to end a task: to keep what the agent has left, it may have to pack and send gigabytes."""
 SILENCE_MS = 1_000
 """How long after a lost link the sandbox is looked after."""
 
@@ -201,7 +200,7 @@ class _Link:
         self._generation = caller.generation
         self._told: set[str] = set()
         self._seen = 0
-        self._ending, self._ending_since = "", 0.0
+        self._ending = False
         self._budget_began, self._budget = 0.0, 0
 
     async def run(self) -> None:
@@ -311,12 +310,13 @@ class _Link:
                 await self._tell_new()
 
     async def _vouch(self) -> None:
-        """As long as the runner is there and ends a task, its sandbox is not replaced; but not for ever."""
+        """As long as the runner is there and ends a task, its sandbox is not replaced at once."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            if self._ending and time.monotonic() - self._ending_since < KEEP_S:
+            if self._ending:
                 still = commands.ReportEnding(generation=self._generation)
-                await self._sessions.execute(self._session_id, still, SYSTEM)
+                told = await self._sessions.execute(self._session_id, still, SYSTEM)
+                self._ending = _is_ending(told.state)
 
     def _is_gap(self, notices: list[Notice]) -> bool:
         """Whether the bus has lost something between these and what was told before."""
@@ -329,9 +329,7 @@ class _Link:
     async def _tell_new(self) -> None:
         state = await self._sessions.state(self._session_id)
         self._seen = max(self._seen, state.head_seq)
-        ending = state.running.id if state.running and state.running.ending else ""
-        if ending != self._ending:
-            self._ending, self._ending_since = ending, time.monotonic()
+        self._ending = _is_ending(state)
         for key, instruction in instructions(state).items():
             if key not in self._told:
                 self._told.add(key)
@@ -343,3 +341,7 @@ class _Link:
     async def _lose(self, reason: str) -> None:
         missing = commands.ReportMissing(generation=self._generation, reason=reason)
         await self._sessions.execute(self._session_id, missing, SYSTEM)
+
+
+def _is_ending(state: SessionState) -> bool:
+    return state.running is not None and state.running.ending

@@ -14,7 +14,7 @@ from ship.sessions.logs import Logs
 from ship.sessions.state import SessionState
 
 CACHED_STATES = 1_000
-STATE_SHAPE = 3
+STATE_SHAPE = 4
 """The version of ``SessionState``'s form; kept snapshots of another one are ignored."""
 
 _PAGE = 500

@@ -148,7 +148,7 @@ class Effects:
             if not await self._is_paused(session_id):
                 await self._start_runner(session_id, effect.generation, effect.sandbox_id)
         except NotFound:
-            if not await self._is_resting(session_id):
+            if not await self._is_paused(session_id):  # it may be frozen again
                 await self._report_missing(session_id, effect.generation)
 
     async def _is_paused(self, session_id: str) -> bool:

@@ -253,19 +253,19 @@ def _(fact: facts.TaskInterrupted, state: SessionState, record: Record) -> Chang
 
 @_changes.register
 def _(fact: facts.TaskLimitReached, state: SessionState, record: Record) -> Changes:
-    return {"tasks": _with_task(state, fact.task_id, limit=fact.limit)}
+    return {"tasks": _ending(state, fact.task_id, record, limit=fact.limit)}
 
 
 @_changes.register
 def _(fact: facts.TaskStuck, state: SessionState, record: Record) -> Changes:
     if fact.given_up:
-        return {"tasks": _with_task(state, fact.task_id, given_up=True)}
+        return {"tasks": _ending(state, fact.task_id, record, given_up=True)}
     return {"stuck": True}
 
 
 @_changes.register
 def _(fact: facts.TaskCancelRequested, state: SessionState, record: Record) -> Changes:
-    return {"tasks": _with_task(state, fact.task_id, cancel_requested=True)}
+    return {"tasks": _ending(state, fact.task_id, record, cancel_requested=True)}
 
 
 @_changes.register
@@ -458,6 +458,13 @@ def _with_task(state: SessionState, task_id: str, **changes: object) -> tuple[Ta
     return tuple(
         msgspec.structs.replace(task, **changes) if task.id == task_id else task for task in state.tasks
     )
+
+
+def _ending(state: SessionState, task_id: str, record: Record, **why: object) -> tuple[Task, ...]:
+    """The tasks with this one being ended, for the first reason or a further one."""
+    task = state.task(task_id)
+    since_ms = task.ending_since_ms if task and task.ending else record.at_ms
+    return _with_task(state, task_id, ending_since_ms=since_ms, **why)
 
 
 def _ended(

@@ -347,9 +347,9 @@ def _(command: commands.ReportThawed, draft: Draft) -> None:
 
 @_apply.register
 def _(command: commands.ReportEnding, draft: Draft) -> None:
-    state, running = draft.state, draft.state.running
-    if running and running.ending and _is_present(state, command.generation):
-        tasks.stop(draft)
+    running = draft.state.running
+    if running and running.ending and _is_present(draft.state, command.generation):
+        tasks.go_on_stopping(draft, running)
 
 
 @_apply.register

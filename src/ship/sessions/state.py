@@ -34,8 +34,8 @@ class Task(Value, frozen=True):
     """One prompt and how it goes. Times are 0 until they are known.
 
     ``worked_ms`` is the time that counts, up to ``working_since_ms``; that is 0 while the clock stands still. ``limit`` is the one
-    that was reached, ``given_up`` says that it was stuck: both mean that it is being ended. ``recovered`` says that a sandbox died
-    under it.
+    that was reached, ``given_up`` says that it was stuck: both mean that it is being ended, as a cancel does, since ``ending_since_ms``.
+    ``recovered`` says that a sandbox died under it.
     """
 
     id: str
@@ -55,6 +55,7 @@ class Task(Value, frozen=True):
     working_since_ms: int = 0
     limit: LimitKind | None = None
     given_up: bool = False
+    ending_since_ms: int = 0
     recovered: bool = False
     steers: tuple[Steer, ...] = ()
 

@@ -21,6 +21,7 @@ from ship.sessions.draft import Draft
 from ship.sessions.state import SessionState, Task
 
 CANCEL_DEADLINE_MS = 45_000
+KEEP_DEADLINE_MS = 600_000
 QUEUED_TASKS = 1_000
 QUEUED_CHARACTERS = 16 * 1024**2
 
@@ -100,8 +101,14 @@ def end(draft: Draft, fact: End, *, frame: Cursor | None = None) -> None:
 
 
 def stop(draft: Draft) -> None:
-    """The runner is told to end the running task, or still does so; if it does not, its sandbox is replaced."""
+    """The runner is told to end the running task; if it does not, its sandbox is replaced."""
     draft.alarm("cancel_deadline", CANCEL_DEADLINE_MS)
+
+
+def go_on_stopping(draft: Draft, task: Task) -> None:
+    """The runner still ends it: to keep what the agent has left, it may have to pack and send gigabytes. It has not for ever."""
+    if draft.now_ms - task.ending_since_ms < KEEP_DEADLINE_MS:
+        draft.alarm("cancel_deadline", CANCEL_DEADLINE_MS)
 
 
 def end_stopped(draft: Draft) -> None:

@@ -17,7 +17,8 @@ def session(session_id: str, state: SessionState) -> View:
     for internal in ("cursor", "answers", "heard_at_ms", "losses", "last_text", "checkpoints"):
         del view[internal]
     for task in view["tasks"]:
-        del task["steers"]
+        for internal in ("steers", "ending_since_ms"):
+            del task[internal]
     if view["checkpoint"]:
         for internal in ("diff_artifact", "bundle_artifact"):
             del view["checkpoint"][internal]
