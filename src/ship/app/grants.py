@@ -6,7 +6,7 @@ from ship.events.facts import ModelCalled
 from ship.gateway.grants import Grant
 from ship.model import SYSTEM, LimitKind
 from ship.sessions import commands
-from ship.sessions.service import Sessions
+from ship.sessions.service import IdempotencyKey, Sessions
 from ship.sessions.state import SessionState, Task
 from ship.sessions.tasks import reached
 
@@ -54,7 +54,8 @@ class SessionGrants:
         used = reached(state, task, self._sessions.now_ms())
         return task.limit or (used.kind if used else None)
 
-    async def model_called(self, grant: Grant, call: ModelCalled) -> None:
+    async def model_called(self, grant: Grant, call: ModelCalled, call_id: str) -> None:
         """As the Protocol says."""
         command = commands.RecordModelCall(generation=grant.generation, fact=call)
-        await self._sessions.execute(grant.session_id, command, SYSTEM)
+        key = IdempotencyKey(f"model call of {grant.session_id}", call_id, "")
+        await self._sessions.execute(grant.session_id, command, SYSTEM, key)

@@ -31,6 +31,6 @@ class Grants(Protocol):
         """
         ...
 
-    async def model_called(self, grant: Grant, call: ModelCalled) -> None:
-        """Keeps the account of one model call. Raises ``ShipError`` when the session does not take it any more."""
+    async def model_called(self, grant: Grant, call: ModelCalled, call_id: str) -> None:
+        """Keeps the account of one model call, once for each id. Raises ``ShipError`` when the session does not take it, or not now."""
         ...

@@ -6,6 +6,7 @@ counted on the way, and whatever goes wrong reaches the agent as an error of the
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Coroutine, Iterable
 from urllib.parse import urlsplit
 
@@ -112,12 +113,13 @@ class _Endpoint:
         call = forwarding.account(grant)
         if call is None:
             return
+        call_id = secrets.token_hex(16)
         for pause_s in (*RECORD_AGAIN_S, None):
             try:
-                await self._grants.model_called(grant, call)
+                await self._grants.model_called(grant, call, call_id)
             except ShipError as error:
-                is_away = isinstance(error, Unavailable) and error.code != "outcome_unknown"
-                if pause_s is None or not is_away:
+                may_pass = isinstance(error, Unavailable) or error.code == "session_busy"
+                if pause_s is None or not may_pass:
                     logger.warning(
                         "a model call of session %s was not recorded: %s", grant.session_id, error.code
                     )

@@ -9,7 +9,7 @@ from ship.app.grants import AFTERWARDS_MS, SessionGrants
 from ship.bus import LocalBus
 from ship.errors import StaleGeneration
 from ship.events import Cursor, facts
-from ship.model import SYSTEM, Actor, ActorKind, LimitsPatch, Repository
+from ship.model import SYSTEM, Actor, ActorKind, LimitsPatch, Repository, Usage
 from ship.sessions import commands
 from ship.sessions.service import Sessions
 from ship.store.sqlite import SqliteStore
@@ -46,6 +46,12 @@ async def test_a_token_is_good_for_model_calls_from_a_tasks_start_to_a_minute_af
         grant = await grants.authorize(token)
         assert (grant.at_work, grant.cost_limited, grant.limit) == (True, True, None)
         assert grant.task_id == "tsk_1", "what is called after its end counts for it"
+    call = facts.ModelCalled(
+        task_id="tsk_1", provider="p", model="m", status=200, took_ms=1, usage=Usage(model_calls=1)
+    )
+    for call_id in ("one", "one", "two"):
+        await grants.model_called(grant, call, call_id)
+    assert (await sessions.state(session_id)).usage.model_calls == 2
     now_ms += AFTERWARDS_MS
     assert not (await grants.authorize(token)).at_work
     with pytest.raises(StaleGeneration):

@@ -32,6 +32,7 @@ class RecordingGrants:
     cost_limited: bool = False
     refusals: list[ShipError] = field(default_factory=list)
     """What the next calls that are to be kept meet."""
+    ids: set[str] = field(default_factory=set)
 
     async def authorize(self, token: str) -> Grant:
         if token == STALE_TOKEN:
@@ -41,8 +42,9 @@ class RecordingGrants:
         repository = Repository(source=self.source)
         return Grant("ses_1", 1, "tsk_1", repository, self.limit, self.at_work, self.cost_limited)
 
-    async def model_called(self, grant: Grant, call: ModelCalled) -> None:
+    async def model_called(self, grant: Grant, call: ModelCalled, call_id: str) -> None:
         assert grant.session_id == "ses_1"
+        self.ids.add(call_id)
         if self.refusals:
             raise self.refusals.pop()
         self.calls.append(call)

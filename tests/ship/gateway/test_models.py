@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from ship.config import Provider
-from ship.errors import Unavailable
+from ship.errors import StaleGeneration, Unavailable
 from ship.gateway import models, upstream
 from ship.model import LimitKind
 from ship.testing.serving import serving
@@ -103,8 +103,8 @@ async def test_what_a_call_used_is_kept_when_the_store_is_back(
     gateway.grants.refusals = [Unavailable("away"), Unavailable("away")]
     await post(gateway, "scripted", "chat/completions", chat("echo"))
     assert gateway.call.usage.output_tokens
-    # Whether this one was kept is not known: it is not counted twice.
-    gateway.grants.refusals = [Unavailable("who knows", code="outcome_unknown")]
+    assert len(gateway.grants.ids) == 1, "it is kept once, whatever became of the first tries"
+    gateway.grants.refusals = [StaleGeneration("replaced")]
     await post(gateway, "scripted", "chat/completions", chat("echo"))
     assert len(gateway.grants.calls) == 1
     assert "was not recorded" in caplog.text
