@@ -156,9 +156,9 @@ class ControlPlane:
                 async for chunk in answer.aiter_bytes(_CHUNK):
                     file.write(chunk)
 
-    async def start_child(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Start a session beside this one, ``{prompt, title?, model?}`` → ``{child_id}``; raises httpx.HTTPError."""
-        answer = await self._http.post("children", json=wanted)
+    async def start_child(self, wanted: dict[str, Any], key: str) -> dict[str, Any]:
+        """Start a session beside this one, ``{prompt, title?, model?}`` → ``{child_id}``; one for each ``key``. Raises httpx.HTTPError."""
+        answer = await self._http.post("children", json=wanted, headers={"Idempotency-Key": key})
         answer.raise_for_status()
         return dict(answer.json())
 

@@ -41,6 +41,8 @@ class FakeControlPlane:
         self.generation = 1
         self.restore: dict[str, Any] | None = None
         self.children: dict[str, dict[str, Any]] = {}
+        self.child_keys: list[str] = []
+        self.unanswered = 0
         self.looks = 0
         self.refusal: dict[str, str] | None = None
         self.prompts: dict[str, dict[str, str]] = {}
@@ -178,6 +180,10 @@ class FakeControlPlane:
         if request.method == "GET":
             return JSONResponse({"items": list(self.children.values())})
         wanted = await request.json()
+        self.child_keys.append(request.headers["Idempotency-Key"])
+        if self.unanswered:
+            self.unanswered -= 1
+            return JSONResponse({"detail": "The answer is lost."}, status_code=502)
         child_id = f"ses_child_{len(self.children)}"
         self.children[child_id] = {
             "id": child_id,

@@ -4316,7 +4316,9 @@ export interface operations {
     start_child_runner_v1_children_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
