@@ -1,7 +1,7 @@
 """Carries out what the machine asks of the world. Each effect is done at least once and may be done again."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ class Effects:
             if found
             else await self._host.create(self._runner.template, metadata, SANDBOX_TIMEOUT_S)
         )
-        with contextlib.suppress(Conflict):  # the session was archived meanwhile
+        with _passing("session_archived"):  # meanwhile
             await self._report(
                 session_id,
                 generation,
@@ -182,7 +182,7 @@ class Effects:
             limits=LimitsPatch(time_s=limits.time_s, tokens=limits.tokens, cost_usd=limits.cost_usd),
             parent=parent,
         )
-        with contextlib.suppress(Conflict):  # an earlier try has begun it
+        with _passing("session_exists"):  # an earlier try has begun it
             await self._sessions.execute(effect.child_id, command, effect.by)
         state = await self._sessions.state(session_id)
         task = state.task(effect.task_id)
@@ -205,7 +205,7 @@ class Effects:
             deletions=sum(file.deletions for file in files),
             usage=reduce(Usage.plus, (child.usage for child in state.children), state.usage),
         )
-        with contextlib.suppress(Conflict):  # the parent is archived: nobody waits for it
+        with _passing("session_archived"):  # the parent: nobody waits for it
             await self._sessions.execute(state.parent.session_id, commands.FinishChild(fact=fact), SYSTEM)
 
     async def _end_children(self, effect: commands.EndChildren) -> None:
@@ -228,3 +228,13 @@ class Effects:
             await self._sessions.execute(
                 session_id, commands.ReportProgress(generation=generation, fact=fact), SYSTEM
             )
+
+
+@contextlib.contextmanager
+def _passing(*codes: str) -> Iterator[None]:
+    """Let a Conflict of these codes pass. Another one may be that the session is busy, and then this effect comes again."""
+    try:
+        yield
+    except Conflict as error:
+        if error.code not in codes:
+            raise

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ship.bus import LocalBus
-from ship.errors import Unavailable
+from ship.errors import Conflict, Unavailable
 from ship.events import Cursor, decode, facts
 from ship.events.frames import Delta
 from ship.model import (
@@ -26,7 +26,7 @@ from ship.model import (
 from ship.ports.store import Append, NewAlarm, NewEvent
 from ship.sessions import commands, worker
 from ship.sessions.effects import Effects, RunnerSettings
-from ship.sessions.service import Sessions
+from ship.sessions.service import Outcome, Sessions
 from ship.sessions.state import SessionState
 from ship.sessions.worker import Worker
 from ship.store.sqlite import SqliteStore
@@ -273,6 +273,30 @@ async def test_a_child_works_and_its_result_comes_to_its_parent(
         await reported(sessions, "ses_child", facts.TaskCompleted(task_id=task_id))
         state = await until(sessions, parent_id, lambda s: s.children[0].status is TaskStatus.COMPLETED)
     assert state.children[0].summary == "Ported."
+
+
+async def test_what_a_child_came_to_is_told_again_to_a_parent_that_was_too_busy(
+    store: SqliteStore, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = [True, True]
+    execute = sessions.execute
+
+    async def often_busy(session_id: str, command: commands.Command, *rest: Any) -> Outcome:
+        if isinstance(command, commands.FinishChild) and busy:
+            busy.pop()
+            raise Conflict("this session is too busy", code="session_busy")
+        return await execute(session_id, command, *rest)
+
+    monkeypatch.setattr(sessions, "execute", often_busy)
+    async with Working(store, sessions, PretendSandboxHost()):
+        parent_id = await readied(store, sessions)
+        start = commands.StartChild(child_id="ses_child", title="c", prompt="port it")
+        await sessions.execute(parent_id, start, AGENT)
+        await settled(store)
+        await sessions.execute("ses_child", commands.ArchiveSession(), ME)
+        await settled(store)
+    assert not busy
+    assert (await sessions.state(parent_id)).children[0].status is TaskStatus.CANCELLED
 
 
 @pytest.mark.parametrize("begun_first", [True, False])
