@@ -116,14 +116,23 @@ class Effects:
         await self._host.start(sandbox_id, RUNNER, env)
 
     async def _check(self, session_id: str, effect: commands.CheckSandbox) -> None:
-        if await self._is_resting(session_id):
-            return
-        try:
-            await self._host.extend(effect.sandbox_id, SANDBOX_TIMEOUT_S)
-            await self._start_runner(session_id, effect.generation, effect.sandbox_id)
-        except NotFound:
-            if not await self._is_resting(session_id):
-                await self._report_missing(session_id, effect.generation)
+        if not await self._is_resting(session_id):
+            try:
+                await self._host.extend(effect.sandbox_id, SANDBOX_TIMEOUT_S)
+                await self._start_runner(session_id, effect.generation, effect.sandbox_id)
+            except NotFound:
+                if not await self._is_resting(session_id):
+                    await self._report_missing(session_id, effect.generation)
+        await self._freeze_again(session_id, effect)
+
+    async def _freeze_again(self, session_id: str, effect: commands.CheckSandbox) -> None:
+        """A pause may have come in between, and the check, or an earlier try of it, may have woken what was frozen. A pause that still
+        waits for its checkpoint is left alone."""
+        state = await self._sessions.state(session_id)
+        due = state.sandbox.status == "paused" or state.wanted_checkpoint is None
+        if due and state.status is SessionStatus.PAUSED:
+            frozen = commands.PauseSandbox(generation=effect.generation, sandbox_id=effect.sandbox_id)
+            await self._freeze(session_id, frozen)
 
     async def _freeze(self, session_id: str, effect: commands.PauseSandbox) -> None:
         if await self._is_over(session_id, effect.generation) or not await self._is_paused(session_id):

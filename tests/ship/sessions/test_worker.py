@@ -242,6 +242,56 @@ async def test_a_paused_session_is_frozen_left_alone_and_thawed(
     assert resumed.memory == (not isinstance(host, AmnesicSandboxHost))
 
 
+class WakingSandboxHost(PretendSandboxHost):
+    """Wakes a paused sandbox that it is to extend, and takes its time for that; ``begun`` and ``go_on`` as before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on, self.is_away = asyncio.Event(), asyncio.Event(), False
+
+    async def extend(self, sandbox_id: str, timeout_s: int) -> None:
+        self.begun.set()
+        await self.go_on.wait()
+        self._sandbox(sandbox_id).is_paused = False
+        if self.is_away:
+            raise Unavailable("the answer was lost", code="sandbox_host_unreachable")
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_a_sandbox_that_was_frozen_while_it_was_looked_after_is_frozen_again(
+    store: SqliteStore, sessions: Sessions, is_away: bool
+) -> None:
+    host = WakingSandboxHost()
+    host.is_away = is_away
+    async with Working(store, sessions, host):
+        session_id = await readied(store, sessions)
+        await sessions.execute(session_id, commands.CancelTask(task_id="tsk_1"), ME)
+        await reported(sessions, session_id, facts.TaskCancelled(task_id="tsk_1"))
+        await sessions.check_soon(session_id, 0)
+        await host.begun.wait()
+        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
+        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        host.go_on.set()
+        await settled(store)
+    (sandbox,) = host.sandboxes.values()
+    assert sandbox.is_paused
+
+
+async def test_a_pause_that_waits_for_its_checkpoint_is_not_frozen_by_a_look_at_its_sandbox(
+    store: SqliteStore, sessions: Sessions
+) -> None:
+    host = WakingSandboxHost()
+    async with Working(store, sessions, host):
+        session_id = await readied(store, sessions)
+        await sessions.check_soon(session_id, 0)
+        await host.begun.wait()
+        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
+        host.go_on.set()
+        await settled(store)
+    (sandbox,) = host.sandboxes.values()
+    assert not sandbox.is_paused
+
+
 async def test_a_paused_sandbox_that_is_gone_is_replaced(store: SqliteStore, sessions: Sessions) -> None:
     host = PretendSandboxHost()
     async with Working(store, sessions, host):
