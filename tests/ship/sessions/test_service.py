@@ -253,6 +253,17 @@ async def test_a_place_past_the_end_of_the_log_is_refused(sessions: Sessions) ->
     assert refused.value.code == "after_past_head"
 
 
+@pytest.mark.parametrize(
+    ("seq", "code"), [(-1, "invalid_input"), (0, "invalid_input"), (99, "after_past_head")]
+)
+async def test_a_state_that_never_was_is_refused(sessions: Sessions, seq: int, code: str) -> None:
+    session_id = await begun(sessions)
+    with pytest.raises(InvalidInput) as refused:
+        async with asyncio.timeout(5):
+            await sessions.state_at(session_id, seq)
+    assert refused.value.code == code
+
+
 async def test_who_leaves_while_a_command_is_on_its_way_leaves_it_whole(sessions: Sessions) -> None:
     session_id = await begun(sessions)
     stream = sessions.follow(session_id, await sessions.head(session_id))
