@@ -2024,8 +2024,8 @@ export interface components {
         };
         /**
          * SandboxRestored
-         * @description The runner brought a checkpoint back into a new sandbox: ``conversation`` says whether the agent remembers, ``lost`` what did
-         *         not come back, in plain words.
+         * @description The runner brought a checkpoint back into a new sandbox, or had none to bring back (``checkpoint_id`` is empty): ``conversation``
+         *         says whether the agent remembers, ``lost`` what did not come back, in plain words.
          */
         SandboxRestored: {
             checkpoint_id: string;
