@@ -459,7 +459,8 @@ class Sessions:
             for seq, event in enumerate(append.events, start=append.expected_head + 1)
         ]
         if append.summary:
-            self._heads.told(session_id, decision.state.head_seq)
+            if self._store.shared:  # elsewhere nobody compares, and nothing would forget it
+                self._heads.told(session_id, decision.state.head_seq)
             self.bus.publish(session_id, notices)
             self.bus.publish(SUMMARIES, [Notice(decision.state.head_seq, "summary", append.summary.body)])
         if decision.effects or decision.alarms:

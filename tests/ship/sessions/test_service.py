@@ -152,6 +152,11 @@ async def test_a_repeated_key_gets_the_first_answer_also_when_both_come_at_once(
         await sessions.post(session_id, note("other"), ME, IdempotencyKey("me", "k", "another"))
 
 
+async def test_a_node_alone_remembers_nothing_of_what_it_told(sessions: Sessions) -> None:
+    await begun(sessions)
+    assert not sessions._heads._told
+
+
 async def test_a_refused_command_keeps_nothing(sessions: Sessions) -> None:
     session_id = await begun(sessions)
     head = await sessions.head(session_id)
