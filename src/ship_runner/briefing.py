@@ -3,10 +3,25 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ship_runner.control import Bootstrap
+
 CONTINUE = (
     "You were interrupted; a command that was running may have been ended. Look at what is done already and continue "
     "with the task where you left off. Do not start over."
 )
+
+
+def lost(bootstrap: Bootstrap, missing: Sequence[str], *, remembers: bool) -> list[str]:
+    """What does not come back in this sandbox, in words; ``missing`` is what a checkpoint lacks."""
+    gone = ["running processes"]
+    if bootstrap.is_again:
+        gone.append(
+            "what came after the checkpoint" if bootstrap.restore else "all changes: there was no checkpoint"
+        )
+    gone += missing
+    if not remembers:
+        gone.append("the agent's memory of the conversation")
+    return gone
 
 
 def news(lost: Sequence[str], *, remembers: bool, summary: str) -> dict[str, Any]:
@@ -41,7 +56,7 @@ def _recovered(text: str, told: Mapping[str, Any] | None) -> str:
 
 def _restored(told: Mapping[str, Any]) -> str:
     return (
-        "Files, branches and staged changes are as they were at the last checkpoint; what came after it is lost, and so is this: "
+        "Files, branches and staged changes are as they were at the last checkpoint. This is lost: "
         f"{'; '.join(told['lost'])}."
     )
 

@@ -1,9 +1,11 @@
 """The agent's tools to start sessions of their own beside its own, and to read what came of them."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from ship_runner.mcp import Tool, ToolFailed
@@ -69,6 +71,7 @@ def tools(url: str, token: str) -> list[Tool]:
 class _Children:
     def __init__(self, url: str, token: str) -> None:
         self._terms = (url, token)
+        self._unanswered: dict[str, str] = {}
 
     @cached_property
     def _control(self) -> "ControlPlane":
@@ -82,8 +85,18 @@ class _Children:
         if not isinstance(prompt, str) or not prompt.strip():
             raise ToolFailed("The prompt is missing: say the whole task in it.")
         wanted = {name: arguments[name] for name in ("prompt", "title", "model") if arguments.get(name)}
-        child = await self._asked(lambda: self._control.start_child(wanted), patience_s=0)
+        child = await self._started(wanted)
         return f"Started session {child['child_id']}. Ask session_status for its result."
+
+    async def _started(self, wanted: dict[str, Any]) -> Any:
+        """One session, also when the answer to an earlier try was lost, be it this call's or the agent's call before it."""
+        asked = json.dumps(wanted)
+        key = self._unanswered.pop(asked, "") or token_hex(16)
+        try:
+            return await self._asked(lambda: self._control.start_child(wanted, key), patience_s=UNREACHABLE_S)
+        except BaseException:
+            self._unanswered[asked] = key
+            raise
 
     async def status(self, arguments: Mapping[str, Any]) -> str:
         session_id, wait = arguments.get("session_id"), bool(arguments.get("wait"))

@@ -54,7 +54,7 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """What this runner is to do; see ``docs/protocol.md``."""
+    """What this runner is to do; see ``docs/protocol.md``. ``is_again``: an earlier sandbox of the session has been at work."""
 
     session_id: str
     generation: int
@@ -66,6 +66,7 @@ class Bootstrap:
     approval: str
     default_model: str
     providers: tuple[Provider, ...]
+    is_again: bool = False
 
     @classmethod
     def parse(cls, document: dict[str, Any]) -> "Bootstrap":
@@ -78,6 +79,7 @@ class Bootstrap:
             branch=document["repository"]["branch"],
             work_branch=document["work_branch"],
             restore=_restore(document["restore"]),
+            is_again=int(document["generation"]) > 1 and bool(document.get("base_commit")),
             approval=document["approval"],
             default_model=document["default_model"],
             providers=tuple(
@@ -156,9 +158,9 @@ class ControlPlane:
                 async for chunk in answer.aiter_bytes(_CHUNK):
                     file.write(chunk)
 
-    async def start_child(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Start a session beside this one, ``{prompt, title?, model?}`` → ``{child_id}``; raises httpx.HTTPError."""
-        answer = await self._http.post("children", json=wanted)
+    async def start_child(self, wanted: dict[str, Any], key: str) -> dict[str, Any]:
+        """Start a session beside this one, ``{prompt, title?, model?}`` → ``{child_id}``; one for each ``key``. Raises httpx.HTTPError."""
+        answer = await self._http.post("children", json=wanted, headers={"Idempotency-Key": key})
         answer.raise_for_status()
         return dict(answer.json())
 

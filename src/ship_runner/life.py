@@ -168,15 +168,16 @@ class Life:
     def _report_ready(self, spool: Spool, prepared: Prepared, started: _Started) -> None:
         generation = self.bootstrap.generation
         notes: dict[str, Any] = {"ready": True, "conversation": started.conversation}
-        if restore := self.bootstrap.restore:
-            lost = ["running processes", *prepared.lost]
-            if not started.remembers:
-                lost.append("the agent's memory of the conversation")
+        restore = self.bootstrap.restore
+        if restore or self.bootstrap.is_again:
+            lost = briefing.lost(self.bootstrap, prepared.lost, remembers=started.remembers)
+            checkpoint_id = restore.checkpoint_id if restore else ""
             restored = facts.sandbox_restored(
-                generation, restore.checkpoint_id, conversation=started.remembers, lost=lost
+                generation, checkpoint_id, conversation=started.remembers, lost=lost
             )
             spool.report(restored, key="sandbox.restored")
-            notes["news"] = briefing.news(lost, remembers=started.remembers, summary=restore.summary)
+            if restore:
+                notes["news"] = briefing.news(lost, remembers=started.remembers, summary=restore.summary)
         ready = facts.sandbox_ready(generation, prepared.base_commit, self.bootstrap.work_branch)
         spool.report(ready, key="sandbox.ready", notes=notes)
 

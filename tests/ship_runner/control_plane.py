@@ -41,6 +41,8 @@ class FakeControlPlane:
         self.generation = 1
         self.restore: dict[str, Any] | None = None
         self.children: dict[str, dict[str, Any]] = {}
+        self.child_keys: list[str] = []
+        self.unanswered = 0
         self.looks = 0
         self.refusal: dict[str, str] | None = None
         self.prompts: dict[str, dict[str, str]] = {}
@@ -82,18 +84,19 @@ class FakeControlPlane:
         )
 
     def replace_sandbox(self, *, lost_task: bool = False) -> None:
-        """From now on the next generation is heard, and starts from the last checkpoint."""
-        chain = [self.of("checkpoint.created")[-1]]
+        """From now on the next generation is heard, and starts from the last checkpoint, if there is one."""
         known = {fact.checkpoint_id: fact for fact in self.of("checkpoint.created")}
-        while chain[0].parent_id:
+        chain = list(known.values())[-1:]
+        while chain and chain[0].parent_id:
             chain.insert(0, known[chain[0].parent_id])
-        self.restore = {
-            "checkpoint_id": chain[-1].checkpoint_id,
-            "bundles": [fact.bundle_artifact for fact in chain],
-            "agent_artifact": chain[-1].agent_artifact,
-            "lost_task": lost_task,
-            "summary": "Earlier they spoke of mangoes.",
-        }
+        if chain:
+            self.restore = {
+                "checkpoint_id": chain[-1].checkpoint_id,
+                "bundles": [fact.bundle_artifact for fact in chain],
+                "agent_artifact": chain[-1].agent_artifact,
+                "lost_task": lost_task,
+                "summary": "Earlier they spoke of mangoes.",
+            }
         self.generation += 1
         self.facts.clear()
         self.deltas.clear()
@@ -144,6 +147,7 @@ class FakeControlPlane:
                 "title": "Test",
                 "repository": {"clone_url": f"{self.url}/git/{self.repository}", "branch": self.branch},
                 "work_branch": "ship/test",
+                "base_commit": "c0" if self.generation > 1 else "",
                 "restore": self.restore,
                 "depth": 0,
                 "approval": self.approval,
@@ -178,6 +182,10 @@ class FakeControlPlane:
         if request.method == "GET":
             return JSONResponse({"items": list(self.children.values())})
         wanted = await request.json()
+        self.child_keys.append(request.headers["Idempotency-Key"])
+        if self.unanswered:
+            self.unanswered -= 1
+            return JSONResponse({"detail": "The answer is lost."}, status_code=502)
         child_id = f"ses_child_{len(self.children)}"
         self.children[child_id] = {
             "id": child_id,

@@ -13,6 +13,7 @@ from tests.ship_runner.control_plane import TOKEN, FakeControlPlane
 from tests.ship_runner.runner import Runner
 from tests.ship_runner.scripted import Turn, turns
 
+from ship_runner import children
 from ship_runner.mcp import Tool, ToolFailed, ToolServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -128,6 +129,26 @@ async def test_a_call_that_waits_says_so_and_can_be_taken_back(monkeypatch: pyte
     client.say("notifications/cancelled", requestId=1)
     await client.server.stop()
     assert [message.get("id") for message in client.said if "id" in message] == [2]
+
+
+async def test_a_start_that_is_tried_again_has_the_same_key(
+    plane: FakeControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "LOOK_S", 0.0)
+    agent = children._Children(plane.url, TOKEN)
+    plane.unanswered = 1
+    await agent.start({"prompt": "one"})
+    monkeypatch.setattr(children, "UNREACHABLE_S", 0.0)
+    plane.unanswered = 1
+    with pytest.raises(ToolFailed, match="Try again later"):
+        await agent.start({"prompt": "two"})
+    await agent.start({"prompt": "two"})
+    await agent.start({"prompt": "two"})
+    one, one_again, two, two_again, third = plane.child_keys
+    assert (one, two) == (one_again, two_again)
+    assert len({one, two, third}) == 3, "the agent may want two of the same"
+    plane.children.clear()
+    await agent._control.close()
 
 
 @pytest.mark.system

@@ -68,7 +68,10 @@ async def test_the_agent_remembers_in_the_next_sandbox(plane: FakeControlPlane, 
     restored = plane.of("sandbox.restored")[0]
     assert restored.conversation
     assert restored.checkpoint_id == second.checkpoint_id
-    assert restored.lost == ("running processes", "files that git ignores (b.log)")
+    assert restored.lost == (
+        *("running processes", "what came after the checkpoint"),
+        "files that git ignores (b.log)",
+    )
     (runner.workspace / "b.log").write_text("l\n")
     assert described(runner.workspace) == before
     assert await runner.diff() == difference
@@ -116,6 +119,21 @@ async def test_a_task_goes_on_after_its_sandbox_died(plane: FakeControlPlane, ru
     assert plane.of("tool.finished")[0].output == "half\n"
     assert git(runner.workspace, "status", "--porcelain").splitlines() == ["?? half.txt", "?? whole.txt"]
     each_part_once(plane)
+
+
+async def test_a_sandbox_that_was_lost_before_its_first_checkpoint_says_so(
+    plane: FakeControlPlane, runner: Runner
+) -> None:
+    await runner.ready()
+    assert not plane.of("sandbox.restored"), "nothing came before"
+    (runner.workspace / "a.txt").write_text("a\n")
+    await runner.lose()
+    plane.replace_sandbox()
+    await runner.ready()
+    (restored,) = plane.of("sandbox.restored")
+    assert (restored.checkpoint_id, restored.conversation) == ("", False)
+    assert "all changes: there was no checkpoint" in restored.lost
+    assert not (runner.workspace / "a.txt").exists()
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "torn"])

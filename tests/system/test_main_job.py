@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ async def test_no_key_enters_the_sandbox(ship: Ship) -> None:
     session_id = await ship.begin("echo", "hello")
     await ship.until(session_id, ended)
     pids = await ship.processes(session_id)
-    secrets = [b"sk-canary-7f3d9b", (ship.data / "signing.key").read_bytes(), ship.token.encode()]
+    secrets = [b"sk-canary-7f3d9b", signing_key(ship.data), ship.token.encode()]
     secrets.append((ship.data / "sandboxd.key").read_bytes()[:40])
     for pid in pids.values():
         assert_absent(pid, secrets)
@@ -97,6 +99,12 @@ async def test_no_key_enters_the_sandbox(ship: Ship) -> None:
             check=False,
         )
         assert found.stdout == ""
+
+
+def signing_key(data: Path) -> bytes:
+    with closing(sqlite3.connect(data / "ship.db")) as connection:
+        ((key,),) = connection.execute("SELECT value FROM secrets WHERE name = 'signing.key'")
+    return str(key).encode()
 
 
 PAGE = 4096

@@ -20,12 +20,11 @@ async def _caller(connection: HTTPConnection, serving: Serving) -> Actor:
 Caller = Annotated[Actor, Depends(_caller)]
 
 
-async def _key(
-    request: Request,
-    actor: Caller,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=KEY_CHARACTERS)] = None,
-) -> IdempotencyKey | None:
-    return key_of(actor, request, await request.body())
+KeyHeader = Annotated[str | None, Header(min_length=1, max_length=KEY_CHARACTERS)]
+
+
+async def _key(request: Request, actor: Caller, idempotency_key: KeyHeader = None) -> IdempotencyKey | None:
+    return key_of(actor.name, request, await request.body())
 
 
 Key = Annotated[IdempotencyKey | None, Depends(_key)]
@@ -36,3 +35,12 @@ async def _runner(connection: HTTPConnection, serving: Serving) -> RunnerCaller:
 
 
 Runner = Annotated[RunnerCaller, Depends(_runner)]
+
+
+async def _runner_key(
+    request: Request, caller: Runner, idempotency_key: KeyHeader = None
+) -> IdempotencyKey | None:
+    return key_of(caller.session_id, request, await request.body())
+
+
+RunnerKey = Annotated[IdempotencyKey | None, Depends(_runner_key)]

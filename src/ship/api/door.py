@@ -208,7 +208,7 @@ class Door(HttpToolsProtocol):
         try:
             try:
                 actor = await caller(connection, self._services)
-                key = key_of(actor, connection, body) if call.route.posts else None
+                key = key_of(actor.name, connection, body) if call.route.posts else None
                 response = await call.answer(Asker(self._services, actor, key), what)
             except Exception as error:  # the edge of the protocol, as the application's error handlers are
                 response = problems.answer(error, connection)

@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from ship.api import artifacts, inputs, lifecycle, schemas
 from ship.api.answers import encoded
-from ship.api.dependencies import Runner, Serving
+from ship.api.dependencies import Runner, RunnerKey, Serving
 from ship.api.services import RunnerCaller, Services, runner, services
 from ship.errors import NotFound, ShipError
 from ship.events import Cursor, decode_fact, facts, frames
@@ -152,9 +152,9 @@ async def get_artifact(name: str, serving: Serving, caller: Runner) -> Response:
 
 
 @router.post("/children", status_code=201, response_model=schemas.ChildAccepted)
-async def start_child(body: inputs.ChildIn, serving: Serving, caller: Runner) -> Response:
+async def start_child(body: inputs.ChildIn, serving: Serving, caller: Runner, key: RunnerKey) -> Response:
     """The agent starts a session of its own on the same repository."""
-    outcome = await serving.sessions.execute(caller.session_id, lifecycle.child(serving, body), AGENT)
+    outcome = await serving.sessions.execute(caller.session_id, lifecycle.child(serving, body), AGENT, key)
     return encoded(outcome.answer, 201)
 
 

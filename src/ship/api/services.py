@@ -88,8 +88,8 @@ KEY_HEADER = b"idempotency-key"
 KEY_CHARACTERS = 200
 
 
-def key_of(actor: Actor, connection: HTTPConnection, body: bytes) -> IdempotencyKey | None:
-    """The caller's key with a digest of the request, if the header is there.
+def key_of(who: str, connection: HTTPConnection, body: bytes) -> IdempotencyKey | None:
+    """The key of the caller by that name with a digest of the request, if the header is there.
 
     Raises:
         InvalidInput: ``idempotency_key_invalid`` when it is empty or too long.
@@ -104,7 +104,7 @@ def key_of(actor: Actor, connection: HTTPConnection, body: bytes) -> Idempotency
     path: str = connection.scope["path"]
     digest = hashlib.sha256(body)
     digest.update(path.encode())
-    return IdempotencyKey(f"{actor.name}:{path}", key, digest.hexdigest())
+    return IdempotencyKey(f"{who}:{path}", key, digest.hexdigest())
 
 
 class RunnerCaller(NamedTuple):

@@ -59,10 +59,8 @@ async def open_store(settings: Settings, folder: DataFolder, stack: contextlib.A
 
 
 async def signing_key(store: Store, folder: DataFolder) -> bytes:
-    """What session tokens are signed with: in the store where nodes may share it, so that each knows the others' tokens. The key of a
-    data folder from before goes on being used."""
-    if not store.shared:
-        return folder.secret(SIGNING_KEY).encode()
+    """What session tokens are signed with: in the store, so that each node knows the others' tokens, and it goes where the logs go.
+    The key of a data folder from before goes on being used."""
     known = (folder.path / SIGNING_KEY).exists()
     fresh = folder.secret(SIGNING_KEY) if known else secrets.token_hex(32)
     return (await store.secret(SIGNING_KEY, fresh)).encode()

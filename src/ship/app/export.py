@@ -1,4 +1,5 @@
 """A whole Ship in one file, whatever store it is in: rows and blobs, in order, compressed, with a checksum over all of it.
+As it holds the key that session tokens are signed with, only its owner may read it.
 
 The file is a gzip stream of msgpack values, each behind its length and its CRC-32 in four bytes each: a ``Header``, ``Page`` of every row, then each blob
 as ``Piece`` after ``Piece``, then ``End``. What lacks its end, or has another checksum, is refused; nothing of it is kept then.
@@ -72,7 +73,9 @@ async def export(store: Store, blobs: BlobStore, file: Path, progress: Progress)
         OSError: the file cannot be written.
     """
     aside = file.with_name(file.name + ".partial")
+    aside.unlink(missing_ok=True)
     try:
+        aside.touch(0o600, exist_ok=False)
         with aside.open("wb") as out:
             counts = await _write(_Writer(out), store, blobs, progress)
         aside.replace(file)

@@ -409,7 +409,7 @@ def export(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Write everything, blobs included, into one file. The server may be running or not."""
+    """Write everything, blobs and the signing key included, into one file that only you may read. The server may be running or not."""
     from ship.cli import storage
 
     storage.export(file, data, config, as_json=json)

@@ -177,7 +177,10 @@ class Transcript:
             case facts.SandboxRestored():
                 lost = f"; lost: {', '.join(fact.lost)}" if fact.lost else ""
                 memory = "and the agent's memory" if fact.conversation else "without the agent's memory"
-                return _quiet(f"restored from checkpoint {fact.checkpoint_id}, {memory}{lost}")
+                point = (
+                    f"restored from checkpoint {fact.checkpoint_id}" if fact.checkpoint_id else "begun anew"
+                )
+                return _quiet(f"{point}, {memory}{lost}")
             case facts.TaskInterrupted():
                 return _quiet("the task goes on in a new sandbox")
             case facts.TaskLimitReached():

@@ -155,8 +155,8 @@ class SandboxResumed(Fact, frozen=True, kw_only=True):
 
 
 class SandboxRestored(Fact, frozen=True, kw_only=True):
-    """The runner brought a checkpoint back into a new sandbox: ``conversation`` says whether the agent remembers, ``lost`` what did
-    not come back, in plain words."""
+    """The runner brought a checkpoint back into a new sandbox, or had none to bring back (``checkpoint_id`` is empty): ``conversation``
+    says whether the agent remembers, ``lost`` what did not come back, in plain words."""
 
     TYPE = "sandbox.restored"
     generation: int

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from ship.errors import InvalidInput
+from ship.errors import InvalidInput, ShipError
 from ship.events.facts import FACTS, Fact
 from ship.model import Actor, Value
 
@@ -78,31 +78,34 @@ def encode(record: Record) -> bytes:
 
 
 def decode(line: bytes | str) -> Record:
-    """The record that ``encode`` wrote, by this version of Ship or an older one.
+    """The record that ``encode`` wrote, by this version of Ship or an older one. Whoever asked for it has done nothing wrong where it
+    cannot be read.
 
     Raises:
-        InvalidInput: ``event_malformed`` when it is not a record, ``event_unknown`` for a type or version that we do not know.
+        ShipError: ``event_malformed`` when it is not a record, ``event_unknown`` for a type or version that we do not know.
     """
     try:
         wire = _wire_decoder.decode(line)
+        fact = decode_fact(wire.type, wire.v, bytes(wire.data))
     except msgspec.DecodeError as error:
-        raise InvalidInput(f"not an event record: {error}", code="event_malformed") from error
-    fact = decode_fact(wire.type, wire.v, bytes(wire.data))
+        raise ShipError(f"not an event record: {error}", code="event_malformed") from error
+    except InvalidInput as error:
+        raise ShipError(error.message, code=error.code, hint=error.hint) from error
     return Record(seq=wire.seq, at_ms=wire.at_ms, actor=wire.actor, fact=fact, frame=wire.frame)
 
 
 def decode_fact(type_name: str, version: int, data: bytes) -> Fact:
-    """One fact from its type, version and JSON data; old versions pass through their upcasters.
+    """One fact that somebody sent, from its type, version and JSON data; old versions pass through their upcasters.
 
     Raises:
-        InvalidInput: as ``decode``.
+        InvalidInput: ``event_malformed``, ``event_unknown``.
     """
     kind = _TYPES.get(type_name)
     if kind is None or version > kind.VERSION or version < 1:
         raise InvalidInput(
             f"unknown event {type_name} version {version}",
             code="event_unknown",
-            hint="It was written by a newer Ship; upgrade this one.",
+            hint="A newer Ship wrote it: upgrade the one that reads it.",
         )
     try:
         if version == kind.VERSION:

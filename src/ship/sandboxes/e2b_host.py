@@ -1,6 +1,7 @@
 """Sandboxes over E2B's protocol, by the official SDK: our own sandbox host or E2B's cloud."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OUTPUT_LIMIT = 1 << 20
+CONNECTED = 1_000
+"""To so many sandboxes a connection is kept in mind."""
 
 
 class E2BHost:
@@ -24,7 +27,7 @@ class E2BHost:
         if api_url:
             self._options["api_url"] = api_url
             self._options["sandbox_url"] = sandbox_url or api_url
-        self._open: dict[str, AsyncSandbox] = {}
+        self._open: OrderedDict[str, AsyncSandbox] = OrderedDict()
 
     async def create(self, template: str, metadata: Mapping[str, str], timeout_s: int) -> str:
         """As the port says."""
@@ -35,7 +38,7 @@ class E2BHost:
                 template=template, metadata=dict(metadata), timeout=timeout_s, **self._options
             )
         )
-        self._open[sandbox.sandbox_id] = sandbox
+        self._keep(sandbox)
         return sandbox.sandbox_id
 
     async def find(self, metadata: Mapping[str, str]) -> list[tuple[str, Mapping[str, str]]]:
@@ -65,7 +68,7 @@ class E2BHost:
         from e2b import AsyncSandbox
 
         sandbox = await translated(AsyncSandbox.connect(sandbox_id, timeout=timeout_s, **self._options))
-        self._open[sandbox_id] = sandbox
+        self._keep(sandbox)
 
     async def start(self, sandbox_id: str, command: str, env: Mapping[str, str]) -> None:
         """As the port says."""
@@ -144,11 +147,18 @@ class E2BHost:
     async def _sandbox(self, sandbox_id: str) -> "AsyncSandbox":
         from e2b import AsyncSandbox
 
-        if sandbox_id not in self._open:
-            self._open[sandbox_id] = await translated(
-                AsyncSandbox.connect(sandbox_id, timeout=3_600, **self._options)
-            )
-        return self._open[sandbox_id]
+        sandbox = self._open.get(sandbox_id)
+        if sandbox is None:
+            sandbox = await translated(AsyncSandbox.connect(sandbox_id, timeout=3_600, **self._options))
+        self._keep(sandbox)
+        return sandbox
+
+    def _keep(self, sandbox: "AsyncSandbox") -> None:
+        """It is connected. Another node may end it, so what was not used for long is forgotten."""
+        self._open[sandbox.sandbox_id] = sandbox
+        self._open.move_to_end(sandbox.sandbox_id)
+        if len(self._open) > CONNECTED:
+            self._open.popitem(last=False)
 
     async def _gone_is_forgotten(self, sandbox_id: str, call: Awaitable[T], path: str = "") -> T:
         try:

@@ -1,7 +1,7 @@
 """Carries out what the machine asks of the world. Each effect is done at least once and may be done again."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ class Effects:
             if found
             else await self._host.create(self._runner.template, metadata, SANDBOX_TIMEOUT_S)
         )
-        with contextlib.suppress(Conflict):  # the session was archived meanwhile
+        with _passing("session_archived"):  # meanwhile
             await self._report(
                 session_id,
                 generation,
@@ -116,14 +116,23 @@ class Effects:
         await self._host.start(sandbox_id, RUNNER, env)
 
     async def _check(self, session_id: str, effect: commands.CheckSandbox) -> None:
-        if await self._is_resting(session_id):
-            return
-        try:
-            await self._host.extend(effect.sandbox_id, SANDBOX_TIMEOUT_S)
-            await self._start_runner(session_id, effect.generation, effect.sandbox_id)
-        except NotFound:
-            if not await self._is_resting(session_id):
-                await self._report_missing(session_id, effect.generation)
+        if not await self._is_resting(session_id):
+            try:
+                await self._host.extend(effect.sandbox_id, SANDBOX_TIMEOUT_S)
+                await self._start_runner(session_id, effect.generation, effect.sandbox_id)
+            except NotFound:
+                if not await self._is_resting(session_id):
+                    await self._report_missing(session_id, effect.generation)
+        await self._freeze_again(session_id, effect)
+
+    async def _freeze_again(self, session_id: str, effect: commands.CheckSandbox) -> None:
+        """A pause may have come in between, and the check, or an earlier try of it, may have woken what was frozen. A pause that still
+        waits for its checkpoint is left alone."""
+        state = await self._sessions.state(session_id)
+        due = state.sandbox.status == "paused" or state.wanted_checkpoint is None
+        if due and state.status is SessionStatus.PAUSED:
+            frozen = commands.PauseSandbox(generation=effect.generation, sandbox_id=effect.sandbox_id)
+            await self._freeze(session_id, frozen)
 
     async def _freeze(self, session_id: str, effect: commands.PauseSandbox) -> None:
         if await self._is_over(session_id, effect.generation) or not await self._is_paused(session_id):
@@ -184,7 +193,7 @@ class Effects:
             limits=LimitsPatch(time_s=limits.time_s, tokens=limits.tokens, cost_usd=limits.cost_usd),
             parent=parent,
         )
-        with contextlib.suppress(Conflict):  # an earlier try has begun it
+        with _passing("session_exists"):  # an earlier try has begun it
             await self._sessions.execute(effect.child_id, command, effect.by)
         state = await self._sessions.state(session_id)
         task = state.task(effect.task_id)
@@ -207,7 +216,7 @@ class Effects:
             deletions=sum(file.deletions for file in files),
             usage=reduce(Usage.plus, (child.usage for child in state.children), state.usage),
         )
-        with contextlib.suppress(Conflict):  # the parent is archived: nobody waits for it
+        with _passing("session_archived"):  # the parent: nobody waits for it
             await self._sessions.execute(state.parent.session_id, commands.FinishChild(fact=fact), SYSTEM)
 
     async def _end_children(self, effect: commands.EndChildren) -> None:
@@ -230,3 +239,13 @@ class Effects:
             await self._sessions.execute(
                 session_id, commands.ReportProgress(generation=generation, fact=fact), SYSTEM
             )
+
+
+@contextlib.contextmanager
+def _passing(*codes: str) -> Iterator[None]:
+    """Let a Conflict of these codes pass. Another one may be that the session is busy, and then this effect comes again."""
+    try:
+        yield
+    except Conflict as error:
+        if error.code not in codes:
+            raise

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ship import words
-from ship.errors import Conflict, NotFound, ShipError
+from ship.errors import Conflict, InvalidInput, NotFound, ShipError
 from ship.events import decode, encode, facts
 from ship.events.frames import Delta
 from ship.model import Actor, SearchMode, SessionStatus
@@ -233,8 +233,10 @@ class Sessions:
 
         Raises:
             NotFound: ``session_not_found``.
-            InvalidInput: ``after_past_head``: a seq that this log does not have yet.
+            InvalidInput: ``after_past_head``: a seq that this log does not have yet; or one below 1.
         """
+        if seq < 1:
+            raise InvalidInput(f"a log begins with event 1, after {seq}")
         head = await self.head(session_id)
         check_after(seq, head)
         state: SessionState | None = None
@@ -457,7 +459,8 @@ class Sessions:
             for seq, event in enumerate(append.events, start=append.expected_head + 1)
         ]
         if append.summary:
-            self._heads.told(session_id, decision.state.head_seq)
+            if self._store.shared:  # elsewhere nobody compares, and nothing would forget it
+                self._heads.told(session_id, decision.state.head_seq)
             self.bus.publish(session_id, notices)
             self.bus.publish(SUMMARIES, [Notice(decision.state.head_seq, "summary", append.summary.body)])
         if decision.effects or decision.alarms:

@@ -159,7 +159,8 @@ class Worker:
     async def _failed(self, due: DueEffect, effect: commands.AnyEffect, error: Exception) -> None:
         afterwards = isinstance(effect, commands.KillSandbox | commands.PackLog)
         allowed = LAST_ATTEMPTS if afterwards else ATTEMPTS
-        final = isinstance(error, ConfigurationError | Conflict) or due.attempts >= allowed
+        refused = isinstance(error, ConfigurationError | Conflict) and not _is_busy(error)
+        final = refused or due.attempts >= allowed
         metrics.EFFECTS.labels(_kind(effect), "given_up" if final else "retried").inc()
         if not final:
             due_at_ms = self._sessions.now_ms() + BACKOFF_MS[min(due.attempts, len(BACKOFF_MS)) - 1]
@@ -177,7 +178,9 @@ class Worker:
         )
         try:
             await self._sessions.execute(due.session_id, report, SYSTEM)
-        except Conflict:
+        except Conflict as ended:
+            if _is_busy(ended):
+                raise  # its lease brings it back
             _log.warning("effect %s was given up after its session's end", due.effect_id)
         await self._store.finish_effect(due.effect_id)
 
@@ -188,7 +191,7 @@ class Worker:
         except Unavailable:
             raise  # its lease brings it back
         except Exception as error:  # one session's trouble is not the others'
-            if not isinstance(error, Conflict | NotFound) or error.code == "session_busy":
+            if not isinstance(error, Conflict | NotFound) or _is_busy(error):
                 # Its lease brings it back: to a node that knows these events, or when there is less to do.
                 _log.exception("alarm %s of %s failed", alarm.name, alarm.session_id)
                 return
@@ -206,6 +209,11 @@ class _Clock:
         """How far it went ahead since the last time."""
         before, self._ahead_ms = self._ahead_ms, now_ms - time.monotonic() * 1000
         return self._ahead_ms - before
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether it may work later, unlike any other Conflict."""
+    return isinstance(error, Conflict) and error.code == "session_busy"
 
 
 def _kind(effect: commands.AnyEffect) -> str:

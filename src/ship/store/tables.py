@@ -13,6 +13,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "idempotency": ("scope", "key", "fingerprint", "answer", "at_ms"),
     "all_texts": ("session_id", "seq", "text"),
     "tokens": ("digest", "kind", "name", "created_at_ms", "expires_at_ms"),
+    "secrets": ("name", "value"),
 }
 """The columns of each table, in the order of a row. What is not named here is derived, and made anew."""
 

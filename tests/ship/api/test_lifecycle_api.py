@@ -227,11 +227,14 @@ async def test_an_agent_starts_a_session_and_reads_its_result(served: Served, cl
     session = await sandboxed(served, prompt="do it")
     async with Work(served, session["id"]) as work:
         await work.runner.until("prompt")
-        started = await work.inside.post(
-            "/runner/v1/children", json={"prompt": "Port the tests\nall of them"}
-        )
+        wanted, key = {"prompt": "Port the tests\nall of them"}, {"Idempotency-Key": "one"}
+        started = await work.inside.post("/runner/v1/children", json=wanted, headers=key)
         assert started.status_code == 201
         child_id = started.json()["child_id"]
+        again = await work.inside.post("/runner/v1/children", json=wanted, headers=key)
+        assert again.json() == started.json(), "the answer was lost, not the child"
+        reused = await work.inside.post("/runner/v1/children", json={"prompt": "other"}, headers=key)
+        assert reused.json()["code"] == "idempotency_key_reused"
         (listed,) = (await work.inside.get("/runner/v1/children")).json()["items"]
         assert (listed["id"], listed["title"], listed["status"]) == (child_id, "Port the tests", "running")
         async with asyncio.timeout(10):

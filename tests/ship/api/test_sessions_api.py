@@ -10,6 +10,9 @@ import pytest
 from tests.ship.api.conftest import Served
 
 from ship.api import inputs, schemas
+from ship.events import Record, encode, facts
+from ship.model import SYSTEM
+from ship.ports.store import Append, NewEvent
 
 REPOSITORY = {"source": "https://example.com/a.git", "branch": "main"}
 
@@ -228,3 +231,17 @@ async def test_the_list_streams_what_changes(served: Served) -> None:
                 schemas.SessionSummaryOut.model_validate(summary)
                 assert summary["id"] == session["id"]
                 break
+
+
+async def test_a_log_that_a_newer_node_wrote_is_this_nodes_fault(served: Served) -> None:
+    newer = NewEvent("of.tomorrow", encoded(type="of.tomorrow"))
+    await served.services.sessions._store.append(Append("ses_newer", 0, 1, [newer]))
+    answer = await served.client.get("/api/v1/sessions/ses_newer")
+    assert (answer.status_code, answer.json()["code"]) == (500, "event_unknown")
+    assert "upgrade" in answer.json()["hint"]
+
+
+def encoded(**changes: Any) -> bytes:
+    """A record with other fields than this Ship would write."""
+    record = Record(seq=1, at_ms=1, actor=SYSTEM, fact=facts.SessionArchived())
+    return json.dumps({**json.loads(encode(record)), **changes}).encode()

@@ -129,6 +129,18 @@ async def test_a_signing_key_is_one_for_all_who_share_a_store(postgres_url: str,
     assert len(keys) == 1 and len(keys.pop()) >= 32
 
 
+async def test_a_signing_key_stands_in_the_store_and_that_of_a_folder_from_before_goes_there(
+    tmp_path: Path,
+) -> None:
+    folder = DataFolder(tmp_path)
+    before = folder.secret(adapters.SIGNING_KEY)
+    for _ in range(2):
+        async with AsyncExitStack() as stack:
+            store = await adapters.open_store(config.load(None, {}), folder, stack)
+            assert (await adapters.signing_key(store, folder)).decode() == before
+        (tmp_path / adapters.SIGNING_KEY).unlink(missing_ok=True)
+
+
 async def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:
     settings = config.load(None, {**SHARED, "SHIP_DATABASE": f"postgresql://u:secret@/d?host={tmp_path}"})
     async with AsyncExitStack() as stack:

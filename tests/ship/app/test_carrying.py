@@ -3,13 +3,15 @@
 import asyncio
 import gzip
 import json
+import sqlite3
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from ship.app import export, storage
@@ -31,6 +33,7 @@ from ship.ports.store import (
 )
 from ship.sessions import packing
 from ship.sessions.logs import Logs
+from ship.store.tables import TABLES
 from ship.words import parse
 
 BLOB = b"\x00\xffdiff" * 700_000
@@ -82,6 +85,7 @@ async def a_life(store: Store, blobs: FolderBlobs) -> None:
     await store.append(Append("ses_old", 0, 1, [NewEvent("artifact.stored", body)] * 3))
     await packing.pack(store, blobs, "ses_old", Snapshot(3, 1, b"state"))
     await store.add_token(StoredToken("digest", "api", "laptop", 1, None))
+    await store.secret("signing.key", "secret")
 
 
 async def contents(store: Store) -> dict[str, list[Any]]:
@@ -91,6 +95,47 @@ async def contents(store: Store) -> dict[str, list[Any]]:
     async for table, page in store.dump():
         rows.setdefault(table, []).extend(map(tuple, page))
     return {table: sorted(found) for table, found in rows.items()}
+
+
+NOT_CARRIED = {
+    "heads": "counted from the events",
+    "texts": "carried as all_texts, and indexed anew",
+    "unindexed": "carried as all_texts",
+    "text_words": "the index of texts",
+    "meanings": "made anew from the texts",
+    "writers": "of the nodes that write there now",
+    "schema_version": "of the tables themselves",
+}
+"""Every other table is carried, with all its columns."""
+ORDER = {("idempotency", "id")}
+"""Columns that say only in which order rows came."""
+
+
+async def columns_of_sqlite(tmp_path: Path) -> set[tuple[str, str]]:
+    async with opened("", tmp_path):
+        with closing(sqlite3.connect(tmp_path / "ship.db")) as connection:
+            return set(
+                connection.execute(
+                    "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c "
+                    "WHERE t.type IN ('table', 'view') AND t.name NOT GLOB 'text_words_*'"
+                )
+            )
+
+
+async def columns_of_postgres(url: str, tmp_path: Path) -> set[tuple[str, str]]:
+    async with opened(url, tmp_path):
+        connection = await asyncpg.connect(url)
+        rows = await connection.fetch(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema()"
+        )
+        await connection.close()
+        return {(row["table_name"], row["column_name"]) for row in rows}
+
+
+async def test_every_table_is_carried_or_said_not_to_be(postgres_url: str, tmp_path: Path) -> None:
+    carried = {(table, column) for table, columns in TABLES.items() for column in columns}
+    for there in (await columns_of_sqlite(tmp_path), await columns_of_postgres(postgres_url, tmp_path)):
+        assert {(table, column) for table, column in there if table not in NOT_CARRIED} - ORDER == carried
 
 
 def nothing(name: str, count: int) -> None:
@@ -120,10 +165,12 @@ async def test_there_and_back_again(postgres_url: str, tmp_path: Path) -> None:
         before = await contents(first)
         counts = await export.export(first, blobs[0], tmp_path / "there", nothing)
     assert counts["events"] == 30 * 41 + 2
+    assert (tmp_path / "there").stat().st_mode & 0o777 == 0o600, "it holds the signing key"
     assert (counts["blobs"], counts["missing blobs"]) == (3, 2), "also those that a packed log names"
     async with opened(postgres_url, tmp_path / "1") as second:
         assert await export.import_(tmp_path / "there", second, blobs[1], nothing) == counts
         assert await contents(second) == before
+        assert await second.secret("signing.key", "another") == "secret"
         found = await second.search(Search(parse("title 17")), 0, 9)
         assert [one.session_id for one in found] == ["ses_17"]
         assert await second.heads(["ses_0", "ses_1"]) == {"ses_0": 42, "ses_1": 41}
@@ -135,6 +182,7 @@ async def test_there_and_back_again(postgres_url: str, tmp_path: Path) -> None:
         await export.import_(tmp_path / "back", third, blobs[2], nothing)
         assert await contents(third) == after
         assert await third.head("ses_1") == 42
+        assert await third.secret("signing.key", "another") == "secret"
     for body in (BLOB, BUNDLE):
         kept = blobs[2].get(sha256(body).hexdigest())
         assert b"".join([piece async for piece in kept]) == body
@@ -215,7 +263,6 @@ def test_the_commands(
 @pytest.fixture
 def postgres_url_of_a_command(postgres_address: str) -> str:
     """An empty place for commands that run an event loop of their own."""
-    import asyncpg
 
     async def make() -> str:
         connection = await asyncpg.connect(postgres_address)

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ship.errors import InvalidInput
+from ship.errors import InvalidInput, ShipError
 from ship.events import FACTS, Cursor, Fact, Record, decode, decode_fact, encode
 from ship.events.record import UPCASTERS
 from ship.model import AGENT, SYSTEM
@@ -67,6 +67,16 @@ def _line(**changes: Any) -> bytes:
     ],
 )
 def test_what_is_not_a_record_is_refused_with_its_reason(line: bytes, code: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(ShipError) as refused:
         decode(line)
-    assert refused.value.code == code
+    assert (refused.value.code, refused.value.status) == (code, 500), "no fault of who asked for it"
+
+
+def test_a_fact_that_nobody_knows_is_the_fault_of_who_sent_it() -> None:
+    for name, version, code in (
+        ("task.vanished", 1, "event_unknown"),
+        ("task.started", 1, "event_malformed"),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            decode_fact(name, version, b"{}")
+        assert refused.value.code == code

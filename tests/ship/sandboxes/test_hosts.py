@@ -55,3 +55,28 @@ async def test_a_host_that_is_not_there_is_an_error_with_a_name() -> None:
     with pytest.raises(SandboxFailed) as refused:
         await E2BHost(KEY, "http://127.0.0.1:9").find({})
     assert refused.value.code == "sandbox_host_unreachable"
+
+
+async def test_a_node_keeps_in_mind_the_sandboxes_that_it_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other nodes end some of them, of which it hears nothing."""
+    connected = []
+
+    class Sandbox:
+        def __init__(self, sandbox_id: str) -> None:
+            self.sandbox_id = sandbox_id
+
+        @classmethod
+        async def connect(cls, sandbox_id: str, **options: object) -> "Sandbox":
+            connected.append(sandbox_id)
+            return cls(sandbox_id)
+
+        async def set_timeout(self, timeout_s: int) -> None:
+            """It has more time."""
+
+    monkeypatch.setattr("e2b.AsyncSandbox", Sandbox)
+    monkeypatch.setattr("ship.sandboxes.e2b_host.CONNECTED", 2)
+    host = E2BHost(KEY)
+    for sandbox_id in "abacab":
+        await host.extend(sandbox_id, 60)
+    assert "".join(connected) == "abcb"
+    assert set(host._open) == {"a", "b"}

@@ -15,9 +15,10 @@ import pytest
 from ship.blobs.folder import FolderBlobs
 from ship.bus import LocalBus
 from ship.errors import Unavailable
-from ship.model import Actor, ActorKind, Repository
+from ship.events import Cursor, facts
+from ship.model import AGENT, SYSTEM, Actor, ActorKind, ChangedFile, CheckpointReason, Repository
 from ship.ports.store import Append, NewEvent, Snapshot, Store
-from ship.sessions import commands, packing
+from ship.sessions import commands, forks, packing
 from ship.sessions.cache import STATE_SHAPE
 from ship.sessions.effects import Effects, RunnerSettings
 from ship.sessions.policy import Policy
@@ -99,6 +100,80 @@ async def test_a_packed_session_reads_as_before(store: Store, tmp_path: Path) ->
     size_bytes = sum(file.stat().st_size for file in (tmp_path / "blobs").rglob("*") if file.is_file())
     logged_bytes = sum(len(body) for _, body in before[3])
     assert size_bytes < logged_bytes / 5
+
+
+async def worked(sessions: Sessions) -> str:
+    """A session that was archived with two checkpoints, which are not on one page of its log."""
+    command = commands.CreateSession(
+        title="t", repository=Repository(source="/r"), model="p/m", prompt="do", task_id="tsk"
+    )
+    session_id = (await sessions.create(command, ME)).session_id
+    created = facts.SandboxCreated(generation=1, sandbox_id="one")
+    await sessions.execute(session_id, commands.ReportProgress(generation=1, fact=created), SYSTEM)
+    reported: list[facts.Fact] = [facts.SandboxReady(generation=1, base_commit="c", work_branch="b")]
+    reported += [checkpoint("ckp_1", ""), checkpoint("ckp_2", "ckp_1"), facts.TaskCompleted(task_id="tsk")]
+    for n, fact in enumerate(reported, start=1):
+        if isinstance(fact, facts.CheckpointCreated):
+            stored = commands.StoreArtifact(
+                name=fact.bundle_artifact, sha256=f"{n}" * 64, size_bytes=1, media_type="x/y"
+            )
+            await sessions.execute(session_id, stored, AGENT)
+        frame = commands.ReportFrame(at=Cursor(generation=1, n=n), fact=fact)
+        await sessions.execute(session_id, frame, AGENT)
+        notes = (commands.PostMessage(message_id=f"{n}-{note}", text="note") for note in range(300))
+        await asyncio.gather(*(sessions.execute(session_id, note, ME) for note in notes))
+    await sessions.execute(session_id, commands.ArchiveSession(), ME)
+    return session_id
+
+
+def checkpoint(checkpoint_id: str, parent_id: str) -> facts.CheckpointCreated:
+    return facts.CheckpointCreated(
+        checkpoint_id=checkpoint_id,
+        task_id="tsk",
+        commit=f"c-{checkpoint_id}",
+        base_commit="c",
+        files=(ChangedFile(path=f"{checkpoint_id}.py", status="M", additions=1, deletions=2),),
+        diff_artifact="",
+        bundle_artifact=f"bundle-{checkpoint_id}",
+        agent_artifact="",
+        parent_id=parent_id,
+        reason=CheckpointReason.TASK,
+    )
+
+
+async def all_that_is_made_of_it(sessions: Sessions, session_id: str) -> list[Any]:
+    """Its checkpoints, the states of its past, and what forks of it begin with."""
+    state = await sessions.state(session_id)
+    made: list[Any] = [state.checkpoints]
+    for point in state.checkpoints:
+        seqs = (1, point.seq - 1, point.seq, 500, 501, state.head_seq)
+        made += [await sessions.state_at(session_id, seq) for seq in seqs]
+        command = commands.CreateSession(
+            title="fork", repository=state.repository, model="p/m", prompt="more", task_id="tsk_2"
+        )
+        made.append(await forks.from_checkpoint(sessions, session_id, point.id, command, is_there))
+    return made
+
+
+async def is_there(name: str) -> bool:
+    return True
+
+
+async def test_a_packed_session_is_forked_and_replayed_as_before(store: Store, tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    sessions = Sessions(store, LocalBus(), now_ms, blobs=blobs)
+    session_id = await worked(sessions)
+    before = await all_that_is_made_of_it(sessions, session_id)
+    assert [point.id for point in before[0]] == ["ckp_1", "ckp_2"]
+    await sessions.pack(session_id)
+    assert await store.events(session_id, 0, 1) == []
+    fresh = Sessions(store, LocalBus(), now_ms, blobs=blobs)
+    for reader in (sessions, fresh):
+        assert await all_that_is_made_of_it(reader, session_id) == before
+    fork = await fresh.state((await fresh.create(before[-1], ME)).session_id)
+    assert fork.origin and fork.origin.checkpoint_id == "ckp_2"
+    assert [point.id for point in fork.checkpoints] == ["ckp_1", "ckp_2"]
+    assert fork.checkpoint and fork.checkpoint.files[0].path == "ckp_2.py"
 
 
 async def test_a_state_of_another_form_is_folded_from_the_blob(store: Store, tmp_path: Path) -> None:

@@ -152,6 +152,11 @@ async def test_a_repeated_key_gets_the_first_answer_also_when_both_come_at_once(
         await sessions.post(session_id, note("other"), ME, IdempotencyKey("me", "k", "another"))
 
 
+async def test_a_node_alone_remembers_nothing_of_what_it_told(sessions: Sessions) -> None:
+    await begun(sessions)
+    assert not sessions._heads._told
+
+
 async def test_a_refused_command_keeps_nothing(sessions: Sessions) -> None:
     session_id = await begun(sessions)
     head = await sessions.head(session_id)
@@ -251,6 +256,17 @@ async def test_a_place_past_the_end_of_the_log_is_refused(sessions: Sessions) ->
     with pytest.raises(InvalidInput) as refused:
         await anext(sessions.follow(session_id, 99))
     assert refused.value.code == "after_past_head"
+
+
+@pytest.mark.parametrize(
+    ("seq", "code"), [(-1, "invalid_input"), (0, "invalid_input"), (99, "after_past_head")]
+)
+async def test_a_state_that_never_was_is_refused(sessions: Sessions, seq: int, code: str) -> None:
+    session_id = await begun(sessions)
+    with pytest.raises(InvalidInput) as refused:
+        async with asyncio.timeout(5):
+            await sessions.state_at(session_id, seq)
+    assert refused.value.code == code
 
 
 async def test_who_leaves_while_a_command_is_on_its_way_leaves_it_whole(sessions: Sessions) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ship.bus import LocalBus
-from ship.errors import Unavailable
+from ship.errors import Conflict, Unavailable
 from ship.events import Cursor, decode, facts
 from ship.events.frames import Delta
 from ship.model import (
@@ -26,7 +26,7 @@ from ship.model import (
 from ship.ports.store import Append, NewAlarm, NewEvent
 from ship.sessions import commands, worker
 from ship.sessions.effects import Effects, RunnerSettings
-from ship.sessions.service import Sessions
+from ship.sessions.service import Outcome, Sessions
 from ship.sessions.state import SessionState
 from ship.sessions.worker import Worker
 from ship.store.sqlite import SqliteStore
@@ -242,6 +242,56 @@ async def test_a_paused_session_is_frozen_left_alone_and_thawed(
     assert resumed.memory == (not isinstance(host, AmnesicSandboxHost))
 
 
+class WakingSandboxHost(PretendSandboxHost):
+    """Wakes a paused sandbox that it is to extend, and takes its time for that; ``begun`` and ``go_on`` as before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on, self.is_away = asyncio.Event(), asyncio.Event(), False
+
+    async def extend(self, sandbox_id: str, timeout_s: int) -> None:
+        self.begun.set()
+        await self.go_on.wait()
+        self._sandbox(sandbox_id).is_paused = False
+        if self.is_away:
+            raise Unavailable("the answer was lost", code="sandbox_host_unreachable")
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_a_sandbox_that_was_frozen_while_it_was_looked_after_is_frozen_again(
+    store: SqliteStore, sessions: Sessions, is_away: bool
+) -> None:
+    host = WakingSandboxHost()
+    host.is_away = is_away
+    async with Working(store, sessions, host):
+        session_id = await readied(store, sessions)
+        await sessions.execute(session_id, commands.CancelTask(task_id="tsk_1"), ME)
+        await reported(sessions, session_id, facts.TaskCancelled(task_id="tsk_1"))
+        await sessions.check_soon(session_id, 0)
+        await host.begun.wait()
+        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
+        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        host.go_on.set()
+        await settled(store)
+    (sandbox,) = host.sandboxes.values()
+    assert sandbox.is_paused
+
+
+async def test_a_pause_that_waits_for_its_checkpoint_is_not_frozen_by_a_look_at_its_sandbox(
+    store: SqliteStore, sessions: Sessions
+) -> None:
+    host = WakingSandboxHost()
+    async with Working(store, sessions, host):
+        session_id = await readied(store, sessions)
+        await sessions.check_soon(session_id, 0)
+        await host.begun.wait()
+        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
+        host.go_on.set()
+        await settled(store)
+    (sandbox,) = host.sandboxes.values()
+    assert not sandbox.is_paused
+
+
 async def test_a_paused_sandbox_that_is_gone_is_replaced(store: SqliteStore, sessions: Sessions) -> None:
     host = PretendSandboxHost()
     async with Working(store, sessions, host):
@@ -273,6 +323,30 @@ async def test_a_child_works_and_its_result_comes_to_its_parent(
         await reported(sessions, "ses_child", facts.TaskCompleted(task_id=task_id))
         state = await until(sessions, parent_id, lambda s: s.children[0].status is TaskStatus.COMPLETED)
     assert state.children[0].summary == "Ported."
+
+
+async def test_what_a_child_came_to_is_told_again_to_a_parent_that_was_too_busy(
+    store: SqliteStore, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = [True, True]
+    execute = sessions.execute
+
+    async def often_busy(session_id: str, command: commands.Command, *rest: Any) -> Outcome:
+        if isinstance(command, commands.FinishChild) and busy:
+            busy.pop()
+            raise Conflict("this session is too busy", code="session_busy")
+        return await execute(session_id, command, *rest)
+
+    monkeypatch.setattr(sessions, "execute", often_busy)
+    async with Working(store, sessions, PretendSandboxHost()):
+        parent_id = await readied(store, sessions)
+        start = commands.StartChild(child_id="ses_child", title="c", prompt="port it")
+        await sessions.execute(parent_id, start, AGENT)
+        await settled(store)
+        await sessions.execute("ses_child", commands.ArchiveSession(), ME)
+        await settled(store)
+    assert not busy
+    assert (await sessions.state(parent_id)).children[0].status is TaskStatus.CANCELLED
 
 
 @pytest.mark.parametrize("begun_first", [True, False])

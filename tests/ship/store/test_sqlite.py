@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.ship.store.small_disk import fill, small_disk
 from ship import words
 from ship.errors import ConfigurationError, Unavailable
 from ship.ports.store import Append, FirstAnswer, HeadMoved, NewEvent, Search
-from ship.store.sqlite import SqliteStore
+from ship.store.sqlite import SqliteStore, database
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from ship.ports.store import Append, NewEvent
-from ship.store.sqlite import SqliteStore
+from ship.store.sqlite import SqliteStore, database
 
 async def main():
     store = SqliteStore(Path(sys.argv[1]))
@@ -214,3 +215,26 @@ async def test_the_write_ahead_log_is_written_again_from_its_start_while_appends
     grown = await append(0, 600)
     assert await append(600, 2_000) < grown * 1.5  # some appends come while the log is brought home
     assert await store.head("s") == 2_000
+
+
+async def test_a_reader_that_stays_holds_no_append_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an export, whose snapshot keeps the write-ahead log from being written anew."""
+    monkeypatch.setattr(database, "LONGEST_LOG_FRAMES", 8)
+    monkeypatch.setattr(database, "CHECKPOINT_EVERY", 4)
+    store = SqliteStore(tmp_path / "ship.db")
+    await store.open()
+    await store.append(event("before"))
+    with closing(sqlite3.connect(tmp_path / "ship.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        async with asyncio.timeout(5):
+            for number in range(40):
+                await store.append(event(f"s{number}"))
+        reader.execute("COMMIT")
+    size = (tmp_path / "ship.db-wal").stat().st_size
+    for number in range(100):
+        await store.append(event(f"t{number}"))
+    assert (tmp_path / "ship.db-wal").stat().st_size < size * 1.5, "it is written from its start again"
+    await store.close()

@@ -2024,8 +2024,8 @@ export interface components {
         };
         /**
          * SandboxRestored
-         * @description The runner brought a checkpoint back into a new sandbox: ``conversation`` says whether the agent remembers, ``lost`` what did
-         *         not come back, in plain words.
+         * @description The runner brought a checkpoint back into a new sandbox, or had none to bring back (``checkpoint_id`` is empty): ``conversation``
+         *         says whether the agent remembers, ``lost`` what did not come back, in plain words.
          */
         SandboxRestored: {
             checkpoint_id: string;
@@ -4316,7 +4316,9 @@ export interface operations {
     start_child_runner_v1_children_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };

@@ -47,7 +47,9 @@ ENOUGH, GATHER_S = 256, 0.005
 """So many appends do not wait for more, and none waits longer."""
 CHECKPOINT_EVERY = 256
 LONGEST_LOG_FRAMES = 16_384
-"""When so many frames (of 4 KiB) of the write-ahead log are not home, commits wait for those who still read it."""
+"""When the write-ahead log has so many frames (of 4 KiB) more and is not all home, commits wait for those who still read it, but not
+for who reads on and on, as an export does."""
+READERS_WAIT_MS = 50
 
 READERS = 2
 
@@ -76,6 +78,7 @@ class Database:
         self._commit_s = 0.0
         self._checkpointing: asyncio.Future[int] | None = None
         self._frames = 0
+        self._longest = LONGEST_LOG_FRAMES
         self._rest_is_due = False
         self._lock_file = -1
 
@@ -153,6 +156,7 @@ class Database:
         if self._exclusive:
             self._lock()
         migrations.migrate(self._connection())
+        self._connection().execute(f"PRAGMA busy_timeout = {READERS_WAIT_MS}")
         self._path.chmod(0o600)
         self._glancing = self._connect()
         self._write_connection = self._connect()
@@ -189,7 +193,7 @@ class Database:
         The fsync moves to a thread when the disk is slow, and all of it while another process writes."""
         self._commits += 1
         if self._rest_is_due:
-            mode = "RESTART" if self._frames > LONGEST_LOG_FRAMES else "PASSIVE"
+            mode = "RESTART" if self._frames > self._longest else "PASSIVE"
             self._checkpoint(self._writer, mode).add_done_callback(lambda done: self._start_commit())
             return
         if self._commits % CHECKPOINT_EVERY == 0 and self._checkpointing is None:
@@ -230,6 +234,8 @@ class Database:
 
         def done(future: "asyncio.Future[int]") -> None:
             self._checkpointing, self._frames = None, future.result()
+            if mode == "RESTART" or not self._frames:
+                self._longest = self._frames + LONGEST_LOG_FRAMES
             self._rest_is_due = pool is self._readers
 
         self._checkpointing = asyncio.get_running_loop().run_in_executor(pool, checkpointed)

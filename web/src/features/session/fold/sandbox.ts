@@ -67,7 +67,8 @@ export const SANDBOX: Handlers<TypesOf<"sandbox">> = {
     const missed = conversation || lost.some((what) => what.includes("conversation")) ? lost : [...lost, FORGOTTEN];
     const detail = missed.length > 0 ? `Lost: ${missed.join(", ")}` : "Nothing was lost";
     const link = point ? { to: "past" as const, seq: point.seq, text: "Look at it" } : null;
-    return add(next, line(record, missed.length > 0 ? "warning" : "info", "Restored from a checkpoint", detail, link));
+    const title = checkpoint_id ? "Restored from a checkpoint" : "Begun anew, without a checkpoint";
+    return add(next, line(record, missed.length > 0 ? "warning" : "info", title, detail, link));
   },
 };
 
