@@ -125,8 +125,10 @@ class Effects:
                     await self._report_missing(session_id, effect.generation)
         await self._freeze_again(session_id, effect)
 
-    async def _freeze_again(self, session_id: str, effect: commands.CheckSandbox) -> None:
-        """A pause may have come in between, and the check, or an earlier try of it, may have woken what was frozen. A pause that still
+    async def _freeze_again(
+        self, session_id: str, effect: commands.CheckSandbox | commands.ResumeSandbox
+    ) -> None:
+        """A pause may have come in between, and the effect, or an earlier try of it, may have woken what was frozen. A pause that still
         waits for its checkpoint is left alone."""
         state = await self._sessions.state(session_id)
         due = state.sandbox.status == "paused" or state.wanted_checkpoint is None
@@ -159,6 +161,7 @@ class Effects:
         except NotFound:
             if not await self._is_paused(session_id):  # it may be frozen again
                 await self._report_missing(session_id, effect.generation)
+        await self._freeze_again(session_id, effect)
 
     async def _is_paused(self, session_id: str) -> bool:
         return (await self._sessions.state(session_id)).status is SessionStatus.PAUSED

@@ -242,12 +242,20 @@ async def test_a_paused_session_is_frozen_left_alone_and_thawed(
     assert resumed.memory == (not isinstance(host, AmnesicSandboxHost))
 
 
-class WakingSandboxHost(PretendSandboxHost):
-    """Wakes a paused sandbox that it is to extend, and takes its time for that; ``begun`` and ``go_on`` as before."""
+class WakingSandboxHost(AmnesicSandboxHost):
+    """Wakes a paused sandbox that it is to extend or to start a second command in, and takes its time for that; ``begun`` and
+    ``go_on`` as before."""
 
     def __init__(self) -> None:
         super().__init__()
         self.begun, self.go_on, self.is_away = asyncio.Event(), asyncio.Event(), False
+        self.starts = 0
+
+    async def start(self, sandbox_id: str, command: str, env: Mapping[str, str]) -> None:
+        self.starts += 1
+        if self.starts > 1:
+            await self.extend(sandbox_id, 0)
+        await super().start(sandbox_id, command, env)
 
     async def extend(self, sandbox_id: str, timeout_s: int) -> None:
         self.begun.set()
@@ -268,6 +276,26 @@ async def test_a_sandbox_that_was_frozen_while_it_was_looked_after_is_frozen_aga
         await sessions.execute(session_id, commands.CancelTask(task_id="tsk_1"), ME)
         await reported(sessions, session_id, facts.TaskCancelled(task_id="tsk_1"))
         await sessions.check_soon(session_id, 0)
+        await host.begun.wait()
+        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
+        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        host.go_on.set()
+        await settled(store)
+    (sandbox,) = host.sandboxes.values()
+    assert sandbox.is_paused
+
+
+async def test_a_sandbox_that_is_paused_while_its_runner_is_started_anew_is_frozen_again(
+    store: SqliteStore, sessions: Sessions
+) -> None:
+    host = WakingSandboxHost()
+    async with Working(store, sessions, host):
+        session_id = await readied(store, sessions)
+        await sessions.execute(session_id, commands.CancelTask(task_id="tsk_1"), ME)
+        await reported(sessions, session_id, facts.TaskCancelled(task_id="tsk_1"))
+        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
+        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        await sessions.execute(session_id, commands.ResumeSession(), ME)
         await host.begun.wait()
         await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
         await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
