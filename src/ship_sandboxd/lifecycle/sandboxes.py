@@ -31,7 +31,7 @@ from .captures import Captures
 from .folders import Folders
 from .launches import Launches
 from .new_sandbox import NewSandbox
-from .pauses import Pauses
+from .pauses import UNFINISHED, Pauses
 from .pool import Pool
 from .records import (
     CREATING,
@@ -84,7 +84,7 @@ class Sandboxes:
         self._captures = captures
         self._find = find
         self._quotas = quotas
-        self._pauses = Pauses(launches, quotas, self._attend, self._sync)
+        self._pauses = Pauses(launches, quotas, self._attend, self._attend_later, self._sync)
         self._warm = frozenset(warm)
         able = backends.preparing
         self._spare = Template(
@@ -294,8 +294,12 @@ class Sandboxes:
         except (ApiError, OSError) as error:
             if sandbox.ending is None:
                 sandbox.tell("what is due failed, and is tried again", "error", reason=str(error))
-                sandbox.stop_timer()
-                sandbox.timer = asyncio.get_running_loop().call_later(_RETRY_S, self._attend, sandbox)
+                self._attend_later(sandbox)
+
+    def _attend_later(self, sandbox: Sandbox) -> None:
+        """After something failed."""
+        sandbox.stop_timer()
+        sandbox.timer = asyncio.get_running_loop().call_later(_RETRY_S, self._attend, sandbox)
 
     async def _time_is_over(self, sandbox: Sandbox) -> None:
         record = sandbox.record
@@ -310,7 +314,7 @@ class Sandboxes:
 
         async def give_way() -> None:
             if record.state in (PAUSED, RESUMING):
-                reason = "paused for long" if record.frozen else "that was begun and failed"
+                reason = "paused for long" if record.frozen else UNFINISHED
                 await self._pauses.park(sandbox, reason)
             elif record.state == RUNNING and record.end.left_s <= 0:
                 sandbox.tell("sandbox reached its timeout")
