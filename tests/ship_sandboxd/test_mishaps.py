@@ -21,7 +21,7 @@ from ship_sandboxd.lifecycle import sandboxes as sandboxes_module
 from ship_sandboxd.lifecycle.captures import Captures
 from ship_sandboxd.lifecycle.launches import Launches
 from ship_sandboxd.lifecycle.new_sandbox import NewSandbox
-from ship_sandboxd.lifecycle.records import PAUSED, RESUMING, RUNNING, SandboxRecord, load
+from ship_sandboxd.lifecycle.records import FILE_NAME, PAUSED, RESUMING, RUNNING, SandboxRecord, load
 from ship_sandboxd.lifecycle.sandbox import Sandbox
 from ship_sandboxd.lifecycle.sandboxes import Sandboxes
 from ship_sandboxd.network.gateway import Gateway
@@ -433,6 +433,36 @@ async def test_a_sandbox_that_cannot_be_taken_up_again_holds_up_no_other(
         async with hosted(tmp_path, IcyBackend()) as icy:
             await icy.recover()
             assert icy.get(ended.id).record.state == PAUSED
+
+
+async def test_what_the_disk_does_not_tell_of_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with hosted(tmp_path, SleepBackend()) as earlier:
+        known, unknown = [await earlier.create(NewSandbox()) for _ in range(2)]
+        for sandbox in (known, unknown):
+            await earlier.pause(sandbox.id)
+        stray, record = tmp_path / "sandboxes" / "notes.txt", unknown.folder / FILE_NAME
+        stray.write_text("a person's")
+        record.rename(unknown.folder / "away")
+        record.mkdir()  # reading it fails
+        await earlier.leave()
+        async with hosted(tmp_path, SleepBackend()) as later:
+            await later.recover()
+            assert [sandbox.id for sandbox in later.all()] == [known.id]
+            with pytest.raises(OSError, match=f"could not be read at the start: {unknown.id}"):
+                list(later.layers_in_use())
+        assert unknown.record.init is not None
+        assert unknown.record.init.alive
+        assert (stray.read_text(), record.exists()) == ("a person's", True)
+        told = [entry.folder for entry in caplog.records if "it is left alone" in entry.message]
+        assert told == sorted((str(stray), str(unknown.folder)))
+        record.rmdir()
+        (unknown.folder / "away").rename(record)
+        async with hosted(tmp_path, SleepBackend()) as repaired:
+            await repaired.recover()
+            assert {sandbox.id for sandbox in repaired.all()} == {known.id, unknown.id}
+            assert list(repaired.layers_in_use()) == []
 
 
 async def test_what_does_not_thaw_is_still_paused(tmp_path: Path) -> None:

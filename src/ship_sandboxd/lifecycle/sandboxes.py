@@ -99,6 +99,7 @@ class Sandboxes:
         self._park_after_s = park_after_s
         self._sandboxes: dict[str, Sandbox] = {}
         self._uids = Uids()
+        self._unknown: list[Path] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -469,16 +470,28 @@ class Sandboxes:
         self._uids.give_back(record.uid)
 
     def layers_in_use(self) -> Iterable[str]:
-        """The digests of all layers that these sandboxes lie on."""
+        """The digests of all layers that these sandboxes lie on. Raises OSError when a record could not be read: what lies on
+        which layer is not known then."""
+        if self._unknown:
+            names = ", ".join(folder.name for folder in self._unknown)
+            raise OSError(f"the records of these sandboxes could not be read at the start: {names}")
         for sandbox in self._sandboxes.values():
             yield from sandbox.record.made_of.layers
 
     async def recover(self) -> None:
-        """Find the sandboxes that an earlier process left, running or paused; clear away what it left half-made."""
+        """Find the sandboxes that an earlier process left, running or paused; clear away what it left half-made, and leave
+        alone what the disk does not tell of."""
         self._folders.empty_trash()
         found, unreadable = [], []
         for folder in self._folders.all():
-            record = records.load(folder)
+            try:
+                record = records.load(folder)
+            except OSError as error:
+                reason = {"folder": str(folder), "reason": str(error)}
+                _log.error("a sandbox's record cannot be read now: it is left alone", extra=reason)
+                if not isinstance(error, NotADirectoryError):
+                    self._unknown.append(folder)
+                continue
             if record is None or record.id != folder.name:
                 unreadable.append(folder)
                 continue
