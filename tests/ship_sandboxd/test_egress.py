@@ -85,6 +85,31 @@ async def test_sandboxes_with_slow_names_leave_places_for_the_lookups_of_others(
     assert await asyncio.gather(*(found.find("only", "quick") for _ in range(20))) == [["192.0.2.1"]] * 20
 
 
+class CountedId(str):
+    """Counts how often anybody looks it up."""
+
+    looked_up = 0
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        CountedId.looked_up += 1
+        return super().__hash__()
+
+
+async def test_a_lookup_costs_the_same_however_many_wait() -> None:
+    never: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+    found = Lookups(lambda host: never)
+    ids = [CountedId(f"s{number}") for number in range(5)]
+    held = [asyncio.create_task(found.find(each, "slow")) for _ in range(200) for each in ids]
+    await settle()
+    assert CountedId.looked_up < 20 * len(held)
+    for task in held:
+        task.cancel()
+    await asyncio.wait(held)
+    assert CountedId.looked_up < 40 * len(held)
+    never.cancel()
+
+
 class Echo(http.server.BaseHTTPRequestHandler):
     """Tells what was asked; `/cut` breaks off in the middle of its answer, `/stream` sends pieces over time."""
 

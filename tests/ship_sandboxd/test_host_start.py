@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import fill
 
+from ship_sandboxd import envd
+
 
 def start(
     data: Path, *options: str, path: str = os.environ["PATH"], key: str = "k"
@@ -82,6 +84,19 @@ def test_a_disk_without_room_for_the_first_start_is_named(small_disk: Path) -> N
     status, words = start(small_disk / "data")
     assert (status, words["code"]) == (3, "disk_full")
     assert "make room" in words["event"]
+
+
+@pytest.mark.system
+def test_a_disk_without_room_to_compile_the_daemon_is_named(small_disk: Path) -> None:
+    filler = fill(small_disk)
+    code = [
+        path for path in Path(envd.__file__).parent.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    ]
+    room = sum(-(-path.stat().st_size // 4096) * 4096 for path in code)
+    os.truncate(filler, filler.stat().st_size - room - 64 * 1024)
+    status, words = start(small_disk / "data")
+    assert (status, words["code"]) == (3, "disk_full")
+    assert not list((small_disk / "data" / "envd").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
-from ship_sandboxd.errors import FreezeFailed, LaunchFailed, NotFound
+from ship_sandboxd.errors import Conflict, FreezeFailed, LaunchFailed, NotFound
 from ship_sandboxd.isolation.backend import Backends, Launched, LaunchSpec
 from ship_sandboxd.isolation.cgroups import Cgroups
 from ship_sandboxd.isolation.disks import Disks
@@ -21,7 +21,7 @@ from ship_sandboxd.lifecycle import sandboxes as sandboxes_module
 from ship_sandboxd.lifecycle.captures import Captures
 from ship_sandboxd.lifecycle.launches import Launches
 from ship_sandboxd.lifecycle.new_sandbox import NewSandbox
-from ship_sandboxd.lifecycle.records import PAUSED, RESUMING, RUNNING, SandboxRecord, load
+from ship_sandboxd.lifecycle.records import FILE_NAME, PAUSED, RESUMING, RUNNING, SandboxRecord, load
 from ship_sandboxd.lifecycle.sandbox import Sandbox
 from ship_sandboxd.lifecycle.sandboxes import Sandboxes
 from ship_sandboxd.network.gateway import Gateway
@@ -264,6 +264,17 @@ async def test_memory_that_would_use_up_the_disk_is_not_written_out(tmp_path: Pa
         assert "and 1000000000 MB are needed" in told["the sandbox's memory cannot be written out"]
 
 
+async def test_memory_that_cannot_be_written_out_is_given_up(tmp_path: Path) -> None:
+    class ForgetfulBackend(WritingBackend):
+        async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with hosted(tmp_path, ForgetfulBackend(), park_after_s=0) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox())
+        await sandboxes.pause(sandbox.id)
+        await come_true(lambda: _is_parked(sandbox.record))
+
+
 class TenaciousBackend(SleepBackend):
     """The first end of a sandbox fails."""
 
@@ -305,6 +316,95 @@ async def test_an_end_that_failed_is_tried_again_by_the_host(tmp_path: Path) -> 
         assert sandbox.record.init is None
 
 
+async def test_a_pause_whose_end_of_the_processes_failed_is_brought_to_its_end(tmp_path: Path) -> None:
+    async with hosted(tmp_path, TenaciousBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox())
+        init = sandbox.record.init
+        assert init is not None
+        with pytest.raises(OSError, match="Input/output error"):
+            await sandboxes.pause(sandbox.id, keep_memory=False)
+        assert (sandbox.record.state, init.alive) == (PAUSED, True)
+        await come_true(lambda: _is_parked(sandbox.record))
+        assert not init.alive
+        assert "an earlier attempt to end its processes failed" in [
+            line.get("reason") for line in sandbox.journal.read()
+        ]
+
+
+async def test_what_cannot_be_ended_is_not_tried_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ImmortalBackend(SleepBackend):
+        ended = 0
+
+        async def end(self, *arguments: object) -> None:
+            self.ended += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(sandboxes_module, "_RETRY_S", 1000)
+    backend = ImmortalBackend()
+    async with hosted(tmp_path, backend) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox())
+        await sandboxes.pause(sandbox.id)
+        _kill(sandbox)
+        await come_true(lambda: backend.ended)
+        with pytest.raises(OSError, match="Input/output error"):
+            await sandboxes.resume(sandbox.id, 60)
+        await asyncio.sleep(0.05)
+        assert backend.ended == 2
+
+
+class LameBackend(TenaciousBackend):
+    """Starts processes once; later ones come up and are not known, and the first end of these fails."""
+
+    ended = -1
+
+    async def launch(self, spec: LaunchSpec) -> Launched:
+        launched = await super().launch(spec)
+        if len(self.processes) == 2:
+            launched.listeners.proxy.close()
+            raise LaunchFailed("the daemon in the sandbox did not start")
+        return launched
+
+    async def end(
+        self, name: str, init: ProcessIdentity | None, monitor: ProcessIdentity | None, cgroups: list[str]
+    ) -> None:
+        await super().end(name, init, monitor, cgroups)
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("by_whom", ["the host", "a client", "a new host"])
+async def test_a_failed_resume_whose_processes_did_not_end_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_whom: str
+) -> None:
+    if by_whom != "the host":
+        monkeypatch.setattr(sandboxes_module, "_RETRY_S", 1000)
+    backend = LameBackend()
+    async with hosted(tmp_path, backend) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox())
+        await sandboxes.pause(sandbox.id, keep_memory=False)
+        with pytest.raises(OSError, match="Input/output error"):
+            await sandboxes.resume(sandbox.id, 60)
+        half_started = backend.processes[-1]
+        assert half_started.poll() is None
+        with pytest.raises(Conflict, match="paused already"):
+            await sandboxes.pause(sandbox.id)
+        if by_whom == "the host":
+            await come_true(lambda: _is_parked(sandbox.record))
+        elif by_whom == "a new host":
+            await sandboxes.leave()
+            async with hosted(tmp_path, backend) as later:
+                await later.recover()
+                assert _is_parked(later.get(sandbox.id).record)
+                assert half_started.poll() is not None
+            return
+        assert await sandboxes.resume(sandbox.id, 60)
+        assert half_started.poll() is not None, "two daemons would write to one disk"
+        assert sandboxes.running(sandbox.id).record.end.left_s > 30
+
+
 class IcyBackend(SleepBackend):
     """What is frozen stays so."""
 
@@ -333,6 +433,36 @@ async def test_a_sandbox_that_cannot_be_taken_up_again_holds_up_no_other(
         async with hosted(tmp_path, IcyBackend()) as icy:
             await icy.recover()
             assert icy.get(ended.id).record.state == PAUSED
+
+
+async def test_what_the_disk_does_not_tell_of_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with hosted(tmp_path, SleepBackend()) as earlier:
+        known, unknown = [await earlier.create(NewSandbox()) for _ in range(2)]
+        for sandbox in (known, unknown):
+            await earlier.pause(sandbox.id)
+        stray, record = tmp_path / "sandboxes" / "notes.txt", unknown.folder / FILE_NAME
+        stray.write_text("a person's")
+        record.rename(unknown.folder / "away")
+        record.mkdir()  # reading it fails
+        await earlier.leave()
+        async with hosted(tmp_path, SleepBackend()) as later:
+            await later.recover()
+            assert [sandbox.id for sandbox in later.all()] == [known.id]
+            with pytest.raises(OSError, match=f"could not be read at the start: {unknown.id}"):
+                list(later.layers_in_use())
+        assert unknown.record.init is not None
+        assert unknown.record.init.alive
+        assert (stray.read_text(), record.exists()) == ("a person's", True)
+        told = [entry.folder for entry in caplog.records if "it is left alone" in entry.message]
+        assert told == sorted((str(stray), str(unknown.folder)))
+        record.rmdir()
+        (unknown.folder / "away").rename(record)
+        async with hosted(tmp_path, SleepBackend()) as repaired:
+            await repaired.recover()
+            assert {sandbox.id for sandbox in repaired.all()} == {known.id, unknown.id}
+            assert list(repaired.layers_in_use()) == []
 
 
 async def test_what_does_not_thaw_is_still_paused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from conftest import Host, eventually, fill
 from e2b import CommandExitException, Sandbox
 
+from ship_sandboxd import durable
 from ship_sandboxd.errors import Unsupported, is_full
 from ship_sandboxd.isolation import mounts, rootfs, staging
 from ship_sandboxd.isolation.backend import Root
@@ -207,6 +208,56 @@ def test_empty_disks_are_kept_of_the_sizes_used_last(tmp_path: Path, monkeypatch
         disks.create(folder, size_mb)
         assert (folder / "disk.img").stat().st_size == size_mb * MIB
     assert sorted(path.name for path in (tmp_path / "disks").iterdir()) == ["ext4-1-64.img", "ext4-1-66.img"]
+
+
+def test_an_empty_disk_that_is_kept_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _need_loop_devices()
+    synced: list[tuple[int, list[str]]] = []
+    blanks, sync = tmp_path / "disks", durable.sync
+
+    def note(path: Path) -> None:
+        sync(path)
+        synced.append((path.stat().st_ino, [blank.name for blank in blanks.glob("*.img")]))
+
+    monkeypatch.setattr(durable, "sync", note)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        Disks(tmp_path, None, limited=True).create(tmp_path / name, 64)
+    assert synced == [((blanks / "ext4-1-64.img").stat().st_ino, [])], "before it has its name"
+
+
+def test_a_disk_to_probe_with_that_is_spoilt_takes_away_no_limits(tmp_path: Path) -> None:
+    in_a_child(tmp_path, _detect_after_a_power_cut)
+
+
+def _detect_after_a_power_cut(data: Path, stage: str) -> None:
+    assert Roots.detect(data, stage, data).disks.limited
+    probe = data / "probes" / "image" / "disk.img"
+    os.truncate(probe, 0)
+    os.truncate(probe, 64 * MIB)
+    left = data / "disks" / ".killed" / "disk.img.content" / "upper"
+    left.mkdir(parents=True)
+    roots = Roots.detect(data, stage, data)
+    assert (roots.disks.limited, roots.obstacle) == (True, "")
+    assert [path.name for path in (data / "disks").iterdir()] == ["ext4-1-64.img"]
+
+
+def test_what_does_not_work_on_a_new_disk_is_believed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(device: int, target: str) -> None:
+        with (tmp_path / "mounted").open("a") as file:
+            file.write("x")
+        raise OSError("no loop devices here")
+
+    def detect(data: Path, stage: str) -> None:
+        assert not Roots.detect(data, stage, data).disks.limited
+        assert (tmp_path / "mounted").read_text() == "x"
+
+    monkeypatch.setattr("ship_sandboxd.isolation.disks.mount", refuse)
+    in_a_child(tmp_path, detect)
 
 
 def test_the_host_answers_while_a_disk_is_made(

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+from .. import durable
 from ..pids import ProcessIdentity
 from . import mounts
 
@@ -27,6 +28,7 @@ STORAGE_UID = 199_998
 MOUNT_OPTIONS = "noinit_itable,discard"
 MOUNT_FLAGS = mounts.NOSUID | mounts.NODEV | mounts.NOATIME
 IMAGE, _FOLDER = "disk.img", "disk"
+_BLANKS, _SCRATCH = "disks", "."
 _LEAST_MB = 64
 _MAX_BLANKS = 16
 _FORMAT = 1
@@ -46,7 +48,7 @@ class Disks:
     namespace of this process's own; None when nothing can be mounted."""
 
     def __init__(self, data: Path, points: Path | None, *, limited: bool) -> None:
-        self._blanks = data / "disks"
+        self._blanks = data / _BLANKS
         self._points = points
         self._count = 0
         self._devices: dict[str, str] = {}
@@ -165,9 +167,10 @@ class Disks:
             os.utime(blank)  # what was used last is kept longest
         except FileNotFoundError:
             self._blanks.mkdir(mode=0o700, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".", dir=self._blanks) as scratch:
+            with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._blanks) as scratch:
                 made = Path(scratch, "disk.img")
                 _format(made, size_mb)
+                durable.sync(made)  # one that a power cut has spoilt would be copied again and again
                 made.replace(blank)
             self._forget_blanks()
         return blank
@@ -177,6 +180,12 @@ class Disks:
         blanks = sorted(self._blanks.glob("*.img"), key=lambda path: path.stat().st_mtime_ns)
         for blank in blanks[:-_MAX_BLANKS]:
             blank.unlink(missing_ok=True)
+
+
+def tidy(data: Path) -> None:
+    """Delete what an earlier process, which was killed, has left of making an empty disk."""
+    for scratch in (data / _BLANKS).glob(f"{_SCRATCH}*"):
+        shutil.rmtree(scratch)
 
 
 def mount(device: int, target: str) -> None:

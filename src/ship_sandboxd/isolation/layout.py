@@ -1,5 +1,6 @@
 """The files that every sandbox sees besides /usr: the daemon's code and a small /etc, made once in the data folder."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -64,7 +65,8 @@ def etc_names() -> tuple[str, ...]:
 def install_daemon(data: Path) -> Path:
     """Copy the daemon's code to a folder named by its content and compile it for the sandbox's Python.
 
-    A sandbox that runs keeps the version that it was started with, whatever is installed later.
+    A sandbox that runs keeps the version that it was started with, whatever is installed later. Raises SetupError for that
+    Python, and OSError, and then nothing is left half-made.
     """
     home = Path(envd.__file__).parent
     files = {f"envd/{path.name}": path.read_bytes() for path in sorted(home.glob("*.py"))}
@@ -78,30 +80,38 @@ def install_daemon(data: Path) -> Path:
     if folder.is_dir():
         return folder
     scratch = data / "envd" / f"{digest}.{os.getpid()}"
-    for name, content in files.items():
-        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-        (scratch / name).write_bytes(content)
-    subprocess.run(
-        [
-            SANDBOX_PYTHON,
-            "-I",
-            "-m",
-            "compileall",
-            "-q",
-            "--invalidation-mode",
-            "unchecked-hash",
-            str(scratch / "envd"),
-        ],
-        check=True,
-        umask=0o022,
-    )
-    for path in (scratch, *scratch.rglob("*")):
-        path.chmod(0o755 if path.is_dir() or path.parent.name in _PROGRAMS else 0o644)
     try:
-        scratch.rename(folder)
-    except OSError:
-        shutil.rmtree(scratch)  # another start was faster, with the same content
+        for name, content in files.items():
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / name).write_bytes(content)
+        _compile(scratch / "envd")
+        for path in (scratch, *scratch.rglob("*")):
+            path.chmod(0o755 if path.is_dir() or path.parent.name in _PROGRAMS else 0o644)
+        try:
+            scratch.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another start was faster, with the same content
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _compile(code: Path) -> None:
+    """Raises OSError."""
+    command = [SANDBOX_PYTHON, "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    done = subprocess.run(
+        [*command, str(code)],
+        env={**os.environ, "LC_ALL": "C"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        umask=0o022,
+        check=False,
+    )
+    if done.returncode != 0:
+        number = errno.ENOSPC if os.strerror(errno.ENOSPC) in done.stdout else errno.EIO
+        raise OSError(number, f"the daemon's code cannot be compiled: {done.stdout.strip()}")
 
 
 def _python_version() -> str:

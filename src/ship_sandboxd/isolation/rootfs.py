@@ -275,14 +275,15 @@ class Roots:
             return cls(stage, None, etc, Disks(data, None, limited=False), "the sandbox host is not root")
         skeleton = make_skeleton(data)
         points = Path(stage)
+        disks.tidy(data)
         reasons: list[str] = []
         for limited in (True, False):
-            disks = Disks(data, points, limited=limited)
-            reason = _try(data, stage, skeleton, disks)
+            used = Disks(data, points, limited=limited)
+            reason = _try(data, stage, skeleton, used)
             if not reason:
                 if reasons:
                     _log.warning("the disks of sandboxes are not limited", extra={"reason": reasons[0]})
-                return cls(stage, skeleton, etc, disks, "")
+                return cls(stage, skeleton, etc, used, "")
             reasons.append(reason)
         _log.warning("sandboxes get no root of their own", extra={"reason": reasons[-1]})
         return cls(stage, None, etc, Disks(data, points, limited=False), reasons[-1])
@@ -365,8 +366,18 @@ def _machine_folders() -> list[str]:
 
 def _try(data: Path, stage: str, skeleton: Path, disks: Disks) -> str:
     """Assemble a root in a child that ends at once; answers why that failed, or nothing. The disk that it worked with is
-    kept: a start on a full disk finds no room for another one. Raises OSError when there is none for the first."""
+    kept: a start on a full disk finds no room for another one. What was kept may be spoilt, by a power cut for one, so only a
+    new one tells that it does not work. Raises OSError when there is no room for one."""
     folder = data / "probes" / ("image" if disks.limited else "folder")
+    is_new = not disks.made(folder)
+    reason = _try_on(folder, stage, skeleton, disks)
+    if reason and not is_new:
+        reason = _try_on(folder, stage, skeleton, disks)
+    return reason
+
+
+def _try_on(folder: Path, stage: str, skeleton: Path, disks: Disks) -> str:
+    """The same with the disk of this folder, which is made where it is missing, and deleted after a failure."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     reason = ""
     try:

@@ -26,22 +26,28 @@ from .sandbox import Sandbox
 
 Attend = Callable[[Sandbox], None]
 Sync = Callable[[Sandbox], None]
+UNFINISHED = "an earlier attempt to end its processes failed"
 _log = logging.getLogger("ship_sandboxd.lifecycle.pauses")
 
 
 class Pauses:
-    """`attend` is called with each sandbox whose timer and watch have to be set anew, `sync` with each whose files have to
-    come to the disk in the background, so that a power cut takes nothing of it."""
+    """`attend` is called with each sandbox whose timer and watch have to be set anew, `attend_later` with each whose processes
+    did not end and are to be ended after a while, `sync` with each whose files have to come to the disk in the background, so
+    that a power cut takes nothing of it."""
 
-    def __init__(self, launches: Launches, quotas: Quotas, attend: Attend, sync: Sync) -> None:
+    def __init__(
+        self, launches: Launches, quotas: Quotas, attend: Attend, attend_later: Attend, sync: Sync
+    ) -> None:
         self._launches = launches
         self._quotas = quotas
         self._attend = attend
+        self._attend_later = attend_later
         self._sync = sync
 
     async def pause(self, sandbox: Sandbox, *, keep_memory: bool) -> None:
-        """Raises Conflict when it is paused, FreezeFailed and OSError, and then it runs on."""
-        if sandbox.record.state == PAUSED:
+        """Raises Conflict when it is paused, FreezeFailed, and OSError: then it runs on, or its processes are yet to be
+        ended."""
+        if sandbox.record.state != RUNNING:
             raise Conflict(f"sandbox '{sandbox.id}' is paused already", "sandbox_paused")
         if keep_memory and sandbox.backend.keeps_memory:
             await self._freeze(sandbox)
@@ -66,12 +72,15 @@ class Pauses:
 
     async def park(self, sandbox: Sandbox, reason: str, *, keep_memory: bool = True) -> None:
         """End its processes and keep its files, and its memory where that is wanted and its backend can write it out; of
-        one that is parked already, nothing happens. Raises OSError, and then it may be tried again."""
+        one that is parked already, nothing happens. Raises OSError; once its processes are being ended, that is then due
+        and is tried again."""
         record = sandbox.record
         if record.state == PAUSED and record.init is None:
             return
         before = record.state, record.paused, record.memory_kept
-        record.state, record.paused, record.memory_kept = PAUSED, record.paused or Moment.after(0), False
+        search = record.state == RESUMING  # which it says until they have ended
+        record.state = RESUMING if search else PAUSED
+        record.paused, record.memory_kept = record.paused or Moment.after(0), False
         try:
             # Written first: a host that finds its processes gone must not take it for one that has ended.
             sandbox.save()
@@ -81,8 +90,8 @@ class Pauses:
         sandbox.stop_timer()
         sandbox.disconnect()
         is_written = keep_memory and await self._write_memory_out(sandbox)
-        await self._launches.stop(sandbox, search=before[0] == RESUMING)
-        record.memory_kept = is_written
+        await self._stop(sandbox, search=search)
+        record.state, record.memory_kept = PAUSED, is_written
         event = "its memory is written out" if is_written else "its memory is given up"
         sandbox.tell(f"sandbox parked: {event}, its files are kept", reason=reason)
         # What was written first says enough: a new host finds it parked as well.
@@ -90,6 +99,13 @@ class Pauses:
             sandbox.save()
         self._attend(sandbox)
         self._sync(sandbox)
+
+    async def _stop(self, sandbox: Sandbox, *, search: bool) -> None:
+        try:
+            await self._launches.stop(sandbox, search=search)
+        except OSError:
+            self._attend_later(sandbox)
+            raise
 
     async def _write_memory_out(self, sandbox: Sandbox) -> bool:
         record, backend = sandbox.record, sandbox.backend
@@ -102,7 +118,7 @@ class Pauses:
                 sandbox.watch = None
             await self._launches.close_egress(sandbox)
             await backend.checkpoint(sandbox.folder, record.token, record.cgroups)
-        except (CheckpointFailed, DiskFull) as error:
+        except (CheckpointFailed, DiskFull, OSError) as error:
             sandbox.tell("the sandbox's memory cannot be written out", "warning", reason=str(error))
             return False
         return True
@@ -111,7 +127,7 @@ class Pauses:
         """Let it run for so many seconds; answers whether it had been paused at all. Raises LaunchFailed, OSError: then it
         is still paused."""
         record = sandbox.record
-        if record.state != PAUSED:
+        if record.state == RUNNING:
             return False
         began = time.monotonic()
         end, granted = record.end, record.timeout_s
@@ -120,7 +136,8 @@ class Pauses:
             if record.frozen and record.init is not None and record.init.alive:
                 await self._thaw(sandbox)
             else:
-                await self.park(sandbox, "its processes have ended")  # which nobody may have noticed yet
+                # Nobody may have noticed yet that they have ended.
+                await self.park(sandbox, "its processes have ended" if record.frozen else UNFINISHED)
                 await self._start_anew(sandbox)
         except BaseException:
             record.end, record.timeout_s = end, granted
@@ -160,8 +177,11 @@ class Pauses:
             if not record.memory_kept:
                 await startup.start(sandbox, record.made_of)
         except (ApiError, OSError):
-            await self._launches.stop(sandbox, search=True)
-            record.state, record.paused, record.memory_kept = PAUSED, paused, False
-            with contextlib.suppress(OSError):
-                sandbox.save()
+            record.state, record.paused, record.memory_kept = RESUMING, paused, False
+            try:
+                await self._stop(sandbox, search=True)
+                record.state = PAUSED
+            finally:
+                with contextlib.suppress(OSError):
+                    sandbox.save()
             raise

@@ -143,7 +143,7 @@ class RecordFile:
 
 def load(folder: Path) -> SandboxRecord | None:
     """The record in a sandbox's folder, without what only a later version knows; None when it was never written, or
-    cannot be read."""
+    is none that this version can read. Raises OSError when the disk does not tell."""
     try:
         values = last_version((folder / FILE_NAME).read_bytes())
         for key in ("init", "monitor"):

@@ -31,7 +31,7 @@ from .captures import Captures
 from .folders import Folders
 from .launches import Launches
 from .new_sandbox import NewSandbox
-from .pauses import Pauses
+from .pauses import UNFINISHED, Pauses
 from .pool import Pool
 from .records import (
     CREATING,
@@ -84,7 +84,7 @@ class Sandboxes:
         self._captures = captures
         self._find = find
         self._quotas = quotas
-        self._pauses = Pauses(launches, quotas, self._attend, self._sync)
+        self._pauses = Pauses(launches, quotas, self._attend, self._attend_later, self._sync)
         self._warm = frozenset(warm)
         able = backends.preparing
         self._spare = Template(
@@ -99,6 +99,7 @@ class Sandboxes:
         self._park_after_s = park_after_s
         self._sandboxes: dict[str, Sandbox] = {}
         self._uids = Uids()
+        self._unknown: list[Path] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -294,8 +295,12 @@ class Sandboxes:
         except (ApiError, OSError) as error:
             if sandbox.ending is None:
                 sandbox.tell("what is due failed, and is tried again", "error", reason=str(error))
-                sandbox.stop_timer()
-                sandbox.timer = asyncio.get_running_loop().call_later(_RETRY_S, self._attend, sandbox)
+                self._attend_later(sandbox)
+
+    def _attend_later(self, sandbox: Sandbox) -> None:
+        """After something failed."""
+        sandbox.stop_timer()
+        sandbox.timer = asyncio.get_running_loop().call_later(_RETRY_S, self._attend, sandbox)
 
     async def _time_is_over(self, sandbox: Sandbox) -> None:
         record = sandbox.record
@@ -310,7 +315,7 @@ class Sandboxes:
 
         async def give_way() -> None:
             if record.state in (PAUSED, RESUMING):
-                reason = "paused for long" if record.frozen else "that was begun and failed"
+                reason = "paused for long" if record.frozen else UNFINISHED
                 await self._pauses.park(sandbox, reason)
             elif record.state == RUNNING and record.end.left_s <= 0:
                 sandbox.tell("sandbox reached its timeout")
@@ -465,16 +470,28 @@ class Sandboxes:
         self._uids.give_back(record.uid)
 
     def layers_in_use(self) -> Iterable[str]:
-        """The digests of all layers that these sandboxes lie on."""
+        """The digests of all layers that these sandboxes lie on. Raises OSError when a record could not be read: what lies on
+        which layer is not known then."""
+        if self._unknown:
+            names = ", ".join(folder.name for folder in self._unknown)
+            raise OSError(f"the records of these sandboxes could not be read at the start: {names}")
         for sandbox in self._sandboxes.values():
             yield from sandbox.record.made_of.layers
 
     async def recover(self) -> None:
-        """Find the sandboxes that an earlier process left, running or paused; clear away what it left half-made."""
+        """Find the sandboxes that an earlier process left, running or paused; clear away what it left half-made, and leave
+        alone what the disk does not tell of."""
         self._folders.empty_trash()
         found, unreadable = [], []
         for folder in self._folders.all():
-            record = records.load(folder)
+            try:
+                record = records.load(folder)
+            except OSError as error:
+                reason = {"folder": str(folder), "reason": str(error)}
+                _log.error("a sandbox's record cannot be read now: it is left alone", extra=reason)
+                if not isinstance(error, NotADirectoryError):
+                    self._unknown.append(folder)
+                continue
             if record is None or record.id != folder.name:
                 unreadable.append(folder)
                 continue

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -35,20 +35,22 @@ class Lookups:
         self._resolve = resolve
         self._free = AT_ONCE
         self._held: Counter[str] = Counter()
-        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+        # By sandbox, whose turn is next first; of each, who has waited longest first.
+        self._waiting: OrderedDict[str, OrderedDict[asyncio.Future[None], None]] = OrderedDict()
 
     async def find(self, sandbox_id: str, host: str) -> list[str]:
         """The addresses of a name, for a sandbox. A lookup holds its place until it has ended, even when nobody waits for
         it any more: its thread goes on. Raises what the way to look up names raises."""
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((sandbox_id, place))
+        self._waiting.setdefault(sandbox_id, OrderedDict())[place] = None
         self._share_out()
         try:
             await place
         except asyncio.CancelledError:
-            if not place.cancelled():
+            if place.cancelled():
+                self._leave(sandbox_id, place)
+            else:
                 self._give_back(sandbox_id)  # it was given at that very moment
-            self._waiting = [each for each in self._waiting if each[1] is not place]
             raise
         lookup = asyncio.ensure_future(self._resolve(host))
         lookup.add_done_callback(partial(self._ended, sandbox_id))
@@ -67,12 +69,23 @@ class Lookups:
         self._share_out()
 
     def _share_out(self) -> None:
-        """To those that have waited longest, as far as they may have more."""
-        for each in list(self._waiting):
-            sandbox_id, place = each
-            most = OF_ONE_SANDBOX if self._free > AT_ONCE // 2 else 1
-            if self._free and self._held[sandbox_id] < most and not place.done():
-                self._waiting.remove(each)
+        """To the sandboxes that wait, in turn, as far as they may have more."""
+        while self._free and (sandbox_id := self._next()) is not None:
+            place = next(iter(self._waiting[sandbox_id]))
+            if not place.done():  # else its task was cancelled, and has not come to know it yet
+                self._waiting.move_to_end(sandbox_id)
                 self._free -= 1
                 self._held[sandbox_id] += 1
                 place.set_result(None)
+            self._leave(sandbox_id, place)
+
+    def _next(self) -> str | None:
+        """Whose turn it is. Those that are passed over hold places, so there are never many."""
+        most = OF_ONE_SANDBOX if self._free > AT_ONCE // 2 else 1
+        return next((each for each in self._waiting if self._held[each] < most), None)
+
+    def _leave(self, sandbox_id: str, place: asyncio.Future[None]) -> None:
+        if waiting := self._waiting.get(sandbox_id):
+            waiting.pop(place, None)
+            if not waiting:
+                del self._waiting[sandbox_id]
