@@ -1,7 +1,32 @@
 """What survives a loss of power."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[Path]:
+    """A new folder, to be filled in the block. Then it gets its name, for which it is believed from then on: so all of it is on the
+    disk before. Where the name is taken meanwhile, what is there stays. Raises OSError, and then nothing is left half-made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+    try:
+        yield scratch
+        for path in (scratch, *scratch.rglob("*")):
+            if not path.is_symlink():
+                sync(path)
+        try:
+            scratch.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -1,13 +1,14 @@
 """The small parts of the host and the daemon, each by itself."""
 
 import asyncio
+import contextlib
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from ship_sandboxd import templates
+from ship_sandboxd import durable, templates
 from ship_sandboxd.envd.multipart import parts
 from ship_sandboxd.envd.output import KEPT_BYTES, LAG_BYTES, Output
 from ship_sandboxd.errors import Conflict, NotFound
@@ -205,3 +206,18 @@ async def test_one_key_makes_one_value_and_a_failure_may_be_tried_again() -> Non
     assert await asyncio.gather(*(keys.once("key", "digest", make) for _ in range(3))) == [2, 2, 2]
     with pytest.raises(Conflict):
         await keys.once("key", "other", make)
+
+
+def test_a_folder_has_its_name_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, synced = tmp_path / "parts" / "folder", []
+    monkeypatch.setattr(durable, "sync", synced.append)
+    with contextlib.suppress(ZeroDivisionError), durable.made(folder) as scratch:
+        (scratch / "half").touch()
+        raise ZeroDivisionError
+    assert not [*folder.parent.iterdir()]
+    for text in ("first", "second"):
+        with durable.made(folder) as scratch:
+            (scratch / "whole").write_text(text)
+        assert synced[-3:] == [scratch, scratch / "whole", folder.parent]
+    assert [*folder.parent.iterdir()] == [folder]
+    assert (folder / "whole").read_text() == "first"

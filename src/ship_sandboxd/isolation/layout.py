@@ -3,11 +3,11 @@
 import errno
 import hashlib
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 from .. import envd
+from ..durable import made
 from ..errors import SetupError
 from ..network.names import SERVER
 
@@ -79,21 +79,13 @@ def install_daemon(data: Path) -> Path:
     folder = data / "envd" / digest
     if folder.is_dir():
         return folder
-    scratch = data / "envd" / f"{digest}.{os.getpid()}"
-    try:
+    with made(folder) as scratch:
         for name, content in files.items():
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / name).parent.mkdir(exist_ok=True)
             (scratch / name).write_bytes(content)
         _compile(scratch / "envd")
         for path in (scratch, *scratch.rglob("*")):
             path.chmod(0o755 if path.is_dir() or path.parent.name in _PROGRAMS else 0o644)
-        try:
-            scratch.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another start was faster, with the same content
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..durable import made
 from ..errors import LaunchFailed, Unsupported, is_full
 from . import disks, layout, mounts
 from .backend import Root
@@ -221,8 +222,12 @@ def make_skeleton(data: Path) -> Path:
     folder = data / "skeletons" / hashlib.sha256(repr(content).encode()).hexdigest()[:16]
     if folder.exists():
         return folder
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-    scratch.mkdir(parents=True)
+    with made(folder) as scratch:
+        _fill_skeleton(scratch, points, links)
+    return folder
+
+
+def _fill_skeleton(scratch: Path, points: list[tuple[str, bool]], links: dict[str, str]) -> None:
     for name in _FOLDERS:
         (scratch / name).mkdir()
         (scratch / name).chmod(0o1777 if name in _OPEN_TO_ALL else 0o755)
@@ -237,11 +242,6 @@ def make_skeleton(data: Path) -> Path:
         if path.is_file() and not path.is_symlink():
             path.chmod(0o644)
     scratch.chmod(0o755)
-    try:
-        scratch.rename(folder)
-    except OSError:
-        shutil.rmtree(scratch)  # another start was faster, with the same content
-    return folder
 
 
 @dataclass(frozen=True)
