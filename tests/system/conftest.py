@@ -108,15 +108,6 @@ class Ship:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    @contextlib.contextmanager
-    def halted(self) -> Iterator[None]:
-        """It stands still meanwhile, with its connections open."""
-        os.kill(self.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.pid, signal.SIGCONT)
-
     def stop(self) -> None:
         """End it with everything that it started."""
         down(self.data)
@@ -207,6 +198,18 @@ class Ship:
         if waiting and "runner" in found:  # it works in that one's place
             found["runner"] = waiting
         return found
+
+
+@contextlib.contextmanager
+def halted(*pids: int) -> Iterator[None]:
+    """These processes stand still meanwhile, with their connections open."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 MODELS = ("demo", "echo", "long", "thirty_tools", "permission", "question")

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.system.conftest import Ship, check_whole, ended, types
+from tests.system.conftest import Ship, check_whole, ended, halted, types
 
 from ship.client import Client
 from ship.events import Record
@@ -122,19 +122,14 @@ async def test_kill_9_of_the_sandbox_host_leaves_its_sandboxes_at_work(ship: Shi
 async def test_a_runner_and_a_sandbox_host_that_stand_still_for_a_while_disturb_nobody(ship: Ship) -> None:
     session_id = await talking(ship)
     before = await ship.processes(session_id)
-    halted = (before["runner"], ship.sandboxd_pid())
-    for pid in halted:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    host = ship.sandboxd_pid()
+    with halted(before["runner"], host):
         await asyncio.sleep(HALT_S)
-    finally:
-        for pid in halted:
-            os.kill(pid, signal.SIGCONT)
     items = await ship.until(session_id, ended)
     check_whole(items)
     assert types(items)[-1] == "task.completed", items[-1]
     assert await ship.processes(session_id) == before
-    assert ship.sandboxd_pid() == halted[1]
+    assert ship.sandboxd_pid() == host
 
 
 async def test_server_and_sandbox_host_die_together(ship: Ship) -> None:
