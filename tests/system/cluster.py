@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 from tests.system.conftest import Ship
+from tests.system.line import Line, line
 
 from ship.config import Settings
 from ship.sandboxes.template import build_ship_template
@@ -31,12 +32,15 @@ class Cluster:
         nats: NatsServer,
         bucket: S3Server,
         host: "SandboxHost",
+        line: Line,
     ) -> None:
         self.nodes = nodes
         self.postgres = postgres
         self.nats = nats
         self.bucket = bucket
         self.host = host
+        self.line = line
+        """From the nodes to the sandbox host."""
 
 
 class SandboxHost:
@@ -77,15 +81,20 @@ class SandboxHost:
         """As a crash does it; its sandboxes live on."""
         self._end(signal.SIGKILL)
 
-    def client(self) -> httpx.Client:
-        """A signed-in client of it."""
+    def _client(self) -> httpx.Client:
         return httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}", headers={"X-API-KEY": self.key}, timeout=60
         )
 
+    def sandboxes(self, session_id: str) -> list[str]:
+        """The ids of that session's sandboxes."""
+        with self._client() as client:
+            listed = client.get("/v2/sandboxes", params={"metadata": f"ship.session={session_id}"}).json()
+        return [sandbox["sandboxID"] for sandbox in listed]
+
     def end(self) -> None:
         """End it, and its sandboxes before."""
-        with self.client() as client:
+        with self._client() as client:
             for sandbox in client.get("/v2/sandboxes").json():
                 client.delete(f"/sandboxes/{sandbox['sandboxID']}")
         self._end(signal.SIGTERM)
@@ -115,7 +124,8 @@ def cluster(folder: Path, model_url: str, *, size: int = 3) -> Iterator[Cluster]
         )
         host.start()
         stack.callback(host.end)
-        host_url = f"http://127.0.0.1:{host.port}"
+        to_host = stack.enter_context(line(host.port))
+        host_url = f"http://127.0.0.1:{to_host.port}"
         environment = {
             "SHIP_DATABASE": postgres.url("postgres"),
             "SHIP_BUS": nats.url,
@@ -136,4 +146,4 @@ def cluster(folder: Path, model_url: str, *, size: int = 3) -> Iterator[Cluster]
         for node in nodes:
             node.start()
             stack.callback(node.stop)
-        yield Cluster(nodes, postgres, nats, bucket, host)
+        yield Cluster(nodes, postgres, nats, bucket, host, to_host)

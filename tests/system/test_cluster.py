@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 from tests.chaos.cluster import PostgresView
@@ -224,6 +225,27 @@ async def test_under_load_no_end_of_an_agents_parts_loses_or_repeats_anything(th
     await check_acknowledged(three.nodes, sessions, ledger, watchers)
 
 
+async def test_a_sandbox_host_that_no_node_reaches_delays_and_loses_nothing(three: Cluster) -> None:
+    first, second, third = three.nodes
+    working = await first.begin("long", LONG)
+    await until_it_talks(second, working)
+    three.line.stall(b"POST /v2/sandboxes")
+    waiting = await second.begin("echo", "hello")
+    async with watched(third, waiting):
+        await until_made(three, waiting)  # which no node hears of
+        three.line.cut()
+        await until_tried(three, waiting, 2)
+        assert "sandbox.created" not in types(await third.events(waiting))
+        three.line.mend()
+        logs = [await third.until(session_id, ended) for session_id in (working, waiting)]
+    for log in logs:
+        check_whole(log)
+        assert types(log)[-1] == "task.completed", log[-1]
+        assert not {"effect.failed", "sandbox.failed", "sandbox.lost", "agent.restarted"} & {*types(log)}
+    await until_done(three)
+    assert len(three.host.sandboxes(waiting)) == 1
+
+
 async def test_tokens_and_uploads_are_the_clusters_and_no_secret_is_in_a_log(
     three: Cluster, tmp_path: Path
 ) -> None:
@@ -243,6 +265,25 @@ async def test_tokens_and_uploads_are_the_clusters_and_no_secret_is_in_a_log(
     assert types(items)[-1] == "task.completed", items[-1]
     for node in three.nodes:
         assert three.bucket.secret not in (node.data.parent / "ship.log").read_text()
+
+
+async def until_tried(three: Cluster, session_id: str, attempts: int) -> None:
+    """Until an effect of the session was tried so often."""
+    connection = await asyncpg.connect(three.postgres.url("postgres"))
+    tried = "SELECT max(attempts) FROM outbox WHERE session_id = $1"
+    try:
+        async with asyncio.timeout(60):
+            while (await connection.fetchval(tried, session_id) or 0) < attempts:
+                await asyncio.sleep(0.05)
+    finally:
+        await connection.close()
+
+
+async def until_made(three: Cluster, session_id: str) -> None:
+    """Until the session has a sandbox."""
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(three.host.sandboxes, session_id):
+            await asyncio.sleep(0.05)
 
 
 async def until_done(three: Cluster) -> None:
