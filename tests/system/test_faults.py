@@ -16,7 +16,7 @@ from ship.events import Record
 pytestmark = pytest.mark.system
 
 LONG = "talk for 8 seconds"
-HALT_S = 2.0
+HALT_S, AGENT_HALT_S = 2.0, 3.0
 
 
 async def talking(ship: Ship) -> str:
@@ -119,15 +119,21 @@ async def test_kill_9_of_the_sandbox_host_leaves_its_sandboxes_at_work(ship: Shi
         assert listed.status_code == 200, listed.text
 
 
-async def test_a_runner_and_a_sandbox_host_that_stand_still_for_a_while_disturb_nobody(ship: Ship) -> None:
+async def test_an_agent_its_runner_and_its_sandbox_host_that_stand_still_for_a_while_disturb_nobody(
+    ship: Ship,
+) -> None:
     session_id = await talking(ship)
     before = await ship.processes(session_id)
     host = ship.sandboxd_pid()
     with halted(before["runner"], host):
         await asyncio.sleep(HALT_S)
+    # An agent that stands still for good is `hung`: see the runner's own tests.
+    with halted(before["agent"]):
+        await asyncio.sleep(AGENT_HALT_S)
     items = await ship.until(session_id, ended)
     check_whole(items)
     assert types(items)[-1] == "task.completed", items[-1]
+    assert "agent.restarted" not in types(items)
     assert await ship.processes(session_id) == before
     assert ship.sandboxd_pid() == host
 
