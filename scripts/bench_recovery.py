@@ -24,6 +24,7 @@ from ship.client import Client
 from ship.errors import ShipError
 from ship.events.frames import Delta
 from ship.testing import sample_repository
+from ship.testing.sandbox_processes import processes_in
 from ship_runner.opencode.turn import GAP
 
 MODEL, PROMPT = "scripted/long", "talk for 300 seconds"
@@ -96,7 +97,7 @@ async def _measure(rounds: int) -> list[Figure]:
                         elif part == "sandbox host":
                             took_s = await followed.answers(_kill(_host(folder)))
                         else:
-                            killed_at = _kill(_processes(await followed.sandbox_id())[part])
+                            killed_at = _kill(processes_in(await followed.sandbox_id())[part])
                             took_s = await followed.speaks_again(killed_at)
                     samples[part].append(took_s * 1000)
         finally:
@@ -127,28 +128,6 @@ async def _restarted(
     await process.wait()
     process, _ = await bench_sessions.started(folder, listen=url.removeprefix("http://"))
     return process, await followed.speaks_again(killed_at)
-
-
-def _processes(sandbox_id: str) -> dict[str, int]:
-    """The pids of a sandbox's ``runner``, its ``agent``, and of what ends the whole ``sandbox`` when it ends."""
-    mark = f"E2B_SANDBOX_ID={sandbox_id}".encode()
-    found: dict[str, int] = {}
-    runners: list[Path] = []
-    waited = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            arguments = (process / "cmdline").read_bytes().split(b"\0")
-            if mark not in (process / "environ").read_bytes().split(b"\0"):
-                continue
-            if arguments[1:2] == [b"serve"]:
-                found["agent"] = int(process.name)
-            elif arguments[-2:] == [b"wait", b""]:
-                waited = int(process.name)
-            elif arguments[-2:-1] == [b"/opt/ship/lib/python"]:
-                runners.append(process)
-    keeper, runner = sorted(runners, key=lambda path: int(path.name))
-    daemon = int((keeper / "stat").read_text().rpartition(")")[2].split()[1])
-    return {**found, "runner": waited or int(runner.name), "sandbox": daemon}
 
 
 def _host(folder: Path) -> int:

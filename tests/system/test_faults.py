@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from tests.system.conftest import Ship, check_whole, ended, halted, types
@@ -152,9 +151,7 @@ async def test_server_and_sandbox_host_die_together(ship: Ship) -> None:
 
 async def kill_the_sandbox(ship: Ship, session_id: str) -> None:
     """Its first process dies, and all others with it."""
-    pids = await ship.processes(session_id)
-    daemon = int(Path(f"/proc/{pids['keeper']}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(daemon, signal.SIGKILL)
+    os.kill((await ship.processes(session_id))["sandbox"], signal.SIGKILL)
 
 
 async def test_an_idle_session_whose_sandbox_is_lost_is_given_a_new_one_with_its_files(ship: Ship) -> None:
