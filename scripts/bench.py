@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import bench_load
 import bench_recovery
@@ -52,23 +53,33 @@ def main() -> None:
         help="measure the baseline of load and cluster here, too, instead of holding it against what was published",
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--keep", action="store_true", help=f"let them stand in {KEPT.name} for the next run")
+    parser.add_argument(
+        "--kept", type=Path, default=KEPT, help=f"what to hold them against; default {KEPT.name}"
+    )
+    parser.add_argument("--keep", action="store_true", help="let these sections stand there for the next run")
     arguments = parser.parse_args()
     chosen = [name for name in SECTIONS if _is_chosen(name, arguments.sections)]
     if not chosen:
         parser.error(f"no such section; there are {', '.join(SECTIONS)}")
     console = Console(width=None if sys.stdout.isatty() else 120)
     report: dict[str, dict[str, object]] = {}
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"figures": {}}
+    kept: dict[str, dict[str, Any]] = json.loads(arguments.kept.read_text())
     for name in chosen:
-        figures = _measurement(name, arguments)()
-        console.print(table(name, figures, kept["figures"].get(name, {})))
-        report[name] = {figure.name: figure.plain() for figure in figures}
-    console.print(machine(), style="dim")
-    if arguments.keep:
-        whole = {"machine": machine(), "figures": {**kept["figures"], **report}}
-        KEPT.write_text(json.dumps(whole, indent=2) + "\n")
-    text = json.dumps({"machine": machine(), "figures": report}, indent=None if not arguments.json else 2)
+        figures, before = _measurement(name, arguments)(), kept.get(name, {"machine": "", "figures": {}})
+        medians = {known: figure["p50"] for known, figure in before["figures"].items()}
+        console.print(table(name, figures, medians))
+        console.print(f"now:  {machine()}", style="dim")
+        if medians:
+            console.print(f"kept: {before['machine']}", style="dim")
+        plain = {figure.name: figure.plain(medians.get(figure.name)) for figure in figures}
+        report[name] = {"machine": machine(), "figures": plain}
+        if arguments.keep:
+            kept[name] = {
+                "machine": machine(),
+                "figures": {figure.name: figure.plain() for figure in figures},
+            }
+            arguments.kept.write_text(json.dumps(kept, indent=2) + "\n")
+    text = json.dumps(report, indent=None if not arguments.json else 2)
     if arguments.json:
         arguments.json.write_text(text + "\n")
     else:

@@ -1,22 +1,28 @@
 """What a measurement answers, and the table of it."""
 
+import contextlib
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
 KEYS = ("best", "p50", "p95", "p99")
+WORSE = 4 / 3
+"""By more than a third: machines change by less from hour to hour."""
+NO_CLIENT = "none"
+"""Where what is measured is called, and nobody stands between it and the clock."""
 
 
 @dataclass(frozen=True)
 class Figure:
     """Samples of one thing, in ``unit``; ``floor`` are those of the plain thing that it is held against, ``goal`` what the median
     shall reach: at most that, or at least where the unit is a rate. ``baseline`` is another system's figure, ``client`` the most of a
-    core that the client took: near 1 it has measured itself."""
+    core that the client took: near 1 it has measured itself; or ``NO_CLIENT``."""
 
     name: str
     unit: str
@@ -24,7 +30,7 @@ class Figure:
     floor: tuple[float, ...] = ()
     goal: float | None = None
     baseline: float | None = None
-    client: float | None = None
+    client: float | str | None = None
 
     @property
     def met(self) -> bool | None:
@@ -43,8 +49,17 @@ class Figure:
         """Of its samples, see ``summary``."""
         return summary(self.samples, is_rate=self.is_rate)
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
+    def is_worse_than(self, kept: float) -> bool:
+        """Whether the median is worse than the ``kept`` one by more than a third."""
+        median = statistics.median(self.samples)
+        return median * WORSE < kept if self.is_rate else median > kept * WORSE
+
+    def ratio_to(self, kept: float) -> float | None:
+        """The median by the ``kept`` one; None where that is nothing."""
+        return round(statistics.median(self.samples) / kept, 3) if kept else None
+
+    def plain(self, kept: float | None = None) -> dict[str, Any]:
+        """For JSON, beside the ``kept`` median."""
         summed = {"unit": self.unit, **self.summary()}
         if self.floor:
             summed["floor"] = summary(self.floor, is_rate=self.is_rate)
@@ -53,7 +68,13 @@ class Figure:
         if self.baseline is not None:
             summed["baseline"] = self.baseline
         if self.client is not None:
-            summed["client"] = round(self.client, 2)
+            summed["client"] = self.client if isinstance(self.client, str) else round(self.client, 2)
+        if kept is not None:
+            summed |= {
+                "kept": kept,
+                "ratio_to_kept": self.ratio_to(kept),
+                "worse": self.is_worse_than(kept),
+            }
         return summed
 
 
@@ -73,8 +94,8 @@ def summary(values: Sequence[float], *, is_rate: bool = False) -> dict[str, floa
     }
 
 
-def table(section: str, figures: Sequence[Figure], kept: Mapping[str, Any]) -> Table:
-    """The figures for people, beside the medians of the run that is ``kept``."""
+def table(section: str, figures: Sequence[Figure], kept: Mapping[str, float]) -> Table:
+    """The figures for people, beside the medians ``kept`` of an earlier run, by name; what has become worse is marked."""
     floors, goals = (
         any(figure.floor for figure in figures),
         any(figure.goal is not None for figure in figures),
@@ -91,6 +112,7 @@ def table(section: str, figures: Sequence[Figure], kept: Mapping[str, Any]) -> T
         shown.add_column("goal", justify="right")
     if kept:
         shown.add_column("kept", justify="right")
+        shown.add_column("now/kept", justify="right")
     if clients:
         shown.add_column("client", justify="right")
     for figure in figures:
@@ -103,17 +125,43 @@ def table(section: str, figures: Sequence[Figure], kept: Mapping[str, Any]) -> T
         if goals:
             row.append(_goal(figure))
         if kept:
-            row.append(_number(kept[figure.name]["p50"]) if figure.name in kept else "")
+            row += _beside(figure, kept[figure.name]) if figure.name in kept else ["", ""]
         if clients:
-            row.append(f"{figure.client:.0%}" if figure.client else "")
+            row.append(f"{figure.client:.0%}" if isinstance(figure.client, float) else figure.client or "")
         shown.add_row(*row)
     return shown
+
+
+class Share:
+    """How much of a core this process, the client, takes while it measures."""
+
+    def __init__(self) -> None:
+        self._used_s = self._took_s = 0.0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """It measures for as long as the block runs."""
+        used, began = time.process_time(), time.perf_counter()
+        yield
+        self._used_s += time.process_time() - used
+        self._took_s += time.perf_counter() - began
+
+    @property
+    def of_a_core(self) -> float:
+        """On average over all blocks."""
+        return self._used_s / self._took_s
 
 
 def machine() -> str:
     """What it was measured on, and what else it did."""
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     return f"{os.cpu_count()} cores, {system}, load average {os.getloadavg()[1]:.1f}"
+
+
+def _beside(figure: Figure, kept: float) -> list[str]:
+    ratio = figure.ratio_to(kept)
+    text = "" if ratio is None else f"{ratio:.2f}"
+    return [_number(kept), f"[red]{text} worse[/red]" if figure.is_worse_than(kept) else text]
 
 
 def _goal(figure: Figure) -> str:

@@ -3,6 +3,10 @@
 A real server with a real agent that talks steadily, and a client that follows it. One part is killed with SIGKILL. What is measured is the
 time from there until the client hears the agent again, or, of the sandbox host, until it answers again: of that the client hears
 nothing. The measurement starts the server again, at once; all else Ship starts itself.
+
+Then three nodes under load, as `make chaos` has them: a node, the broker or the database dies, and what is measured is the time until the
+next command is acknowledged, and until every stream that was cut is live again, 0 where none was. They are started again by the
+measurement, too: the node when the others have gone on, the broker and the database at once, and of the database the time counts from there.
 """
 
 import asyncio
@@ -17,15 +21,19 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import bench_sessions
-from bench_figures import Figure
+from bench_figures import Figure, Share
 
 from ship.app.sandbox_host import FILE
 from ship.client import Client
 from ship.errors import ShipError
 from ship.events.frames import Delta
 from ship.testing import sample_repository
+from ship.testing.postgres_server import postgres_server
+from ship.testing.s3_servers import moto_server
+from ship.testing.sandbox_processes import processes_in
 from ship_runner.opencode.turn import GAP
 
+ROOT = Path(__file__).parents[1]
 MODEL, PROMPT = "scripted/long", "talk for 300 seconds"
 SPEAKS = 10
 """After so many pieces of text the agent is in the middle of it."""
@@ -83,6 +91,7 @@ def measure(rounds: int) -> list[Figure]:
 
 async def _measure(rounds: int) -> list[Figure]:
     samples: dict[str, list[float]] = {part: [] for part in PARTS}
+    share = Share()
     with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
         folder = Path(name)
         sample_repository.create(folder / "repository")
@@ -91,17 +100,49 @@ async def _measure(rounds: int) -> list[Figure]:
             async with address.client() as client:
                 for part in [part for part in PARTS for _ in range(rounds)]:
                     async with _following(client, folder / "repository") as followed:
-                        if part == "server":
-                            process, took_s = await _restarted(process, folder, address.url, followed)
-                        elif part == "sandbox host":
-                            took_s = await followed.answers(_kill(_host(folder)))
-                        else:
-                            killed_at = _kill(_processes(await followed.sandbox_id())[part])
-                            took_s = await followed.speaks_again(killed_at)
+                        with share.counted():
+                            if part == "server":
+                                process, took_s = await _restarted(process, folder, address.url, followed)
+                            elif part == "sandbox host":
+                                took_s = await followed.answers(_kill(_host(folder)))
+                            else:
+                                killed_at = _kill(processes_in(await followed.sandbox_id())[part])
+                                took_s = await followed.speaks_again(killed_at)
                     samples[part].append(took_s * 1000)
         finally:
             await bench_sessions.ended(process, folder)
-    return [Figure(f"{part} killed", "ms", tuple(values)) for part, values in samples.items()]
+    return [
+        *(
+            Figure(f"{part} killed", "ms", tuple(values), client=share.of_a_core)
+            for part, values in samples.items()
+        ),
+        *await _of_three_nodes(rounds),
+    ]
+
+
+async def _of_three_nodes(rounds: int) -> list[Figure]:
+    sys.path.append(str(ROOT))  # a script's path begins at its own folder
+    from tests.chaos import faults
+    from tests.chaos.cluster import cluster
+
+    samples: dict[str, list[float]] = {}
+    share = Share()
+    with postgres_server() as postgres, moto_server() as bucket, tempfile.TemporaryDirectory() as name:
+        async with cluster(Path(name), postgres, bucket) as three:
+            parts = {
+                "one": lambda: faults.killed(three.scene, "after_commit"),
+                "NATS": lambda: faults.broker_killed(three.scene, three.nats, 0.0),
+                "PostgreSQL": lambda: faults.database_stopped(three.scene, postgres, 0.0),
+            }
+            await three.scene.begin(sessions=3, watchers=3)
+            async with three.scene.load(writers=3):
+                for part in [part for part in parts for _ in range(rounds)]:
+                    with share.counted():
+                        felt = await parts[part]()
+                    for what, took_s in (("acknowledged", felt.acknowledged_s), ("live", felt.live_s)):
+                        samples.setdefault(f"three nodes, {part} killed: {what}", []).append(took_s * 1000)
+            await three.scene.check()
+    return [Figure(name, "ms", tuple(values), client=share.of_a_core) for name, values in samples.items()]
 
 
 @contextlib.asynccontextmanager
@@ -127,28 +168,6 @@ async def _restarted(
     await process.wait()
     process, _ = await bench_sessions.started(folder, listen=url.removeprefix("http://"))
     return process, await followed.speaks_again(killed_at)
-
-
-def _processes(sandbox_id: str) -> dict[str, int]:
-    """The pids of a sandbox's ``runner``, its ``agent``, and of what ends the whole ``sandbox`` when it ends."""
-    mark = f"E2B_SANDBOX_ID={sandbox_id}".encode()
-    found: dict[str, int] = {}
-    runners: list[Path] = []
-    waited = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            arguments = (process / "cmdline").read_bytes().split(b"\0")
-            if mark not in (process / "environ").read_bytes().split(b"\0"):
-                continue
-            if arguments[1:2] == [b"serve"]:
-                found["agent"] = int(process.name)
-            elif arguments[-2:] == [b"wait", b""]:
-                waited = int(process.name)
-            elif arguments[-2:-1] == [b"/opt/ship/lib/python"]:
-                runners.append(process)
-    keeper, runner = sorted(runners, key=lambda path: int(path.name))
-    daemon = int((keeper / "stat").read_text().rpartition(")")[2].split()[1])
-    return {**found, "runner": waited or int(runner.name), "sandbox": daemon}
 
 
 def _host(folder: Path) -> int:

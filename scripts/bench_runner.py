@@ -5,7 +5,7 @@
 - *first token*: of a follow-up, from its ``POST`` to the first piece of text on the stream, held against OpenCode alone, from its prompt
   to its first piece of text, with the same scripted model;
 - *checkpoint*, *restore*: of a workspace of 200 MB in 5,000 files that git does not know yet, half of it noise; and of one small
-  change after it.
+  change after it. There is no client: the runner's own functions are called.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import bench_sessions
 import httpx
-from bench_figures import Figure
+from bench_figures import NO_CLIENT, Figure, Share
 
 from ship.config import load
 from ship.sandboxes.template import lay_out_tree
@@ -45,23 +45,28 @@ async def _measure(rounds: int) -> list[Figure]:
     kinds = (bench_sessions.READY, bench_sessions.NEW, "first token", "task done")
     samples: bench_sessions.Samples = {kind: [] for kind in kinds}
     alone: bench_sessions.Samples = {"start": [], "first token": []}
+    share = Share()
     with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
         folder = Path(name)
         sample_repository.create(folder / "repository")
         async with bench_sessions.server(folder) as address, address.client() as client:
-            sessions = [
-                await bench_sessions.session(client, folder / "repository", samples) for _ in range(rounds)
-            ]
-            for number in range(rounds):
-                await bench_sessions.follow_up(client, sessions[number], f"say {number}", samples)
+            with share.counted():
+                sessions = [
+                    await bench_sessions.session(client, folder / "repository", samples)
+                    for _ in range(rounds)
+                ]
+                for number in range(rounds):
+                    await bench_sessions.follow_up(client, sessions[number], f"say {number}", samples)
         tree = lay_out_tree(load(None, os.environ).cache_path, report=print)
         for number in range(rounds):
             await _agent_alone(tree, folder / f"alone-{number}", folder / "repository", alone)
         large = await _large_workspace(folder / "large", folder / "repository")
+    started, spoken = tuple(samples[bench_sessions.READY]), tuple(samples["first token"])
+    client_share = share.of_a_core
     return [
-        Figure("agent start", "ms", tuple(samples[bench_sessions.READY]), floor=tuple(alone["start"])),
-        Figure("first token", "ms", tuple(samples["first token"]), floor=tuple(alone["first token"])),
-        *(Figure(name, "ms", (value,)) for name, value in large.items()),
+        Figure("agent start", "ms", started, floor=tuple(alone["start"]), client=client_share),
+        Figure("first token", "ms", spoken, floor=tuple(alone["first token"]), client=client_share),
+        *(Figure(name, "ms", (value,), client=NO_CLIENT) for name, value in large.items()),
     ]
 
 

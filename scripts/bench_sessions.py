@@ -7,7 +7,8 @@ It starts ``ship up`` on a folder of its own with the scripted model, so that no
 - both once more with ``warm``: where a sandbox waits, with an agent that has started;
 - *first token*: from a follow-up's ``POST`` to the first piece of text on the stream, through runner, agent, gateway and model;
 - *task done*: from the follow-up's ``POST`` to the task's end, its checkpoint included;
-- *append*: notes posted over HTTP by concurrent clients, spread over the sessions, each acknowledged after its fsync.
+- *append*: notes posted over HTTP by concurrent clients, spread over the sessions, each acknowledged after its fsync. They are coroutines of
+  this process, with the library that anybody would use: their share of a core says how much of the figure is theirs.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from bench_figures import Figure
+from bench_figures import Figure, Share
 
 from ship.app.down import down
 from ship.cli.connection import Address, recall
@@ -47,21 +48,28 @@ def measure(rounds: int, clients: int = 16, appends: int = 1600) -> list[Figure]
 async def _measure(rounds: int, clients: int, appends: int) -> list[Figure]:
     kinds = (READY, NEW, WARM.format(READY), WARM.format(NEW), "first token", "task done", "append")
     samples: Samples = {kind: [] for kind in kinds}
+    shares = {kind: Share() for kind in ("{}", WARM, "append")}
     with tempfile.TemporaryDirectory(prefix="ship-bench-") as name:
         folder = Path(name)
         sample_repository.create(folder / "repository")
         async with server(folder) as address, address.client() as client:
-            sessions = [await session(client, folder / "repository", samples) for _ in range(rounds)]
-            for session_id in sessions:
-                for number in range(rounds):
-                    await follow_up(client, session_id, f"say {number}", samples)
-            rate = await append(client, sessions, clients, appends, samples)
+            with shares["{}"].counted():
+                sessions = [await session(client, folder / "repository", samples) for _ in range(rounds)]
+                for session_id in sessions:
+                    for number in range(rounds):
+                        await follow_up(client, session_id, f"say {number}", samples)
+            with shares["append"].counted():
+                rate = await append(client, sessions, clients, appends, samples)
         async with server(folder / "warm", warm=1) as address, address.client() as client:
             for _ in range(rounds):
                 await _until_waiting(folder / "warm")
-                await session(client, folder / "repository", samples, WARM)
-    figures = [Figure(name, "ms", tuple(values)) for name, values in samples.items()]
-    return [*figures, Figure("appends", "/s", (rate,))]
+                with shares[WARM].counted():
+                    await session(client, folder / "repository", samples, WARM)
+    of_client = dict.fromkeys(kinds, shares["{}"].of_a_core)
+    of_client |= {WARM.format(kind): shares[WARM].of_a_core for kind in (READY, NEW)}
+    of_client["append"] = shares["append"].of_a_core
+    figures = [Figure(name, "ms", tuple(values), client=of_client[name]) for name, values in samples.items()]
+    return [*figures, Figure("appends", "/s", (rate,), client=of_client["append"])]
 
 
 @contextlib.asynccontextmanager

@@ -51,8 +51,8 @@ async def _strike(
     if point in PROVISIONING:
         group.create_task(scene.begin(sessions=1, watchers=1))
     if point in ALARMS:
-        scene.runners.drop_links()
-    return await scene.struck(point), time.monotonic()
+        await scene.runners.drop_links()
+    return await scene.struck(point), scene.struck_at(point)
 
 
 async def broker_killed(scene: Scene, nats: NatsServer, away_s: float) -> Recovery:
@@ -75,7 +75,7 @@ async def broker_halted(scene: Scene, nats: NatsServer, away_s: float) -> Recove
 
 async def database_stopped(scene: Scene, postgres: PostgresServer, away_s: float) -> Recovery:
     """PostgreSQL ends as in a crash, and is started again after a while; felt from the moment of its start."""
-    postgres.stop(immediately=True)
+    await asyncio.to_thread(postgres.stop, immediately=True)  # what was acknowledged before is heard before
     await asyncio.sleep(away_s)
     postgres.start()
     since = time.monotonic()

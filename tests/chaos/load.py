@@ -8,17 +8,30 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import websockets
-from tests.chaos.nodes import Node
 
 ANSWER_S = 4.0
 """How long a client waits before it asks another node with the same key."""
 PATIENCE_S = 90.0
 SILENCE_S = 25.0
 AGAIN_S = 0.05
+
+
+class Server(Protocol):
+    """A node, as far as its clients know it."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        ...
+
+    @property
+    def token(self) -> str:
+        """What it lets in."""
+        ...
 
 
 @dataclass
@@ -34,7 +47,7 @@ class Ledger:
 class Asker:
     """A client that knows all nodes and asks the next one when one does not answer."""
 
-    def __init__(self, nodes: Sequence[Node], first: int = 0) -> None:
+    def __init__(self, nodes: Sequence[Server], first: int = 0) -> None:
         self._nodes = itertools.cycle([*nodes[first % len(nodes) :], *nodes[: first % len(nodes)]])
         self._node = next(self._nodes)
         self._http = httpx.AsyncClient(timeout=ANSWER_S, trust_env=False)
@@ -76,7 +89,7 @@ class Asker:
 class Writer:
     """Leaves notes in the sessions in turn, and a task now and then, until it is told to stop."""
 
-    def __init__(self, name: str, nodes: Sequence[Node], number: int, ledger: Ledger) -> None:
+    def __init__(self, name: str, nodes: Sequence[Server], number: int, ledger: Ledger) -> None:
         self.name = name
         self._nodes = nodes
         self._number = number
@@ -107,7 +120,7 @@ class Watcher:
     """Follows one session on one node after the other, with ``after`` as the protocol says; ``records`` is all that it was sent."""
 
     def __init__(
-        self, nodes: Sequence[Node], first: int, session_id: str, *, server_sent: bool = False
+        self, nodes: Sequence[Server], first: int, session_id: str, *, server_sent: bool = False
     ) -> None:
         self._nodes = itertools.cycle([*nodes[first % len(nodes) :], *nodes[: first % len(nodes)]])
         self._connect = self._server_sent if server_sent else self._socket
@@ -143,7 +156,7 @@ class Watcher:
             self.wrong.append(f"seq {message['seq']} came after {len(self.records)}")
         self.records.append(message)
 
-    async def _socket(self, node: Node) -> None:
+    async def _socket(self, node: Server) -> None:
         url = f"{node.url.replace('http', 'ws', 1)}/api/v1/sessions/{self.session_id}/events/ws?after={len(self.records)}"
         headers = {"Authorization": f"Bearer {node.token}"}
         async with websockets.connect(
@@ -158,7 +171,7 @@ class Watcher:
                 async with asyncio.timeout(SILENCE_S):
                     self.hear(json.loads(await socket.recv()))
 
-    async def _server_sent(self, node: Node) -> None:
+    async def _server_sent(self, node: Server) -> None:
         url = f"{node.url}/api/v1/sessions/{self.session_id}/events/stream"
         headers = {"Authorization": f"Bearer {node.token}", "Last-Event-ID": str(len(self.records))}
         timeout = httpx.Timeout(ANSWER_S, read=SILENCE_S)

@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ def arm(folder: Path, point: str, how: signal.Signals) -> None:
 def reached(folder: Path, point: str) -> bool:
     """Whether it came there after it was armed last."""
     return not (folder / point).exists()
+
+
+def taken_at(folder: Path, point: str) -> float:
+    """When it came there, in monotonic seconds; a tick of the clock too early rather than too late."""
+    return time.monotonic() - (time.time() - (folder / f".{point}.taken").stat().st_ctime)
 
 
 def disarm(folder: Path) -> None:

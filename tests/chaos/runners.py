@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import websockets
+from tests.chaos.load import until
 from tests.chaos.nodes import Node
 from tests.chaos.sandboxes import FolderSandboxHost
 
@@ -26,8 +27,12 @@ class Runners:
         self._host = host
         self.running: dict[str, Runner] = {}
 
-    def drop_links(self) -> None:
-        """Break every link as a network does it; they come back by themselves."""
+    async def drop_links(self) -> None:
+        """Break every link as a network does it, once there are any; they come back by themselves."""
+        await until(
+            lambda: self.running and all(runner.is_linked for runner in self.running.values()),
+            lambda: "a runner has no link",
+        )
         for runner in self.running.values():
             runner.drop()
 
@@ -67,6 +72,7 @@ class Runner:
         self._known: set[str] = set()
         self._n = 0
         self._socket: websockets.ClientConnection | None = None
+        self.is_linked = False
         self._report(
             "sandbox.ready", generation=self._generation, base_commit="0" * 40, work_branch="ship/work"
         )
@@ -77,6 +83,7 @@ class Runner:
             with contextlib.suppress(OSError, TimeoutError, websockets.WebSocketException):
                 if await self._link(node):
                     return
+            self.is_linked = False
             await asyncio.sleep(LOOK_S)
 
     def drop(self) -> None:
@@ -110,7 +117,7 @@ class Runner:
                     frame = json.loads(await socket.recv())
                 match frame["t"]:
                     case "welcome":
-                        sent = frame["acked"]
+                        sent, self.is_linked = frame["acked"], True
                         self._acknowledge(sent)
                     case "ack":
                         self._acknowledge(frame["n"])

@@ -126,6 +126,10 @@ class Scene:
         assert node
         return node
 
+    def struck_at(self, point: str) -> float:
+        """When that was, in monotonic seconds: those who watched that node know it before ``struck`` does."""
+        return points.taken_at(self._faults, point)
+
     async def acknowledged(self, count: int) -> None:
         """Wait until so many more commands are acknowledged."""
         wanted = len(self.ledger.waits) + count

@@ -17,6 +17,7 @@ import pytest
 
 from ship.app.down import down
 from ship.testing import sample_repository
+from ship.testing.sandbox_processes import processes_in
 
 START_S = 300
 """The first start on a machine downloads the agent."""
@@ -108,15 +109,6 @@ class Ship:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    @contextlib.contextmanager
-    def halted(self) -> Iterator[None]:
-        """It stands still meanwhile, with its connections open."""
-        os.kill(self.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.pid, signal.SIGCONT)
-
     def stop(self) -> None:
         """End it with everything that it started."""
         down(self.data)
@@ -177,36 +169,20 @@ class Ship:
             await asyncio.sleep(0.1)
 
     async def processes(self, session_id: str) -> dict[str, int]:
-        """The pids, outside, of the session's `keeper`, `runner` and `agent`."""
-        return self.processes_in((await self.session(session_id))["sandbox"]["sandbox_id"])
+        """The pids, outside, of what works in the session's sandbox: see ``processes_in``."""
+        return processes_in((await self.session(session_id))["sandbox"]["sandbox_id"])
 
-    def processes_in(self, sandbox_id: str) -> dict[str, int]:
-        """The same for a sandbox."""
-        needle = f"E2B_SANDBOX_ID={sandbox_id}".encode()
-        found: dict[str, int] = {}
-        waiting = 0
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdecimal():
-                continue
-            try:
-                environment = (folder / "environ").read_bytes()
-                arguments = (folder / "cmdline").read_bytes().split(b"\0")
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, ValueError):
-                continue
-            if needle not in environment.split(b"\0"):
-                continue
-            if arguments[0].endswith(b"opencode"):
-                found["agent"] = int(folder.name)
-            elif b"/opt/ship/lib/python" in arguments and b"wait" in arguments:
-                waiting = int(folder.name)
-            elif b"/opt/ship/lib/python" in arguments and not {b"mcp", b"stand-by"} & {*arguments}:
-                # The keeper's parent is the sandbox's own daemon, the runner's is the keeper.
-                above = Path(f"/proc/{parent}/cmdline").read_bytes()
-                found["runner" if b"/opt/ship/lib/python" in above else "keeper"] = int(folder.name)
-        if waiting and "runner" in found:  # it works in that one's place
-            found["runner"] = waiting
-        return found
+
+@contextlib.contextmanager
+def halted(*pids: int) -> Iterator[None]:
+    """These processes stand still meanwhile, with their connections open."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 MODELS = ("demo", "echo", "long", "thirty_tools", "permission", "question")

@@ -5,10 +5,9 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
-from tests.system.conftest import Ship, check_whole, ended, types
+from tests.system.conftest import Ship, check_whole, ended, halted, types
 
 from ship.client import Client
 from ship.events import Record
@@ -16,7 +15,7 @@ from ship.events import Record
 pytestmark = pytest.mark.system
 
 LONG = "talk for 8 seconds"
-HALT_S = 2.0
+HALT_S, AGENT_HALT_S = 2.0, 3.0
 
 
 async def talking(ship: Ship) -> str:
@@ -119,22 +118,23 @@ async def test_kill_9_of_the_sandbox_host_leaves_its_sandboxes_at_work(ship: Shi
         assert listed.status_code == 200, listed.text
 
 
-async def test_a_runner_and_a_sandbox_host_that_stand_still_for_a_while_disturb_nobody(ship: Ship) -> None:
+async def test_an_agent_its_runner_and_its_sandbox_host_that_stand_still_for_a_while_disturb_nobody(
+    ship: Ship,
+) -> None:
     session_id = await talking(ship)
     before = await ship.processes(session_id)
-    halted = (before["runner"], ship.sandboxd_pid())
-    for pid in halted:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    host = ship.sandboxd_pid()
+    with halted(before["runner"], host):
         await asyncio.sleep(HALT_S)
-    finally:
-        for pid in halted:
-            os.kill(pid, signal.SIGCONT)
+    # An agent that stands still for good is `hung`: see the runner's own tests.
+    with halted(before["agent"]):
+        await asyncio.sleep(AGENT_HALT_S)
     items = await ship.until(session_id, ended)
     check_whole(items)
     assert types(items)[-1] == "task.completed", items[-1]
+    assert "agent.restarted" not in types(items)
     assert await ship.processes(session_id) == before
-    assert ship.sandboxd_pid() == halted[1]
+    assert ship.sandboxd_pid() == host
 
 
 async def test_server_and_sandbox_host_die_together(ship: Ship) -> None:
@@ -151,9 +151,7 @@ async def test_server_and_sandbox_host_die_together(ship: Ship) -> None:
 
 async def kill_the_sandbox(ship: Ship, session_id: str) -> None:
     """Its first process dies, and all others with it."""
-    pids = await ship.processes(session_id)
-    daemon = int(Path(f"/proc/{pids['keeper']}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(daemon, signal.SIGKILL)
+    os.kill((await ship.processes(session_id))["sandbox"], signal.SIGKILL)
 
 
 async def test_an_idle_session_whose_sandbox_is_lost_is_given_a_new_one_with_its_files(ship: Ship) -> None:

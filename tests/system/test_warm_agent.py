@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from tests.system.conftest import Ship, check_whole, ended, running_ship, types
 
+from ship.testing.sandbox_processes import processes_in
+
 pytestmark = pytest.mark.system
 
 
@@ -36,6 +38,6 @@ async def waiting_agent(ship: Ship) -> int:
     async with asyncio.timeout(60):
         while True:
             for sandbox in (ship.data / "sandboxes" / "sandboxes").iterdir():
-                if agent := ship.processes_in(sandbox.name).get("agent"):
+                if agent := processes_in(sandbox.name).get("agent"):
                     return agent
             await asyncio.sleep(0.1)

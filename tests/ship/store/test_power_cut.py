@@ -1,5 +1,7 @@
-"""A power cut under SQLite: every write and every fsync of a real process is recorded, then only what was synced is kept."""
+"""A power cut under SQLite: every write and every fsync of a real process is recorded, then what was synced is kept, and of the
+rest, by chance, this and that."""
 
+import random
 import re
 import shutil
 import sqlite3
@@ -7,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -14,7 +17,9 @@ WRITER = """
 import asyncio, os, sys
 from pathlib import Path
 from ship.ports.store import Append, NewEvent
-from ship.store.sqlite import SqliteStore
+from ship.store.sqlite import SqliteStore, database
+
+database.CHECKPOINT_EVERY = 5
 
 async def main():
     store = SqliteStore(Path(sys.argv[1]))
@@ -29,7 +34,7 @@ async def main():
 asyncio.run(main())
 """
 CALL = re.compile(
-    r"^\d+ +(?P<name>\w+)\((?P<first>\d+)(?:<(?P<path>.*?)>)?(?:, (?P<rest>.*))?\) += (?P<result>-?\d+)"
+    r"^(?P<pid>\d+) +(?P<name>\w+)\((?P<first>\d+)(?:<(?P<path>.*?)>)?(?:, (?P<rest>.*))?\) += (?P<result>-?\d+)"
 )
 UNLINK = re.compile(r"^\d+ +unlink\((?P<path>.*)\) += 0")
 UNFINISHED = re.compile(r"^(?P<pid>\d+) +(?P<begin>.*) <unfinished \.\.\.>$")
@@ -38,25 +43,37 @@ RESUMED = re.compile(r"^(?P<pid>\d+) +<\.\.\. \w+ resumed>(?P<end>.*)$")
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace records the system calls")
 def test_what_was_acknowledged_survives_a_power_cut(tmp_path: Path) -> None:
-    calls = list(recorded(tmp_path))
     disk = Disk(tmp_path)
     acknowledged: dict[str, int] = {}
-    cuts = 0
-    for name, path, rest, result in calls:
-        if name == "write" and (kept := re.findall(r"kept (s\d) (\d+)", rest)):
-            acknowledged |= {session: int(head) for session, head in kept}
+    answers = cuts = 0
+    for call in recorded(tmp_path):
+        kept = re.findall(r"kept (s\d) (\d+)", call.rest) if call.name == "write" else []
+        acknowledged |= {session: int(head) for session, head in kept}
+        answers += len(kept)
+        disk.apply(call)
+        # In the middle of bringing the log home and of beginning it anew, and now and then in between.
+        if acknowledged and (disk.is_bringing_home(call) or (kept and answers % 5 == 0)):
             cuts += 1
-            if cuts % 5 == 0:
-                assert_all_there(disk.after_a_power_cut(tmp_path / f"cut-{cuts}"), acknowledged)
-        else:
-            disk.apply(name, path, rest, result)
+            for chance in (None, random.Random(cuts)):
+                assert_all_there(disk.after_a_power_cut(tmp_path / f"cut-{cuts}", chance), acknowledged)
     assert acknowledged == {f"s{number}": 25 for number in range(4)}
-    assert cuts >= 25
-    assert disk.syncs >= 20
+    assert cuts >= 100
+    assert disk.begun_anew >= 2
 
 
-def recorded(folder: Path) -> Iterator[tuple[str, str, str, int]]:
-    """(call, path, the other arguments, result) in the order of their ends."""
+class Call(NamedTuple):
+    """A system call that ended, or an fsync that ``begins``."""
+
+    name: str
+    pid: str
+    path: str
+    rest: str
+    result: int
+    begins: bool = False
+
+
+def recorded(folder: Path) -> Iterator[Call]:
+    """What a writer did, in the order of their ends."""
     trace = folder / "trace"
     watched = "write,pwrite64,fsync,fdatasync,ftruncate,unlink"
     command = ["strace", "-f", "-qq", "-y", "-xx", "-s", "100000", "-e", f"trace={watched}", "-o", str(trace)]
@@ -66,64 +83,100 @@ def recorded(folder: Path) -> Iterator[tuple[str, str, str, int]]:
     for line in trace.read_text().splitlines():
         if unfinished := UNFINISHED.match(line):
             begun[unfinished["pid"]] = line.removesuffix(" <unfinished ...>")
+            if sync := CALL.match(f"{begun[unfinished['pid']]}) = 0"):
+                yield _call(sync)._replace(begins=True)
             continue
         if resumed := RESUMED.match(line):
             line = begun.pop(resumed["pid"]) + resumed["end"]
         if unlink := UNLINK.match(line):
-            yield "unlink", text(unlink["path"]).decode(), "", 0
+            yield Call("unlink", "", text(unlink["path"]).decode(), "", 0)
         if call := CALL.match(line):
-            path = text(call["path"] or "").decode()
-            rest = call["rest"] or ""
-            yield (
-                call["name"],
-                path,
-                text(rest).decode(errors="replace") if call["first"] == "1" else rest,
-                int(call["result"]),
-            )
+            yield _call(call)
+
+
+def _call(found: re.Match[str]) -> Call:
+    rest = found["rest"] or ""
+    return Call(
+        found["name"],
+        found["pid"],
+        text(found["path"] or "").decode(),
+        text(rest).decode(errors="replace") if found["first"] == "1" else rest,
+        int(found["result"]),
+    )
 
 
 class Disk:
-    """The files as a disk has them that lost power: a write is there once its file was synced, and not before. A file is
+    """The files as a disk has them that lost power: a write is there for sure once an fsync that began after it has ended. A file is
     gone once it was unlinked and its folder synced."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._database = str(folder / "ship.db")
         self._written: dict[str, bytearray] = {}
+        self._syncing: dict[str, tuple[bytes, int]] = {}
         self._synced: dict[str, bytes] = {}
+        self._since: dict[str, list[tuple[int, bytes]]] = {}
+        """What was written since the last sync, as (offset, content)."""
         self._unlinked: set[str] = set()
-        self.syncs = 0
+        self._fresh = 0
+        self.begun_anew = 0
+        """How often the log was written again from its start."""
 
-    def apply(self, name: str, path: str, rest: str, result: int) -> None:
+    def apply(self, call: Call) -> None:
+        path = call.path
         if path == str(self._folder):
             for gone in self._unlinked:
                 self._written.pop(gone, None)
                 self._synced.pop(gone, None)
+                self._since.pop(gone, None)
             self._unlinked.clear()
-        if not path.startswith(str(self._folder / "ship.db")) or path.endswith("-shm"):
+        if not path.startswith(self._database) or path.endswith("-shm"):
             return
-        if name == "unlink":
+        if call.name == "unlink":
             self._unlinked.add(path)
             return
-        content = self._written.setdefault(path, bytearray())
-        if name == "pwrite64":
-            data, _, numbers = rest.rpartition('", ')
-            written = text(data)[:result]
-            offset = int(numbers.split(", ")[1])
-            content.extend(bytes(max(0, offset - len(content))))
-            content[offset : offset + result] = written
-        elif name == "ftruncate":
-            size = int(rest)
+        content, since = self._written.setdefault(path, bytearray()), self._since.setdefault(path, [])
+        if call.name == "pwrite64":
+            data, _, numbers = call.rest.rpartition('", ')
+            since.append((int(numbers.split(", ")[1]), text(data)[: call.result]))
+            _write(content, *since[-1])
+        elif call.name == "ftruncate":
+            size = int(call.rest)
             content.extend(bytes(max(0, size - len(content))))
             del content[size:]
-        elif name in ("fsync", "fdatasync"):
-            self._synced[path] = bytes(content)
-            self.syncs += 1
+        elif call.begins:
+            self._syncing[call.pid] = (bytes(content), len(since))
+        elif call.name in ("fsync", "fdatasync"):
+            self._synced[path], known = self._syncing.pop(call.pid, (bytes(content), len(since)))
+            del since[:known]
 
-    def after_a_power_cut(self, folder: Path) -> Path:
+    def is_bringing_home(self, call: Call) -> bool:
+        """Whether this was a step of a checkpoint, or of the log's first commits after one."""
+        if call.path == self._database:
+            return True
+        if call.path == f"{self._database}-wal" and call.name == "pwrite64":
+            if call.rest.endswith(", 0"):
+                self.begun_anew += 1
+                self._fresh = 8
+            self._fresh -= 1
+            return self._fresh > 0
+        return False
+
+    def after_a_power_cut(self, folder: Path, chance: random.Random | None) -> Path:
+        """The database as it is found; with ``chance``, with some of the writes that nothing has promised."""
         folder.mkdir()
-        for path, content in self._synced.items():
+        for path, synced in self._synced.items():
+            content = bytearray(synced)
+            for offset, piece in self._since[path]:
+                if chance and chance.randrange(2):
+                    _write(content, offset, piece)
             (folder / Path(path).name).write_bytes(content)
         return folder / "ship.db"
+
+
+def _write(content: bytearray, offset: int, piece: bytes) -> None:
+    content.extend(bytes(max(0, offset - len(content))))
+    content[offset : offset + len(piece)] = piece
 
 
 def text(dumped: str) -> bytes:
