@@ -98,6 +98,15 @@ def test_a_killed_command_ends_with_all_its_children(shared: Sandbox) -> None:
     assert not shared.commands.kill(handle.pid)
 
 
+def test_a_command_is_gone_when_its_kill_is_answered(shared: Sandbox) -> None:
+    # Its memory takes a while to give back.
+    large = "data = b'x' * (200 << 20); print('here', flush=True); input()"
+    handle = shared.commands.run(f'python3 -c "{large}"', background=True, stdin=True)
+    assert next(iter(handle))[0] == "here\n"
+    assert shared.commands.kill(handle.pid)
+    assert handle.pid not in [process.pid for process in shared.commands.list()]
+
+
 def test_running_commands_are_listed(shared: Sandbox) -> None:
     handle = shared.commands.run("sleep 1000", background=True, envs={"A": "1"}, cwd="/tmp")
     [info] = [process for process in shared.commands.list() if process.pid == handle.pid]

@@ -27,6 +27,7 @@ from .rpc import Call, Message, RpcError, to_bytes
 
 READ_BYTES = 32 * 1024
 STOOD_STILL_S = 1.0
+DEATH_WAIT_S = 2.0  # what hangs in a system call may take longer to die; nobody waits for that
 DRAIN_READS = 32  # more than a pipe holds, so that a writer left behind cannot keep us here
 ENDED_KEPT = 64
 MAX_ROUNDS = 20
@@ -51,6 +52,7 @@ class Process:
         self.output = Output()
         self.output.on_relief = self._resume
         self.end: Message | None = None
+        self.reaped = asyncio.Event()
         self.timed_out = False
         self.killed = False
         self.deadline: asyncio.TimerHandle | None = None
@@ -101,6 +103,7 @@ class Process:
         """Record the end. What is in the pipes by now belongs to the output; what a child that the process left
         behind writes later does not, and goes nowhere."""
         self.popen.returncode = os.waitstatus_to_exitcode(status)
+        self.reaped.set()
         if self.deadline is not None:
             self.deadline.cancel()
         for fd in list(self._readers):
@@ -362,6 +365,9 @@ class Processes:
         if number == signal.SIGKILL:
             process.killed = True
             kill_tree(process.pid)
+            # Who asks next, for the list or by `kill -0`, shall not find it any more.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(process.reaped.wait(), DEATH_WAIT_S)
         else:
             os.killpg(process.pid, number)
         return {}
