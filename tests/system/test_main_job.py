@@ -60,7 +60,7 @@ async def follow_up_and_archive(ship: Ship, client: httpx.AsyncClient, session_i
     items = await ship.until(session_id, lambda log: types(log)[before:].count("task.completed") == 1)
     assert "say it back" in str([item["data"] for item in items[before:] if item["type"] == "text.finished"])
     pids = await ship.processes(session_id)
-    assert set(pids) == {"keeper", "runner", "agent"}
+    assert set(pids) == {"sandbox", "keeper", "runner", "agent"}
     await client.post(f"{path}/archive")
     async with asyncio.timeout(20):
         while any(Path(f"/proc/{pid}").exists() and not _zombie(pid) for pid in pids.values()):

@@ -61,6 +61,10 @@ def test_what_was_acknowledged_survives_a_power_cut(tmp_path: Path) -> None:
     assert disk.begun_anew >= 2
 
 
+Change = tuple[int, bytes | None]
+"""Bytes that were written at an offset, or None: the file ends there now."""
+
+
 class Call(NamedTuple):
     """A system call that ended, or an fsync that ``begins``."""
 
@@ -112,11 +116,12 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._database = str(folder / "ship.db")
-        self._written: dict[str, bytearray] = {}
-        self._syncing: dict[str, tuple[bytes, int]] = {}
-        self._synced: dict[str, bytes] = {}
-        self._since: dict[str, list[tuple[int, bytes]]] = {}
-        """What was written since the last sync, as (offset, content)."""
+        self._changes: dict[str, list[Change]] = {}
+        self._syncing: dict[str, int] = {}
+        """How many changes of its file each process's sync found."""
+        self._synced: dict[str, bytearray] = {}
+        self._done: dict[str, int] = {}
+        """How many changes are in what was synced. Two syncs of a file may overlap: the one that began first may end last."""
         self._unlinked: set[str] = set()
         self._fresh = 0
         self.begun_anew = 0
@@ -126,29 +131,28 @@ class Disk:
         path = call.path
         if path == str(self._folder):
             for gone in self._unlinked:
-                self._written.pop(gone, None)
-                self._synced.pop(gone, None)
-                self._since.pop(gone, None)
+                for known in (self._changes, self._synced, self._done):
+                    known.pop(gone, None)
             self._unlinked.clear()
         if not path.startswith(self._database) or path.endswith("-shm"):
             return
         if call.name == "unlink":
             self._unlinked.add(path)
             return
-        content, since = self._written.setdefault(path, bytearray()), self._since.setdefault(path, [])
+        changes = self._changes.setdefault(path, [])
         if call.name == "pwrite64":
             data, _, numbers = call.rest.rpartition('", ')
-            since.append((int(numbers.split(", ")[1]), text(data)[: call.result]))
-            _write(content, *since[-1])
+            changes.append((int(numbers.split(", ")[1]), text(data)[: call.result]))
         elif call.name == "ftruncate":
-            size = int(call.rest)
-            content.extend(bytes(max(0, size - len(content))))
-            del content[size:]
+            changes.append((int(call.rest), None))
         elif call.begins:
-            self._syncing[call.pid] = (bytes(content), len(since))
+            self._syncing[call.pid] = len(changes)
         elif call.name in ("fsync", "fdatasync"):
-            self._synced[path], known = self._syncing.pop(call.pid, (bytes(content), len(since)))
-            del since[:known]
+            found, done = self._syncing.pop(call.pid, len(changes)), self._done.get(path, 0)
+            content = self._synced.setdefault(path, bytearray())
+            for change in changes[done:found]:
+                _apply(content, change)
+            self._done[path] = max(done, found)
 
     def is_bringing_home(self, call: Call) -> bool:
         """Whether this was a step of a checkpoint, or of the log's first commits after one."""
@@ -167,16 +171,20 @@ class Disk:
         folder.mkdir()
         for path, synced in self._synced.items():
             content = bytearray(synced)
-            for offset, piece in self._since[path]:
+            for change in self._changes[path][self._done[path] :]:
                 if chance and chance.randrange(2):
-                    _write(content, offset, piece)
+                    _apply(content, change)
             (folder / Path(path).name).write_bytes(content)
         return folder / "ship.db"
 
 
-def _write(content: bytearray, offset: int, piece: bytes) -> None:
-    content.extend(bytes(max(0, offset - len(content))))
-    content[offset : offset + len(piece)] = piece
+def _apply(content: bytearray, change: Change) -> None:
+    place, piece = change
+    content.extend(bytes(max(0, place - len(content))))
+    if piece is None:
+        del content[place:]
+    else:
+        content[place : place + len(piece)] = piece
 
 
 def text(dumped: str) -> bytes:
