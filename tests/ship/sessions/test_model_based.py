@@ -6,7 +6,6 @@ Whatever is asked, in whatever order and by whichever node, the log holds what t
 import asyncio
 import itertools
 import random
-import secrets
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +15,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from ship.blobs.folder import FolderBlobs
 from ship.bus import LocalBus
@@ -55,6 +57,7 @@ NODES = 3
 SESSIONS = 3
 STEPS = 50
 PAGE = 7
+SEED = st.integers(0, 2**32 - 1)
 SNAPSHOT_EVERY, FRAME = 6, 5
 """Small, so that short lives have snapshots, and packed logs more than one frame."""
 PERSON = Actor(kind=ActorKind.USER, name="me")
@@ -217,24 +220,26 @@ def offered(number: int, ahead: int, state: SessionState) -> list[commands.Comma
     ]
 
 
-class Lives:
-    """A few sessions, driven by chance through nodes that share a store and nothing else."""
+class Lives(RuleBasedStateMachine):
+    """A few sessions, driven by chance through nodes that share a store and nothing else.
 
-    def __init__(self, runner: asyncio.Runner, stores: list[Store], blobs: BlobStore, seed: int) -> None:
-        self._runner = runner
-        self._stores = stores
-        self._blobs = blobs
-        self._chance = random.Random(seed)
+    There is one rule, and each of its seeds is one move: Hypothesis leaves some rules out of each life, and without the right ones
+    a life leads nowhere.
+    """
+
+    open_stores: OpenStores
+    blobs: BlobStore
+    seen: set[str]
+    """The tables that had rows, and the types of events that there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runner = asyncio.Runner()
+        self._opened = AsyncExitStack()
         self._now_ms = 1_000
-        self._nodes = [self._node(number) for number in range(NODES)]
         self._known = {f"ses_{number}": Known(None, ()) for number in range(SESSIONS)}
         self._keys: dict[IdempotencyKey, tuple[str, commands.Command, Any]] = {}
-        self.seen: set[str] = set()
-        """The tables that had rows, and the types of events that there were."""
-
-    def live(self) -> None:
-        """Do something, and see that all is as it must be; again and again."""
-        moves = {
+        self._moves = {
             self.ask: 10,
             self.ask_at_once: 3,
             self.become_ready: 3,
@@ -245,14 +250,31 @@ class Lives:
             self.archive: 0.5,
             self.pack: 0.5,
         }
+
+    @initialize(seed=SEED)
+    def begin(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._stores = self._runner.run(self._opened.enter_async_context(type(self).open_stores()))
+        self._nodes = [self._node(number) for number in range(NODES)]
         for session_id in self._known:
             self.create(session_id)
-        for move in self._chance.choices(list(moves), list(moves.values()), k=STEPS):
-            move(self._chance.choice(list(self._known)))
-            self.check()
-        for session_id in self._known:
-            self.pack(session_id)
-        self.check()
+
+    @rule(seed=SEED)
+    def live(self, seed: int) -> None:
+        """One of the moves, with one of the sessions."""
+        self._chance = random.Random(seed)
+        (move,) = self._chance.choices(list(self._moves), list(self._moves.values()))
+        move(self._chance.choice(list(self._known)))
+
+    def teardown(self) -> None:
+        """Each life ends with its logs packed."""
+        try:
+            for session_id in self._known:
+                self.pack(session_id)
+            self.all_is_as_decided()
+        finally:
+            self._runner.run(self._opened.aclose())
+            self._runner.close()
 
     def create(self, session_id: str) -> None:
         asked = commands.CreateSession(
@@ -324,7 +346,8 @@ class Lives:
         """Clocks go on, and now and then back."""
         self._now_ms = max(1, self._now_ms + self._chance.randint(-5_000, 400_000))
 
-    def check(self) -> None:
+    @invariant()
+    def all_is_as_decided(self) -> None:
         """Each log is what was decided, and every node knows it."""
         due = self._due()
         for session_id, known in self._known.items():
@@ -340,7 +363,7 @@ class Lives:
         return await node.state(session_id)
 
     def _node(self, number: int) -> Sessions:
-        return Sessions(self._stores[number], LocalBus(), lambda: self._now_ms, blobs=self._blobs)
+        return Sessions(self._stores[number], LocalBus(), lambda: self._now_ms, blobs=self.blobs)
 
     def _any_node(self) -> Sessions:
         return self._chance.choice(self._nodes)
@@ -450,7 +473,7 @@ def one_database(address: str) -> OpenStores:
     return opened
 
 
-@pytest.mark.parametrize(("body", "lives"), [("sqlite", 10), ("postgres", 5)])
+@pytest.mark.parametrize(("body", "lives"), [("sqlite", 12), ("postgres", 6)])
 def test_any_life_through_any_nodes_is_what_the_machine_decides(
     body: str, lives: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -458,17 +481,15 @@ def test_any_life_through_any_nodes_is_what_the_machine_decides(
     monkeypatch.setattr(packing, "FRAME", FRAME)
     opened = one_file if body == "sqlite" else one_database(request.getfixturevalue("postgres_address"))
     seen: set[str] = set()
-    for seed in (secrets.randbits(32) for _ in range(lives)):
-        with asyncio.Runner() as runner:
-            stack = AsyncExitStack()
-            stores = runner.run(stack.enter_async_context(opened()))
-            life = Lives(runner, stores, FolderBlobs(tmp_path / f"blobs-{seed}"), seed)
-            try:
-                life.live()
-            except BaseException as error:
-                error.add_note(f"in the life of seed {seed}")
-                raise
-            finally:
-                runner.run(stack.aclose())
-            seen |= life.seen
+    of_a_store = {"open_stores": staticmethod(opened), "blobs": FolderBlobs(tmp_path / "blobs"), "seen": seen}
+    run_state_machine_as_test(  # type: ignore[no-untyped-call] # hypothesis leaves it untyped
+        type("LivesOnAStore", (Lives,), of_a_store),
+        settings=settings(
+            max_examples=lives,
+            phases=[Phase.reuse, Phase.generate],  # making a failing life shorter takes minutes
+            stateful_step_count=STEPS,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
     assert seen >= {"snapshots", "packed"}
