@@ -103,6 +103,14 @@ async def readied(store: SqliteStore, sessions: Sessions) -> str:
     return session_id
 
 
+async def rested(store: SqliteStore, sessions: Sessions) -> str:
+    """A session whose sandbox is ready and that has nothing to do."""
+    session_id = await readied(store, sessions)
+    await sessions.execute(session_id, commands.CancelTask(task_id="tsk_1"), ME)
+    await reported(sessions, session_id, facts.TaskCancelled(task_id="tsk_1"))
+    return session_id
+
+
 async def until(sessions: Sessions, session_id: str, true: Callable[[SessionState], object]) -> SessionState:
     async with asyncio.timeout(10):
         async for _ in sessions.follow(session_id, 0):
@@ -223,9 +231,7 @@ async def test_a_paused_session_is_frozen_left_alone_and_thawed(
     store: SqliteStore, sessions: Sessions, host: PretendSandboxHost
 ) -> None:
     async with Working(store, sessions, host):
-        session_id = await readied(store, sessions)
-        await sessions.execute(session_id, commands.CancelTask(task_id="tsk_1"), ME)
-        await reported(sessions, session_id, facts.TaskCancelled(task_id="tsk_1"))
+        session_id = await rested(store, sessions)
         (sandbox,) = host.sandboxes.values()
         await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
         await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
@@ -272,9 +278,7 @@ async def test_a_sandbox_that_was_frozen_while_it_was_looked_after_is_frozen_aga
     host = WakingSandboxHost()
     host.is_away = is_away
     async with Working(store, sessions, host):
-        session_id = await readied(store, sessions)
-        await sessions.execute(session_id, commands.CancelTask(task_id="tsk_1"), ME)
-        await reported(sessions, session_id, facts.TaskCancelled(task_id="tsk_1"))
+        session_id = await rested(store, sessions)
         await sessions.check_soon(session_id, 0)
         await host.begun.wait()
         await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
@@ -290,9 +294,7 @@ async def test_a_sandbox_that_is_paused_while_its_runner_is_started_anew_is_froz
 ) -> None:
     host = WakingSandboxHost()
     async with Working(store, sessions, host):
-        session_id = await readied(store, sessions)
-        await sessions.execute(session_id, commands.CancelTask(task_id="tsk_1"), ME)
-        await reported(sessions, session_id, facts.TaskCancelled(task_id="tsk_1"))
+        session_id = await rested(store, sessions)
         await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
         await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
         await sessions.execute(session_id, commands.ResumeSession(), ME)
