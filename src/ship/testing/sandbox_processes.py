@@ -35,6 +35,13 @@ def processes_in(sandbox_id: str) -> dict[str, int]:
                 found["runner"] = pid
             else:
                 found |= {"keeper": pid, "sandbox": parent}
-    if waiting and "runner" in found:  # it works in that one's place
+    # It works in that one's place, unless it is about to go because that one works.
+    if "runner" in found and _holds_a_lock(waiting):
         found["runner"] = waiting
     return found
+
+
+def _holds_a_lock(pid: int) -> bool:
+    """Whether the kernel knows a lock on a file that this process holds, as a runner at work does."""
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any(words[1] == "FLOCK" and words[4] == str(pid) for words in locks)
