@@ -120,6 +120,12 @@ async def until(sessions: Sessions, session_id: str, true: Callable[[SessionStat
     raise AssertionError("the stream ended")
 
 
+async def pause(sessions: Sessions, session_id: str) -> None:
+    """Pause a session that is at rest, until its sandbox is frozen."""
+    await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
+    await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+
+
 async def settled(store: SqliteStore) -> None:
     async with asyncio.timeout(10):
         while await store._db.read(lambda c: c.execute("SELECT count(*) FROM outbox").fetchone()[0]):
@@ -233,8 +239,7 @@ async def test_a_paused_session_is_frozen_left_alone_and_thawed(
     async with Working(store, sessions, host):
         session_id = await rested(store, sessions)
         (sandbox,) = host.sandboxes.values()
-        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
-        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        await pause(sessions, session_id)
         assert sandbox.is_paused
         await sessions.check_soon(session_id, 0)
         await settled(store)
@@ -281,8 +286,7 @@ async def test_a_sandbox_that_was_frozen_while_it_was_looked_after_is_frozen_aga
         session_id = await rested(store, sessions)
         await sessions.check_soon(session_id, 0)
         await host.begun.wait()
-        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
-        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        await pause(sessions, session_id)
         host.go_on.set()
         await settled(store)
     (sandbox,) = host.sandboxes.values()
@@ -295,12 +299,10 @@ async def test_a_sandbox_that_is_paused_while_its_runner_is_started_anew_is_froz
     host = WakingSandboxHost()
     async with Working(store, sessions, host):
         session_id = await rested(store, sessions)
-        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
-        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        await pause(sessions, session_id)
         await sessions.execute(session_id, commands.ResumeSession(), ME)
         await host.begun.wait()
-        await sessions.execute(session_id, commands.PauseSession(checkpoint_id="ckp"), ME)
-        await until(sessions, session_id, lambda s: s.sandbox.status == "paused")
+        await pause(sessions, session_id)
         host.go_on.set()
         await settled(store)
     (sandbox,) = host.sandboxes.values()

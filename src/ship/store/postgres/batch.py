@@ -77,11 +77,16 @@ async def take_back(connection: Connection, number: Number) -> bool:
 
 def fit_together(appends: Sequence[Append]) -> bool:
     """Whether nothing stands in the way of these among themselves."""
+    heads, taken = _first_heads(appends), set[Key]()
+    return all(_refusal(append, heads, taken) is None for append in appends)
+
+
+def _first_heads(appends: Sequence[Append]) -> dict[str, int]:
+    """Where each session's log has to end before the first of them."""
     heads: dict[str, int] = {}
     for append in appends:
         heads.setdefault(append.session_id, append.expected_head)
-    taken: set[Key] = set()
-    return all(_refusal(append, heads, taken) is None for append in appends)
+    return heads
 
 
 def judge(
@@ -200,9 +205,6 @@ def _columns(appends: Sequence[Append]) -> list[object]:
     """The values of ``_WRITE`` after the batch's number. Of a row that several would write, the last one's."""
     heads = {append.session_id: append.expected_head + len(append.events) for append in appends}
     moved = {append.session_id for append in appends if append.events}
-    expected: dict[str, int] = {}
-    for append in appends:
-        expected.setdefault(append.session_id, append.expected_head)
     summaries = {append.session_id: append.summary for append in appends if append.summary}
     snapshots = {append.session_id: append.snapshot for append in appends if append.snapshot}
     alarms = {
@@ -244,7 +246,7 @@ def _columns(appends: Sequence[Append]) -> list[object]:
         ),
         [summary.repository for _, summary in sorted(summaries.items())],
         *_turned(3, _texts(appends)),
-        *_turned(2, expected.items()),
+        *_turned(2, _first_heads(appends).items()),
     ]
 
 

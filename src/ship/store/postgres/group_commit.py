@@ -143,8 +143,6 @@ class GroupCommit:
                 return True
         except (WriterUnknown, asyncpg.IntegrityConstraintViolationError):
             return False
-        except pool.BAD_VALUES:
-            raise
         except pool.ERRORS as error:
             await self._find_out(error, number)
             return True
