@@ -17,6 +17,7 @@ HostError                 code, message
 """
 
 import errno
+import os
 
 
 class HostError(Exception):
@@ -123,6 +124,12 @@ class FreezeFailed(ApiError):
 def is_full(error: BaseException) -> bool:
     """Whether a call failed for want of room on a disk."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def program_failed(what: str, output: str) -> OSError:
+    """The error of a program that failed: that of a full disk where its output says so, in the words of the locale C."""
+    number = errno.ENOSPC if os.strerror(errno.ENOSPC) in output else errno.EIO
+    return OSError(number, f"{what}: {output.strip()}")
 
 
 def disk_full(error: OSError) -> DiskFull | None:

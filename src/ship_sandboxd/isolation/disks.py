@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from .. import durable
+from ..errors import program_failed
 from ..pids import ProcessIdentity
 from . import mounts
 
@@ -271,8 +272,7 @@ def _format(image: Path, disk_mb: int) -> None:
             check=False,
         )
         if done.returncode != 0:
-            code = errno.ENOSPC if os.strerror(errno.ENOSPC) in done.stderr else errno.EIO
-            raise OSError(code, f"mkfs.ext4 failed: {done.stderr.strip()}")
+            raise program_failed("mkfs.ext4 failed", done.stderr)
     finally:
         shutil.rmtree(content)
 

@@ -1,6 +1,5 @@
 """The files that every sandbox sees besides /usr: the daemon's code and a small /etc, made once in the data folder."""
 
-import errno
 import hashlib
 import os
 import subprocess
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from .. import envd
 from ..durable import made
-from ..errors import SetupError
+from ..errors import SetupError, program_failed
 from ..network.names import SERVER
 
 SANDBOX_PYTHON = "/usr/bin/python3"
@@ -102,8 +101,7 @@ def _compile(code: Path) -> None:
         check=False,
     )
     if done.returncode != 0:
-        number = errno.ENOSPC if os.strerror(errno.ENOSPC) in done.stdout else errno.EIO
-        raise OSError(number, f"the daemon's code cannot be compiled: {done.stdout.strip()}")
+        raise program_failed("the daemon's code cannot be compiled", done.stdout)
 
 
 def _python_version() -> str:
