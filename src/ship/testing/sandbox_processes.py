@@ -36,7 +36,7 @@ def processes_in(sandbox_id: str) -> dict[str, int]:
             else:
                 found |= {"keeper": pid, "sandbox": parent}
     # It works in that one's place, unless it is about to go because that one works.
-    if "runner" in found and _holds_a_lock(waiting):
+    if waiting and "runner" in found and _holds_a_lock(waiting):
         found["runner"] = waiting
     return found
 
