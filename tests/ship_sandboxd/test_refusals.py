@@ -16,8 +16,9 @@ from ship_sandboxd.network import netfilter, packets, refusals
 from ship_sandboxd.network.egress import Egress
 from ship_sandboxd.network.gateway import Gateway
 from ship_sandboxd.network.nameserver import MAX_PENDING, Datagrams, NameServer
+from ship_sandboxd.network.proxy import Proxy
 from ship_sandboxd.network.refusals import Refusals
-from ship_sandboxd.network.rules import Refused, Rules
+from ship_sandboxd.network.rules import Refused, Rules, Upstream
 
 
 async def test_a_flood_of_refusals_is_counted_and_kept_within_bounds(
@@ -74,6 +75,67 @@ async def test_questions_that_are_dropped_are_told(tmp_path: Path, monkeypatch: 
         ("DNS", f"this sandbox has {MAX_PENDING} questions under way already")
     ] * 3
     datagrams.connection_lost(None)
+
+
+def kept_lines(folder: Path) -> list[tuple[str, str, str]]:
+    """The (method, target, reason) of what is kept."""
+    file = folder / refusals.FILE_NAME
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [(line["method"], line["target"], line["reason"]) for line in lines]
+
+
+GET = b"GET http://a.example/ HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "reason"),
+    [
+        (b"\x16\x03\x01\x02\0\x01\r\n\r\n", 400, "the request line is malformed"),
+        (b"GET  HTTP/1.1\r\n\r\n", 400, "the request line is malformed"),
+        (GET + b"no field\r\n\r\n", 400, "a header field is malformed"),
+        (GET + b"Host: a\r\nHost: b\r\n\r\n", 400, "more than one Host field"),
+        (GET + b"A: b\r\n" * 300 + b"\r\n", 431, "more than 256 header fields"),
+        (GET + b"A: " + b"b" * 70_000, 431, "the header fields are too large"),
+        (GET + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "both Transfer-Encoding"),
+        (b"CONNECT a.example:443 HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400, "Content-Length is not"),
+        (GET + b"Transfer-Encoding: gzip\r\n\r\n", 501, "only the transfer encoding"),
+    ],
+)
+async def test_requests_that_break_the_rules_of_http_are_answered_and_told(
+    tmp_path: Path, request_bytes: bytes, status: int, reason: str
+) -> None:
+    egress = Egress("s1", Gateway(), Rules(), tmp_path)
+    async with (
+        asyncio.timeout(10),
+        await asyncio.start_server(Proxy(egress).serve, "127.0.0.1", 0) as server,
+    ):
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(request_bytes)
+        assert (await reader.readline()).split()[1] == str(status).encode()
+        writer.close()
+        await writer.wait_closed()
+    ((method, target, told),) = kept_lines(tmp_path)
+    assert (method, target) == ("HTTP", "unknown")
+    assert reason in told
+
+
+async def test_a_body_that_breaks_the_rules_of_http_is_cut_and_told(tmp_path: Path) -> None:
+    async def stay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with asyncio.timeout(10), await asyncio.start_server(stay, "127.0.0.1", 0) as far:
+        upstream = Upstream("far.example", 80, (far.sockets[0].getsockname(),))
+        egress = Egress("s1", Gateway(), Rules((upstream,)), tmp_path)
+        async with await asyncio.start_server(Proxy(egress).serve, "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(
+                b"PUT http://far.example/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"
+            )
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.close()
+    assert kept_lines(tmp_path) == [("PUT", "http://far.example/", "a chunk's size is malformed")]
 
 
 def test_a_disk_that_is_full_does_not_stop_it(tmp_path: Path) -> None:
@@ -191,9 +253,7 @@ class Wire:
             await asyncio.sleep(0)
 
     def lines(self) -> list[tuple[str, str, str]]:
-        file = self._folder / refusals.FILE_NAME
-        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        return [(line["method"], line["target"], line["reason"]) for line in lines]
+        return kept_lines(self._folder)
 
     def close(self) -> None:
         self.packets.close()
