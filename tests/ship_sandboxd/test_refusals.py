@@ -9,10 +9,11 @@ import socket
 import struct
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ship_sandboxd.network import netfilter, packets, refusals
+from ship_sandboxd.network import dns, netfilter, packets, refusals
 from ship_sandboxd.network.egress import Egress
 from ship_sandboxd.network.gateway import Gateway
 from ship_sandboxd.network.nameserver import MAX_PENDING, Datagrams, NameServer
@@ -70,11 +71,35 @@ async def test_questions_that_are_dropped_are_told(tmp_path: Path, monkeypatch: 
     datagrams = Datagrams(server)
     for _ in range(MAX_PENDING + 3):
         datagrams.datagram_received(b"a question", ("127.0.0.1", 53))
-    lines = [json.loads(line) for line in (tmp_path / "egress.jsonl").read_text().splitlines()]
-    assert [(line["method"], line["reason"]) for line in lines] == [
-        ("DNS", f"this sandbox has {MAX_PENDING} questions under way already")
-    ] * 3
+    reason = f"this sandbox has {MAX_PENDING} questions under way already"
+    assert kept_lines(tmp_path) == [("DNS", "unknown", reason)] * 3
     datagrams.connection_lost(None)
+
+
+class Sent(asyncio.DatagramTransport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def sendto(self, data: Any, addr: Any = None) -> None:
+        self.answers.put_nowait(bytes(data))
+
+
+async def test_queries_that_make_no_sense_are_told(tmp_path: Path) -> None:
+    datagrams = Datagrams(NameServer(Egress("s1", Gateway(), Rules(), tmp_path)))
+    sent = Sent()
+    datagrams.connection_made(sent)
+    datagrams.datagram_received(bytes(dns.MAX_QUERY_BYTES + 1), ("127.0.0.1", 1))
+    assert kept_lines(tmp_path) == [("DNS", "unknown", "a query over UDP has at most 4096 bytes")]
+    no_question = struct.pack("!6H", 7, 0x0100, 0, 0, 0, 0)
+    a_status = struct.pack("!6H", 7, 0x1000, 1, 0, 0, 0)
+    for query, code in ((no_question, dns.FORMAT_ERROR), (a_status, dns.NOT_IMPLEMENTED)):
+        datagrams.datagram_received(query, ("127.0.0.1", 1))
+        assert (await asyncio.wait_for(sent.answers.get(), 10))[3] & 15 == code
+        assert kept_lines(tmp_path)[-1] == ("DNS", "unknown", f"the query is malformed (code {code})")
+    assert len(kept_lines(tmp_path)) == 3
+    assert await NameServer(Egress("s1", Gateway(), Rules(), tmp_path)).answer(b"") == b""
+    assert len(kept_lines(tmp_path)) == 4
 
 
 def kept_lines(folder: Path) -> list[tuple[str, str, str]]:
