@@ -18,6 +18,7 @@ from .gateway import Gateway
 from .listeners import PROXY_PORT, Listeners
 from .names import RANGE, Names
 from .nodes import Streams
+from .packets import RefusedPackets
 from .refusals import Refusals
 from .rules import Refused, Rules, Unreachable, canonical
 
@@ -60,9 +61,13 @@ class Egress:
         self.names = Names(folder / "names.txt")
         self._servers: list[asyncio.Server] = []
         self._datagrams: asyncio.DatagramTransport | None = None
+        self._packets: RefusedPackets | None = None
         self._connections: dict[asyncio.Task[None], Destination | None] = {}
 
-    async def serve(self, listeners: Listeners) -> None:
+    async def serve(self, listeners: Listeners, refused: socket.socket | None = None) -> None:
+        """`refused` tells of packets that the kernel has refused, see `netfilter.listen`. Both are closed with this."""
+        if refused is not None:
+            self._packets = RefusedPackets(refused, self.refusals)
         ways: list[tuple[socket.socket | None, _Serve]] = [
             (listeners.proxy, proxy.Proxy(self).serve),
             (listeners.redirected, redirected.Redirected(self).serve),
@@ -77,6 +82,8 @@ class Egress:
             )
 
     async def close(self) -> None:
+        if self._packets is not None:
+            self._packets.close()
         self.refusals.sum_up()
         for server in self._servers:
             server.close()

@@ -11,19 +11,22 @@ from .rules import Block, Rules, Upstream
 
 class Gateway:
     """`upstreams` are the reserved names, `private` the special addresses that sandboxes may reach. `refusals` counts what
-    was not let through since the start, by the kind of the reason: rule, address, reserved, request, limit, unreachable."""
+    was not let through since the start, by the kind of the reason: rule, address, reserved, request, protocol, limit,
+    unreachable. `redirects` and `refuses` say whether `netfilter` can do so for sandboxes whose kernel is the machine's."""
 
     def __init__(
         self,
         upstreams: tuple[Upstream, ...] = (),
         private: tuple[Block, ...] = (),
         redirects: bool = False,
+        refuses: bool = False,
     ) -> None:
         self.upstreams = upstreams
         self.nodes = Nodes()
         self.private = private
         self.lookups = Lookups(Resolver())
         self.redirects = redirects
+        self.refuses = refuses
         self.refusals: Counter[str] = Counter()
 
     def rules(self, kept: dict[str, Any], allow_internet: bool) -> Rules:
