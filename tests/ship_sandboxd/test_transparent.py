@@ -21,8 +21,9 @@ from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, Sandbox
 
 from ship_sandboxd.network.addresses import address_of, is_public
+from ship_sandboxd.network.egress import LOOKUP_TIMEOUT_S
 from ship_sandboxd.network.names import RANGE
-from ship_sandboxd.network.netfilter import MAX_TRACKED
+from ship_sandboxd.network.netfilter import MAX_TRACKED, TIMEOUTS_S
 
 pytestmark = pytest.mark.system
 
@@ -464,12 +465,14 @@ def test_a_sandbox_cannot_change_its_way_out(inside: Sandbox, far: TextServer, c
 def test_the_kernel_remembers_a_bounded_number_of_flows(
     named: Named, inside: Sandbox, far: TextServer
 ) -> None:
+    # A question that is no refusal by itself, as the lines of a minute are bounded: for a text of a name in reach.
     code = (
-        "import socket\n"
+        "import socket, struct\n"
+        "question = struct.pack('!6H', 7, 256, 1, 0, 0, 0) + b'\\3far\\7example\\0' + struct.pack('!2H', 16, 1)\n"
         "refused = 0\n"
         "for number in range(9_000):\n"
         "    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:\n"
-        "        try: s.sendto(b'x', (f'9.{number >> 8}.{number & 255}.9', 53))\n"
+        "        try: s.sendto(question, (f'9.{number >> 8}.{number & 255}.9', 53))\n"
         "        except PermissionError: refused += 1\n"
         "print(refused, open('/proc/sys/net/netfilter/nf_conntrack_count').read())\n"
     )
@@ -595,3 +598,8 @@ def test_too_many_connections_are_broken_off(named: Named, far: TextServer) -> N
     assert any("512 connections" in line["reason"] for line in named.refusals(sandbox))
     eventually(lambda: "hello" in sandbox.commands.run(f"{ASK} far.example {far.port} || true").stdout, 30)
     sandbox.kill()
+
+
+def test_a_question_is_remembered_for_longer_than_its_answer_may_take() -> None:
+    """Else the answer is not led back to who asked."""
+    assert TIMEOUTS_S["nf_conntrack_udp_timeout"] > LOOKUP_TIMEOUT_S

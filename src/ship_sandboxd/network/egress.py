@@ -24,7 +24,7 @@ from .rules import Refused, Rules, Unreachable, canonical
 
 MAX_CONNECTIONS = 512
 _CONNECT_TIMEOUT_S = 15.0
-_LOOKUP_TIMEOUT_S = 10.0
+LOOKUP_TIMEOUT_S = 10.0
 
 _Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
@@ -167,7 +167,7 @@ class Egress:
     async def _look_up(self, name: str) -> list[Address]:
         try:
             found = self._gateway.lookups.find(self._sandbox_id, name)
-            texts = await asyncio.wait_for(found, _LOOKUP_TIMEOUT_S)
+            texts = await asyncio.wait_for(found, LOOKUP_TIMEOUT_S)
         except socket.gaierror as error:
             raise Unreachable(f"cannot resolve {name}: {error}", error.errno in _NO_SUCH_NAME) from error
         except (OSError, UnicodeError) as error:

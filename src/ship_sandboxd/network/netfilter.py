@@ -26,11 +26,12 @@ _CLONE_NEWNET = 0x40000000
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
 _TIMEOUT_S = 5.0
 # The kernel remembers a flow for as long, in seconds; by default for minutes, in memory that no cgroup accounts for.
-_TIMEOUTS_S = {
+TIMEOUTS_S = {
     "nf_conntrack_tcp_timeout_syn_sent": 30,
     "nf_conntrack_tcp_timeout_time_wait": 2,
     "nf_conntrack_tcp_timeout_close": 1,
-    "nf_conntrack_udp_timeout": 5,
+    # A question to a name server: its answer may come as late as `egress.LOOKUP_TIMEOUT_S`.
+    "nf_conntrack_udp_timeout": 12,
     "nf_conntrack_udp_timeout_stream": 5,
 }
 _SETTINGS = Path("/proc/sys/net/netfilter")
@@ -92,7 +93,7 @@ def redirect(
             if refuses:
                 with contextlib.suppress(OSError):  # a kernel without IPv6 has no packets of it either
                     _exchange(_NETLINK_ROUTE, [_route_to_loopback(socket.AF_INET6)])
-            for name, seconds in _TIMEOUTS_S.items():
+            for name, seconds in TIMEOUTS_S.items():
                 (_SETTINGS / name).write_text(str(seconds))
             undone.pop_all()
         return told
