@@ -34,7 +34,7 @@ from ..lifecycle.sandboxes import Sandboxes
 from ..network.forward import forward, onward
 from ..network.listeners import OPENED
 from ..telemetry.metrics import Metrics
-from . import answers, visits
+from . import answers, streams, visits
 
 ENVD_PORT = 49983
 MAX_CONNECTIONS = 10_000
@@ -50,6 +50,7 @@ _NOT_FOUND = "It has ended, or the address is wrong."
 _PAUSED = "It is paused. Resume it and load this page again."
 _NOT_OPEN = "Nothing listens on this port of the sandbox yet. Start a server there and load this page again."
 _NO_ANSWER = "Load this page again in a moment; if that does not help, look into the log of the sandbox."
+_NO_MEMORY = "it ran out of memory"
 _PRIVATE = "Ports of this sandbox are shown only to who has its token. Open them once with ?e2b-traffic-access-token=…"
 
 
@@ -118,7 +119,8 @@ class Front:
         except NotFound as error:
             # Clients know both cases by this text.
             hint = _PAUSED if error.code == "sandbox_paused" else _NOT_FOUND
-            await _refuse(exchange, target, 502, "The sandbox was not found", hint)
+            message = f"The sandbox was not found{self._sandboxes.why(target.sandbox_id)}"
+            await _refuse(exchange, target, 502, message, hint)
         except ApiError as error:
             _log.warning("a paused sandbox does not resume", extra={"code": error.code, "reason": str(error)})
             await _refuse(exchange, target, 502, str(error), _NO_ANSWER)
@@ -161,19 +163,39 @@ class Front:
 
     async def _forward(self, exchange: Exchange, sandbox: Sandbox, target: Target) -> None:
         port = target.port
-        server = await _open(sandbox, port)
+        try:
+            server = await _open(sandbox, port, is_stream=_is_stream(exchange.request))
+        except Unreachable:
+            await self._sandboxes.recheck(sandbox)
+            raise
         try:
             shown = answers.as_file if target.signed else answers.own_cookies
             await forward(exchange, server, _inward(exchange, sandbox, port), shown)
         except (OSError, BrokenStreamError, ProtocolError) as error:
+            reason = _NO_MEMORY if sandbox.ran_out_of_memory else str(error)
             if not exchange.responded:
-                self._sandboxes.running(sandbox.id)
-                message = f"The sandbox does not answer on port {port}: {error}"
-                raise Unreachable(message, _NO_ANSWER) from error
-            exchange.reusable = False
-            exchange.connection.abort()
+                await self._sandboxes.recheck(sandbox)
+                raise Unreachable(
+                    f"The sandbox does not answer on port {port}: {reason}", _NO_ANSWER
+                ) from error
+            await self._cut_off(exchange, sandbox, server)
         finally:
             await server.close()
+
+    async def _cut_off(self, exchange: Exchange, sandbox: Sandbox, server: Connection) -> None:
+        """End an answer that the sandbox has not brought to its end: with an error that says why, where the reader can be
+        told, else by breaking the connection off."""
+        exchange.reusable = False
+        end = b""
+        if sandbox.ran_out_of_memory and isinstance(server, streams.StreamConnection):
+            end = server.end("unavailable", "the sandbox ran out of memory")
+        if not end:
+            exchange.connection.abort()
+            return
+        with contextlib.suppress(NotFound):  # who asks next shall find that it has ended
+            await self._sandboxes.recheck(sandbox)
+        with exchange.connection.bounded(), contextlib.suppress(OSError):
+            await exchange.connection.send(end)
 
 
 async def _stopped(exchange: Exchange, target: Target, record: SandboxRecord) -> bool:
@@ -225,10 +247,15 @@ def _inward(exchange: Exchange, sandbox: Sandbox, port: int) -> Request:
     return sent
 
 
-async def _open(sandbox: Sandbox, port: int) -> Connection:
+def _is_stream(request: Request) -> bool:
+    return request.headers.get("content-type").startswith(streams.TYPE)
+
+
+async def _open(sandbox: Sandbox, port: int, *, is_stream: bool) -> Connection:
     """A connection to the daemon, or through it to a port of the sandbox's loopback."""
     try:
-        connection = Connection(*await sandbox.connect())
+        kind = streams.StreamConnection if is_stream and port == ENVD_PORT else Connection
+        connection = kind(*await sandbox.connect())
     except OSError as error:
         message = "The sandbox is running but port is not open: its daemon does not listen"
         raise Unreachable(message, _NO_ANSWER) from error

@@ -98,7 +98,8 @@ class _Call:
     async def __aexit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self.connection.abort()
         if isinstance(error, OSError | BrokenStreamError | ProtocolError):
-            raise CommandFailed(f"the sandbox broke off: {error}") from error
+            reason = "it ran out of memory" if self._sandbox.ran_out_of_memory else error
+            raise CommandFailed(f"the sandbox broke off: {reason}") from error
 
     def request(self, method: str, target: str, fields: list[tuple[str, str]], user: str) -> bytes:
         known = base64.b64encode(f"{user}:".encode()).decode()
