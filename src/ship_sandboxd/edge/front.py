@@ -38,6 +38,8 @@ from . import answers, streams, visits
 
 ENVD_PORT = 49983
 MAX_CONNECTIONS = 10_000
+_CONNECT_TIMEOUT_S = 15.0
+"""A daemon gives up on a port after 10 s itself."""
 # Where a sandbox's programs find their way out. A visitor who came to these would go out in the sandbox's name.
 _WAYS_OUT = frozenset(port for _, port in OPENED)
 _START = "/process.Process/Start"
@@ -263,8 +265,9 @@ async def _open(sandbox: Sandbox, port: int, *, is_stream: bool) -> Connection:
         return connection
     fields = Headers([("Host", "envd"), ("X-Access-Token", sandbox.record.token)])
     try:
-        await connection.send(Request("CONNECT", f"127.0.0.1:{port}", "HTTP/1.1", fields).encode())
-        answer = await connection.read_response()
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            await connection.send(Request("CONNECT", f"127.0.0.1:{port}", "HTTP/1.1", fields).encode())
+            answer = await connection.read_response()
     except (OSError, BrokenStreamError, ProtocolError) as error:
         await connection.close()
         raise Unreachable("The sandbox does not answer", _NO_ANSWER) from error
