@@ -278,6 +278,20 @@ def test_a_parked_sandbox_says_whether_its_memory_came_back(
         _goes_on(again)
 
 
+def test_a_request_to_one_that_is_being_parked_is_served_with_its_memory(
+    backend: str, own_host: Callable[..., Host]
+) -> None:
+    if backend != "gvisor":
+        pytest.skip("parking takes time only where memory is written out")
+    host = own_host("--backend", backend, "--park-after", "0.1")
+    sandbox = host.create(lifecycle={"on_timeout": "pause", "auto_resume": True})
+    counting = sandbox.commands.run(COUNT, background=True, timeout=0)
+    sandbox.pause()
+    eventually((host.data / "sandboxes" / sandbox.sandbox_id / "memory.new").exists)
+    assert counting.pid in [process.pid for process in sandbox.commands.list()]
+    assert _told(host, sandbox) == ("running", True)
+
+
 def test_nothing_is_left_of_a_sandbox(host: Host) -> None:
     sandbox = host.create()
     record = host.record(sandbox.sandbox_id)

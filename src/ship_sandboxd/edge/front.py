@@ -115,9 +115,9 @@ class Front:
                 return
             if target.port != ENVD_PORT and await _stopped(exchange, target, sandbox.record):
                 return
-            if target.port != ENVD_PORT or _is_known(exchange.request, sandbox.record):
-                sandbox = await self._sandboxes.awake(sandbox.id)
-            await self._forward(exchange, self._sandboxes.running(sandbox.id), target)
+            wakes = target.port != ENVD_PORT or _is_known(exchange.request, sandbox.record)
+            sandbox, server = await self._reach(exchange, target, wakes=wakes)
+            await self._forward(exchange, sandbox, server, target)
         except NotFound as error:
             # Clients know both cases by this text.
             hint = _PAUSED if error.code == "sandbox_paused" else _NOT_FOUND
@@ -163,20 +163,32 @@ class Front:
         )
         return next(signers, "")
 
-    async def _forward(self, exchange: Exchange, sandbox: Sandbox, target: Target) -> None:
+    async def _reach(self, exchange: Exchange, target: Target, *, wakes: bool) -> tuple[Sandbox, Connection]:
+        """The sandbox, resumed if that is due and the request `wakes` it, and a connection to the port in it."""
+        is_stream = _is_stream(exchange.request)
+        while True:
+            if wakes:
+                await self._sandboxes.awake(target.sandbox_id)
+            sandbox = self._sandboxes.running(target.sandbox_id)
+            try:
+                return sandbox, await _open(sandbox, target.port, is_stream=is_stream)
+            except Unreachable:
+                # A pause may have overtaken the request.
+                if not (wakes and sandbox.sleeps_lightly):
+                    await self._sandboxes.recheck(sandbox.id)
+                    raise
+
+    async def _forward(
+        self, exchange: Exchange, sandbox: Sandbox, server: Connection, target: Target
+    ) -> None:
         port = target.port
-        try:
-            server = await _open(sandbox, port, is_stream=_is_stream(exchange.request))
-        except Unreachable:
-            await self._sandboxes.recheck(sandbox)
-            raise
         try:
             shown = answers.as_file if target.signed else answers.own_cookies
             await forward(exchange, server, _inward(exchange, sandbox, port), shown)
         except (OSError, BrokenStreamError, ProtocolError) as error:
             reason = _NO_MEMORY if sandbox.ran_out_of_memory else str(error)
             if not exchange.responded:
-                await self._sandboxes.recheck(sandbox)
+                await self._sandboxes.recheck(sandbox.id)
                 raise Unreachable(
                     f"The sandbox does not answer on port {port}: {reason}", _NO_ANSWER
                 ) from error
@@ -195,7 +207,7 @@ class Front:
             exchange.connection.abort()
             return
         with contextlib.suppress(NotFound):  # who asks next shall find that it has ended
-            await self._sandboxes.recheck(sandbox)
+            await self._sandboxes.recheck(sandbox.id)
         with exchange.connection.bounded(), contextlib.suppress(OSError):
             await exchange.connection.send(end)
 

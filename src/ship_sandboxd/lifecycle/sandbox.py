@@ -52,6 +52,11 @@ class Sandbox:
         return self.record.state in (RUNNING, PAUSED, RESUMING) and self.ending is None
 
     @property
+    def sleeps_lightly(self) -> bool:
+        """Whether it is paused, and a request resumes it."""
+        return self.record.state != RUNNING and self.record.auto_resume
+
+    @property
     def end_failed(self) -> bool:
         """Whether its end began and could not be brought to an end."""
         ending = self.ending

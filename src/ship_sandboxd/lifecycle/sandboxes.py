@@ -130,11 +130,11 @@ class Sandboxes:
             raise NotFound(f"sandbox '{sandbox_id}' is paused{self.why(sandbox_id)}", "sandbox_paused")
         return sandbox
 
-    async def recheck(self, sandbox: Sandbox) -> None:
+    async def recheck(self, sandbox_id: str) -> None:
         """Whether one whose daemon has broken off runs. After a want of memory the end of its processes takes a moment: that
         is waited for. Raises NotFound."""
         deadline = time.monotonic() + _END_WITHIN_S
-        while self.running(sandbox.id).ran_out_of_memory:
+        while self.running(sandbox_id).ran_out_of_memory:
             if time.monotonic() > deadline:
                 return
             await asyncio.sleep(_END_POLL_S)
@@ -143,7 +143,7 @@ class Sandboxes:
         """One that runs, for a request to it: a paused one is resumed first, if it was made to be. Raises NotFound."""
         sandbox = self.get(sandbox_id)
         record = sandbox.record
-        if record.state != RUNNING and record.auto_resume:
+        if sandbox.sleeps_lightly:
             await self.resume(sandbox_id, max(record.timeout_s, _AUTO_RESUME_S))
         return self.running(sandbox_id)
 
