@@ -237,8 +237,6 @@ def _detect_after_a_power_cut(data: Path, stage: str) -> None:
     probe = data / "probes" / "image" / "disk.img"
     os.truncate(probe, 0)
     os.truncate(probe, 64 * MIB)
-    left = data / "disks" / ".killed" / "disk.img.content" / "upper"
-    left.mkdir(parents=True)
     roots = Roots.detect(data, stage, data)
     assert (roots.disks.limited, roots.obstacle) == (True, "")
     assert [path.name for path in (data / "disks").iterdir()] == ["ext4-1-64.img"]

@@ -275,7 +275,6 @@ class Roots:
             return cls(stage, None, etc, Disks(data, None, limited=False), "the sandbox host is not root")
         skeleton = make_skeleton(data)
         points = Path(stage)
-        disks.tidy(data)
         reasons: list[str] = []
         for limited in (True, False):
             used = Disks(data, points, limited=limited)
