@@ -64,6 +64,10 @@ class Unreachable(Exception):
         self.hint = hint
 
 
+class NotOpen(Unreachable):
+    """The sandbox's daemon has answered that nothing listens there."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A port of a sandbox; `signed` when a URL on the API's own name led to it, which shares its origin with the API."""
@@ -172,6 +176,8 @@ class Front:
             sandbox = self._sandboxes.running(target.sandbox_id)
             try:
                 return sandbox, await _open(sandbox, target.port, is_stream=is_stream)
+            except NotOpen:
+                raise
             except Unreachable:
                 # A pause may have overtaken the request.
                 if not (wakes and sandbox.sleeps_lightly):
@@ -188,7 +194,7 @@ class Front:
         except (OSError, BrokenStreamError, ProtocolError) as error:
             reason = _NO_MEMORY if sandbox.ran_out_of_memory else str(error)
             if not exchange.responded:
-                await self._sandboxes.recheck(sandbox.id)
+                self._sandboxes.running(sandbox.id)
                 raise Unreachable(
                     f"The sandbox does not answer on port {port}: {reason}", _NO_ANSWER
                 ) from error
@@ -285,7 +291,7 @@ async def _open(sandbox: Sandbox, port: int, *, is_stream: bool) -> Connection:
         raise Unreachable("The sandbox does not answer", _NO_ANSWER) from error
     if answer.status != 200:
         await connection.close()
-        raise Unreachable(f"The sandbox is running but port is not open: {port}", _NOT_OPEN)
+        raise NotOpen(f"The sandbox is running but port is not open: {port}", _NOT_OPEN)
     return connection
 
 
