@@ -170,3 +170,18 @@ async def test_memory_that_runs_out_is_told(narrow: str) -> None:
     process = await asyncio.create_subprocess_exec("true")
     await process.wait()
     assert told.empty()
+
+
+async def test_memory_that_ran_out_is_known_before_the_kernel_tells_it(tmp_path: Path) -> None:
+    """Version 2 tells of changes late: who has lost a process looks for itself."""
+    told: list[int] = []
+    events = tmp_path / "memory.events"
+    events.write_text("oom 3\noom_kill 2\noom_group_kill 0\n")
+    watch = cgroups.MemoryWatch([str(tmp_path)], lambda: told.append(1))
+    watch.look()
+    assert told == []
+    events.write_text("oom 4\noom_kill 3\noom_group_kill 0\n")
+    watch.look()
+    watch.look()
+    assert told == [1]
+    watch.close()

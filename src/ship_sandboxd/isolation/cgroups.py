@@ -112,12 +112,18 @@ class MemoryWatch:
     def __init__(self, folders: list[str], tell: Callable[[], None]) -> None:
         self._tell = tell
         self._undo = contextlib.ExitStack()
+        self._look: Callable[[], None] = lambda: None
         self._ended = 0
         with contextlib.suppress(OSError):  # of a group that could not be made
             self._open([Path(folder) for folder in folders])
 
     def close(self) -> None:
         self._undo.close()
+
+    def look(self) -> None:
+        """Tell now what the loop, or the kernel, has not come to tell yet."""
+        with contextlib.suppress(OSError):  # its group is gone
+            self._look()
 
     def _open(self, folders: list[Path]) -> None:
         for folder in folders:
@@ -132,28 +138,34 @@ class MemoryWatch:
         with (folder / "memory.oom_control").open() as control:
             _write(folder / "cgroup.event_control", f"{event} {control.fileno()}")
 
-        def happened() -> None:
-            os.eventfd_read(event)
-            if folder.exists():  # the end of a group shows here too
-                self._tell()
+        def look() -> None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(event)
+                if folder.exists():  # the end of a group shows here too
+                    self._tell()
 
-        self._listen(event, happened)
+        self._look = look
+        self._listen(event, look)
 
     def _watch_version_2(self, events: Path) -> None:
-        file = self._undo.enter_context(events.open())
-        # The file is always readable; only an epoll of our own can be asked for its changes alone.
-        changes = self._undo.enter_context(select.epoll())
-        changes.register(file.fileno(), select.EPOLLPRI)
         self._ended = _ended_processes(events)
 
-        def happened() -> None:
-            changes.poll(0)
+        def look() -> None:
             ended = _ended_processes(events)
             if ended > self._ended:
                 self._ended = ended
                 self._tell()
 
-        self._listen(changes.fileno(), happened)
+        def changed() -> None:
+            changes.poll(0)
+            look()
+
+        self._look = look
+        file = self._undo.enter_context(events.open())
+        # The file is always readable; only an epoll of our own can be asked for its changes alone.
+        changes = self._undo.enter_context(select.epoll())
+        changes.register(file.fileno(), select.EPOLLPRI)
+        self._listen(changes.fileno(), changed)
 
     def _listen(self, fd: int, happened: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
