@@ -17,6 +17,7 @@ from ship.api.answers import encoded, page
 from ship.api.inputs import MessageIn, MessagesQuery, RecordsQuery, SessionIn, TaskIn
 from ship.api.services import Services
 from ship.model import Actor, Repository
+from ship.ports.store import PAGE_BYTES
 from ship.sessions import commands
 from ship.sessions.ids import new_id
 from ship.sessions.service import IdempotencyKey
@@ -83,7 +84,9 @@ async def post_message(asker: Asker, session_id: str, body: MessageIn) -> Respon
 async def list_messages(asker: Asker, session_id: str, query: MessagesQuery) -> Response:
     """A page of messages, newest last."""
     rows = await asker.serving.sessions.messages(session_id, query.before, query.limit + 1)
-    return page(rows[-query.limit :], has_more=len(rows) > query.limit)
+    # A page that ends for its size may have been the last one: then an empty one follows.
+    has_more = len(rows) > query.limit or sum(map(len, rows)) >= PAGE_BYTES
+    return page(rows[-query.limit :], has_more=has_more)
 
 
 async def list_events(asker: Asker, session_id: str, query: RecordsQuery) -> Response:

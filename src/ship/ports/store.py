@@ -26,7 +26,7 @@ class KeyTaken(Conflict):
 
 
 PAGE_BYTES = 1024**2
-"""What a page of events holds at most, but for its last one: each may have a mebibyte of its own."""
+"""What a page of events or messages holds at most, but for its last one: each may have a mebibyte of its own."""
 
 
 class NewEvent(NamedTuple):
@@ -214,7 +214,8 @@ class LogStore(Protocol):
         ...
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[tuple[int, bytes]]:
-        """(seq, body) of the last ``limit`` messages before that seq, newest last."""
+        """(seq, body) of the last ``limit`` messages before that seq, newest last, or fewer, as ``events``: no more come before where
+        they have ``PAGE_BYTES``, and only an empty page is the end."""
         ...
 
     async def snapshot(self, session_id: str, shape: int) -> Snapshot | None:

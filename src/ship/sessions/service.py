@@ -264,7 +264,7 @@ class Sessions:
         return await self._logs.events(session_id, after, limit, types, up_to)
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[bytes]:
-        """The last encoded messages before that seq, newest last."""
+        """A page of the last encoded messages before that seq, newest last, as ``LogStore.messages`` bounds it."""
         head = await self.head(session_id)
         if before is not None and before <= head:
             return [body for _, body in await self._logs.messages(session_id, before, limit)]
@@ -274,6 +274,13 @@ class Sessions:
         # What is on disk may be ahead of what this node has been told of its own appends.
         if await self.head(session_id) == head and (not rows or rows[-1][0] <= head):
             self._said.learn(session_id, head, rows, limit)
+        return [body for _, body in rows]
+
+    async def last_said(self, session_id: str, before: int | None, count: int) -> list[bytes]:
+        """The last ``count`` encoded messages before that seq, newest last, over as many pages as they have."""
+        rows: list[tuple[int, bytes]] = []
+        while page := await self._logs.messages(session_id, before, count - len(rows)):
+            before, rows = page[0][0], page + rows
         return [body for _, body in rows]
 
     async def summaries(

@@ -103,6 +103,18 @@ async def a_page_of_large_events_ends_at_a_mebibyte(stores: Stores) -> None:
     assert [seq for seq, _ in await store.events("large", 8, 99, ["even"])] == [10]
 
 
+async def a_page_of_large_messages_ends_at_a_mebibyte(stores: Stores) -> None:
+    """Whatever is asked for: counted from the newest, and one more than that at most."""
+    store, body = stores.one, b"x" * (PAGE_BYTES // 4)
+    bodies = [3 * PAGE_BYTES * b"x", *[body] * 9]
+    said = [Said(seq, each, "x") for seq, each in enumerate(bodies, start=1)]
+    await store.append(Append("told", 0, 1, [NewEvent("t", b"t")] * 10, said))
+    assert [seq for seq, _ in await store.messages("told", None, 99)] == [7, 8, 9, 10]
+    assert [seq for seq, _ in await store.messages("told", None, 3)] == [8, 9, 10]
+    assert [seq for seq, _ in await store.messages("told", 3, 99)] == [1, 2]
+    assert [seq for seq, _ in await store.messages("told", 2, 99)] == [1]
+
+
 async def bodies_come_back_as_they_were(stores: Stores) -> None:
     """Bytes of any kind and size; ids and texts in any script."""
     store = stores.one
@@ -706,6 +718,7 @@ STORE_CHECKS: tuple[Check, ...] = (
     what_one_node_appended_the_other_reads,
     pages_of_events,
     a_page_of_large_events_ends_at_a_mebibyte,
+    a_page_of_large_messages_ends_at_a_mebibyte,
     bodies_come_back_as_they_were,
     a_refused_append_leaves_nothing_of_itself,
     neighbours_of_a_refused_append_are_kept,

@@ -144,6 +144,24 @@ async def test_messages_page_backwards(served: Served) -> None:
     assert not page["has_more"]
 
 
+async def test_pages_of_large_messages_are_bounded_and_lead_to_all_of_them(served: Served) -> None:
+    session = await begun(served)
+    path = f"/api/v1/sessions/{session['id']}/messages"
+    texts = [f"{n} ".ljust(19_000, "x") for n in range(120)]
+    for text in texts:
+        assert (await served.client.post(path, json={"text": text})).status_code == 201
+    told: list[str] = []
+    query: dict[str, int] = {"limit": 500}
+    has_more = True
+    while has_more:
+        answer = await served.client.get(path, params=query)
+        assert len(answer.content) < 1_200_000
+        has_more, items = answer.json()["has_more"], answer.json()["items"]
+        told[:0] = [message["text"] for message in items]
+        query["before"] = items[0]["seq"]
+    assert told == texts
+
+
 async def test_artifacts_come_back_inert(served: Served) -> None:
     session = await begun(served)
     path = f"/api/v1/sessions/{session['id']}/artifacts"
