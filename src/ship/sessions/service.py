@@ -206,7 +206,7 @@ class Sessions:
                 landed.set_exception(error) if error else landed.set_result(None)
             if error is None:
                 metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
-                self._settle(session_id, chain, decision.state)
+                self._settle(session_id, chain, decision.state, append)
                 self._said.appended(append)
                 self._publish(session_id, decision, append)
                 return
@@ -397,11 +397,11 @@ class Sessions:
             return True
         return (await self._states.newest(session_id)).head_seq <= state.head_seq
 
-    def _settle(self, session_id: str, chain: _Chain, state: SessionState) -> None:
+    def _settle(self, session_id: str, chain: _Chain, state: SessionState, append: Append) -> None:
         """This state is on disk."""
         if chain.state is state and self._chains.get(session_id) is chain:
             del self._chains[session_id]
-        self._states.keep(session_id, state)
+        self._states.keep(session_id, state, sum(len(event.body) for event in append.events))
 
     def _break(self, session_id: str, chain: _Chain) -> None:
         """This chain failed. A newer one is left alone."""
