@@ -289,6 +289,11 @@ class Outbox(Protocol):
         """Let no alarm of these names fire before that time."""
         ...
 
+    async def move_due(self, by_ms: int) -> None:
+        """Make all effects and alarms, claimed ones too, due by so much later, or earlier. Only for a process that has the store for
+        itself, when its clock was set."""
+        ...
+
     async def next_due_ms(self) -> int | None:
         """When the next effect or alarm is due."""
         ...
