@@ -424,11 +424,18 @@ def test_completion_scripts_are_printed_and_complete(capfd: pytest.CaptureFixtur
     assert "archive" in result.stdout
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(server: ProtocolServer) -> None:
-    server.log().diff = b"x" * 5_000_000
-    command = f"{sys.executable} -m ship.cli diff ses_1 --url {server.url} --token {TOKEN} | head -c 10"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert result.stderr == ""
+@pytest.mark.parametrize("arguments", ["diff ses_1", "attach ses_1", "attach ses_1 --json", "ls --all"])
+def test_a_reader_that_has_seen_enough_is_no_error(server: ProtocolServer, arguments: str) -> None:
+    log = server.log()
+    log.diff = b"x" * 5_000_000
+    log.append(facts.TaskQueued(task_id="tsk_1", prompt="do it", model="p/m"), SYSTEM)
+    work(log, "tsk_1")
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ship.cli", *arguments.split(), "--url", server.url, "--token", TOKEN]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (Exit.OK, "")
 
 
 def test_ctrl_c_leaves_the_task_running(server: ProtocolServer) -> None:
