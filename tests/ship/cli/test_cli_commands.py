@@ -244,6 +244,8 @@ def test_stop_cancels_what_runs_and_with_all_what_waits(
     assert "nothing runs" in capfd.readouterr().out
     for number in (1, 2):
         log.append(facts.TaskQueued(task_id=f"tsk_{number}", prompt="p", model="m/n"))
+    assert ship("stop", "ses_1") == Exit.OK
+    assert "tsk_1, tsk_2 will; stop that, too: ship stop --all ses_1" in capfd.readouterr().out
     log.append(facts.TaskStarted(task_id="tsk_1"))
     assert ship("stop", "ses_1", "--json") == Exit.OK
     assert json.loads(capfd.readouterr().out)["task_ids"] == ["tsk_1"]
