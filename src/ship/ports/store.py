@@ -373,7 +373,7 @@ class Portable(Protocol):
 
 class Store(LogStore, Outbox, TokenStore, Searchable, Portable, Protocol):
     """All of it, in one place. Every method raises ``Unavailable`` (``store_unavailable``) when the store does not answer, and
-    those that write ``store_read_only`` or ``disk_full`` when it takes no writes."""
+    those that write ``store_read_only`` or ``disk_full`` when it takes no writes. ``store_damaged`` says that its file cannot be read."""
 
     shared: bool
     """Whether other nodes may work on it at the same time."""
