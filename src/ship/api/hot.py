@@ -56,17 +56,19 @@ async def queue_task(asker: Asker, session_id: str, body: TaskIn) -> Response:
     serving, actor, key = asker
     prompt = asked.prompt(serving, body.prompt)
     model = asked.model(serving, body.model) if body.model else ""
+    limits = asked.limits(serving, body.limits, model)
     command: commands.Command = (
         commands.SteerTask(
-            task_id=new_id("tsk"), steer_id=new_id("str"), text=prompt, model=model, agent=body.agent
+            task_id=new_id("tsk"),
+            steer_id=new_id("str"),
+            text=prompt,
+            model=model,
+            agent=body.agent,
+            limits=limits,
         )
         if body.mode == "steer"
         else commands.QueueTask(
-            task_id=new_id("tsk"),
-            prompt=prompt,
-            model=model,
-            agent=body.agent,
-            limits=asked.limits(serving, body.limits, model),
+            task_id=new_id("tsk"), prompt=prompt, model=model, agent=body.agent, limits=limits
         )
     )
     outcome = await serving.sessions.execute(session_id, command, actor, key)

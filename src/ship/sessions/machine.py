@@ -140,7 +140,7 @@ def _(command: commands.MoveTask, draft: Draft) -> None:
 def _(command: commands.SteerTask, draft: Draft) -> None:
     running = draft.state.running
     if running is None or running.ending:
-        tasks.queue(draft, command.task_id, command.text, command.model, command.agent)
+        tasks.queue(draft, command.task_id, command.text, command.model, command.agent, command.limits)
         recovery.go_on(draft, "task")
         return
     tasks.check_room(draft.state, command.text)

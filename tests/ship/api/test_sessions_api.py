@@ -130,6 +130,15 @@ async def test_a_repeated_key_gets_the_first_answer(served: Served) -> None:
     assert len((await served.client.get("/api/v1/sessions")).json()["items"]) == 1
 
 
+async def test_a_steer_that_becomes_a_task_has_the_limits_that_came_with_it(served: Served) -> None:
+    session = await begun(served)
+    path = f"/api/v1/sessions/{session['id']}"
+    steer = {"prompt": "go on", "mode": "steer", "limits": {"tokens": 7}}
+    queued = (await served.client.post(f"{path}/tasks", json=steer)).json()
+    tasks = {task["id"]: task for task in (await served.client.get(path)).json()["tasks"]}
+    assert tasks[queued["task_id"]]["limits"]["tokens"] == 7
+
+
 async def test_messages_page_backwards(served: Served) -> None:
     session = await begun(served)
     path = f"/api/v1/sessions/{session['id']}/messages"

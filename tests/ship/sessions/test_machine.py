@@ -54,9 +54,11 @@ def test_a_steer_reaches_the_running_task_or_becomes_a_task() -> None:
     steered = session.do(commands.SteerTask(task_id="tsk_2", steer_id="str_1", text="more"))
     assert steered.answer["task_id"] == "tsk_1"
     session.report(facts.TaskCompleted(task_id="tsk_1"))
-    started = session.do(commands.SteerTask(task_id="tsk_3", steer_id="str_2", text="again"))
+    cheaply = LimitsPatch(tokens=7)
+    started = session.do(commands.SteerTask(task_id="tsk_3", steer_id="str_2", text="again", limits=cheaply))
     assert started.answer["task_id"] == "tsk_3"
     assert session.state.running and session.state.running.id == "tsk_3"
+    assert session.state.running.limits.tokens == 7
 
 
 def test_a_queued_task_is_cancelled_at_once_and_a_running_one_by_its_agent() -> None:
