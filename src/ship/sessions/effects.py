@@ -2,12 +2,11 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import reduce
 from typing import NamedTuple
 
 from ship.errors import Conflict, NotFound
 from ship.events import facts
-from ship.model import SYSTEM, LimitsPatch, Parent, SessionStatus, TaskStatus, Usage
+from ship.model import SYSTEM, LimitsPatch, Parent, SessionStatus, TaskStatus
 from ship.ports.sandboxes import SandboxHost
 from ship.sessions import commands
 from ship.sessions.draft import outcome
@@ -215,7 +214,7 @@ class Effects:
             files_changed=len(files),
             additions=sum(file.additions for file in files),
             deletions=sum(file.deletions for file in files),
-            usage=reduce(Usage.plus, (child.usage for child in state.children), state.usage),
+            usage=state.used,
         )
         with _passing("session_archived"):  # the parent: nobody waits for it
             await self._sessions.execute(state.parent.session_id, commands.FinishChild(fact=fact), SYSTEM)

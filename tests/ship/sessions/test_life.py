@@ -758,3 +758,5 @@ def test_children_end_with_what_they_were_started_for(end: commands.Command) -> 
     if isinstance(end, commands.CancelTask):
         session.report(facts.TaskCancelled(task_id="tsk_1"))
     assert session.effects.count(commands.EndChildren(generation=1, child_ids=("ses_c",))) == 1
+    if isinstance(end, commands.ArchiveSession):
+        assert session.state.children[0].status is TaskStatus.CANCELLED, "no event could say so later"
