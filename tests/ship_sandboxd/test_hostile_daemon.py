@@ -3,6 +3,7 @@ memory, and keeps nobody else waiting."""
 
 import ast
 import asyncio
+import os
 import socket
 import struct
 import subprocess
@@ -20,7 +21,7 @@ from ship_sandboxd.edge.front import Unreachable
 from ship_sandboxd.edge.streams import StreamConnection
 from ship_sandboxd.envd.http1 import CHUNK_BYTES, CHUNKED, BrokenStreamError, frame
 from ship_sandboxd.errors import ApiError
-from ship_sandboxd.isolation import bubblewrap
+from ship_sandboxd.isolation import bubblewrap, lines
 from ship_sandboxd.isolation.backend import Backend, Streams
 from ship_sandboxd.lifecycle import commands, notices, startup
 from ship_sandboxd.lifecycle.records import SandboxRecord
@@ -122,7 +123,45 @@ async def visit_of_a_port(sandbox: Sandbox) -> None:
     await (await front._open(sandbox, 3000, is_stream=False)).close()
 
 
-CALLS = [start_command, step_of_a_build, file_of_a_build, handing_out, listeners, visit_of_a_port]
+async def hanging_up(sandbox: Sandbox) -> None:
+    """Before the memory of a sandbox of gVisor's is written out, within the time that this may take."""
+    key = lines.new_key(sandbox.folder, os.getuid())
+    found = lines.Lines(sandbox.folder)
+    await found.open()
+    dialling = asyncio.create_task(_dial(sandbox.folder, key))
+    try:
+        async with asyncio.timeout(BOUND_S):
+            await found.hang_up("token")
+    finally:
+        dialling.cancel()
+        await found.close()
+        await asyncio.gather(dialling, return_exceptions=True)
+
+
+async def _dial(folder: Path, key: str) -> None:
+    """Bring to the host what the liar says."""
+    liar, asked = await asyncio.open_unix_connection(folder / "envd.sock")
+    _, line = await asyncio.open_unix_connection(folder / "link" / lines.CONTROL)
+    try:
+        line.write(key.encode() + b"\n")
+        asked.write(b"x")
+        while said := await liar.read(65536):
+            line.write(said)
+            await line.drain()
+    finally:
+        for writer in (asked, line):
+            writer.transport.abort()
+
+
+CALLS = [
+    start_command,
+    step_of_a_build,
+    file_of_a_build,
+    handing_out,
+    listeners,
+    visit_of_a_port,
+    hanging_up,
+]
 CONTENT_WITH_A_STATUS = {file_of_a_build, handing_out, visit_of_a_port}
 
 

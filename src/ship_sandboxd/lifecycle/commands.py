@@ -23,6 +23,7 @@ MAX_MESSAGE_BYTES = 256 * 1024
 _TURN_MESSAGES = 128
 _PIECE_BYTES = 64 * 1024
 _LAST = 2
+_KILLED = 137
 OnOutput = Callable[[str, bytes], None]
 
 
@@ -63,6 +64,12 @@ async def run(
         if isinstance(end, dict):
             return _status(end)
     raise CommandFailed("the sandbox's daemon did not say how the command ended")
+
+
+def outcome(sandbox: Sandbox, status: int) -> str:
+    """How a command of a sandbox has just ended, in words."""
+    is_starved = status == _KILLED and sandbox.ran_out_of_memory
+    return f"exit status {status}{': out of memory' if is_starved else ''}"
 
 
 async def send(sandbox: Sandbox, file: Path, path: str) -> None:
@@ -194,7 +201,7 @@ def _status(end: dict[str, Any]) -> int:
     code = end.get("exitCode", 0)
     if not isinstance(code, int) or not -1 <= code <= 255:
         raise CommandFailed("the sandbox sent an exit status that is none")
-    return code if code >= 0 else 137 if end.get("status") == "signal: killed" else 143
+    return code if code >= 0 else _KILLED if end.get("status") == "signal: killed" else 143
 
 
 def _reason(told: bytes) -> str:
