@@ -3,6 +3,7 @@
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ship.api import (
     account,
@@ -66,6 +67,11 @@ def _say_problems(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         return problem(error.status_code, code, str(error.detail))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        """Who sent the body has left in the middle: no defect, and nobody reads the answer."""
+        return problem(400, "body_incomplete", "the body ended too early")
 
     @app.exception_handler(ShipError)
     @app.exception_handler(Exception)

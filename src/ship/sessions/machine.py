@@ -32,6 +32,7 @@ PACK_LOG = "pack_log"
 """The alarm of a session that is over."""
 ALARMS = (*DEADLINES, "sandbox_check", "idle_pause")
 ARTIFACTS = 2_000
+"""How many a person may let a session have. Its runner may go on to twice as many: nobody else's may keep a checkpoint out."""
 
 __all__ = ["ALARMS", "DEADLINES", "Decision", "decide"]
 
@@ -308,8 +309,9 @@ def _(command: commands.ArchiveSession, draft: Draft) -> None:
 @_apply.register
 def _(command: commands.StoreArtifact, draft: Draft) -> None:
     names = {artifact.name for artifact in draft.state.artifacts}
-    if len(names) >= ARTIFACTS and command.name not in names:
-        raise Conflict(f"a session has at most {ARTIFACTS} artifacts", code="too_many_artifacts")
+    room = ARTIFACTS * 2 if draft.actor.kind is ActorKind.AGENT else ARTIFACTS
+    if len(names) >= room and command.name not in names:
+        raise Conflict(f"a session has at most {room} artifacts", code="too_many_artifacts")
     draft.add(
         facts.ArtifactStored(
             name=command.name,

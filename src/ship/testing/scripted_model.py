@@ -36,6 +36,8 @@ from ship.testing.playing import STEADY_PACE_S, choose, perform
 from ship.testing.scenario import LASTING, Fault, Scenario, Turn
 from ship.testing.serving import serving
 
+CONTEXT_TOKENS = 200_000
+"""As the settings say of it. An agent that is answered all the same shortens its conversation for ever."""
 _REMEMBERED_REQUESTS = 4096
 _SLOW_PACE_S = 1.0
 
@@ -108,9 +110,17 @@ class ScriptedModel:
             return _refusal(
                 protocol, 404, "model_not_found", f"The model {conversation.model!r} does not exist"
             )
+        input_tokens = len(body) // 4
+        if input_tokens > CONTEXT_TOKENS:
+            return _refusal(
+                protocol,
+                400,
+                "context_length_exceeded",
+                f"This model's maximum context length is {CONTEXT_TOKENS} tokens, and the request has {input_tokens}",
+            )
         turn = choose(found, conversation)
         fault = self._fault(turn, body)
-        answer = perform(turn, conversation, input_tokens=len(body) // 4)
+        answer = perform(turn, conversation, input_tokens=input_tokens)
         pace_s = max(self._pace_s, turn.pace_s, STEADY_PACE_S if turn.steady_s else 0.0)
         return _respond(protocol, answer, conversation.stream, fault, pace_s=pace_s)
 
@@ -246,7 +256,10 @@ def provider(
         base_url=base_url,
         api_key=api_key,
         key_setting="the scripted model's --key",
-        models=tuple(ModelSpec(name=each, input_price=1.0, output_price=4.0) for each in (*names, *models)),
+        models=tuple(
+            ModelSpec(name=each, context_tokens=CONTEXT_TOKENS, input_price=1.0, output_price=4.0)
+            for each in (*names, *models)
+        ),
     )
 
 

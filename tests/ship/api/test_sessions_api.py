@@ -7,9 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
 from tests.ship.api.conftest import Served
 
 from ship.api import inputs, schemas
+from ship.api.application import create_api
 from ship.events import Record, encode, facts
 from ship.model import SYSTEM
 from ship.ports.store import Append, NewEvent
@@ -209,6 +211,36 @@ async def test_a_body_is_counted_before_anybody_reads_it(served: Served) -> None
         "/api/v1/sessions", content=b'{"repository":{"source":"/r"},"prompt":"\\ud800"}'
     )
     assert lone.status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/api/v1/uploads", "/api/v1/sessions/{}/artifacts/a"])
+async def test_who_leaves_in_the_middle_of_a_body_is_no_defect(
+    served: Served, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_api()
+    app.state.services = served.services
+    scope = {
+        "type": "http",
+        "method": "PUT",
+        "path": path.format((await begun(served))["id"]),
+        "query_string": b"",
+        "headers": [(b"authorization", served.client.headers["Authorization"].encode())],
+    }
+    told: list[Message] = [
+        {"type": "http.request", "body": b"abc", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    answered: list[Message] = []
+
+    async def receive() -> Message:
+        return told.pop(0)
+
+    async def send(message: Message) -> None:
+        answered.append(message)
+
+    await app(scope, receive, send)
+    assert answered[0]["status"] == 400
+    assert not caplog.records
 
 
 async def test_who_is_not_signed_in_is_told_how(served: Served) -> None:

@@ -11,6 +11,7 @@ from tests.ship.sessions.driven import FAILURE, ME, NOW_MS, Session, created, re
 from ship.errors import Conflict, InvalidInput, NotFound, ShipError, StaleGeneration
 from ship.events import Cursor, Fact, decode, encode, facts
 from ship.model import (
+    AGENT,
     SYSTEM,
     AgentMode,
     Answer,
@@ -27,7 +28,7 @@ from ship.model import (
 )
 from ship.sessions import commands
 from ship.sessions.fold import fold
-from ship.sessions.machine import ALARMS, decide
+from ship.sessions.machine import ALARMS, ARTIFACTS, decide
 from ship.sessions.reports import STEPS, TEXT_CHARACTERS
 from ship.sessions.state import SessionState
 
@@ -209,6 +210,22 @@ def test_requests_are_answered_once_in_their_own_form() -> None:
     session.report(facts.TaskCompleted(task_id="tsk_1"))
     assert not session.state.requests
     assert "request.withdrawn" in session.types
+
+
+def test_a_session_full_of_artifacts_still_takes_its_runners() -> None:
+    session = ready("first")
+    for number in range(ARTIFACTS):
+        session.do(stored(f"a{number}"))
+    with pytest.raises(Conflict) as refused:
+        session.do(stored("one more"))
+    assert refused.value.code == "too_many_artifacts"
+    session.do(stored("a7"))
+    session.do(stored("checkpoint-ckp_1.bundle"), AGENT)
+    assert len(session.state.artifacts) == ARTIFACTS + 1
+
+
+def stored(name: str) -> commands.StoreArtifact:
+    return commands.StoreArtifact(name=name, sha256="0" * 64, size_bytes=1, media_type="x/y")
 
 
 def test_nothing_follows_an_archive() -> None:

@@ -188,6 +188,13 @@ async def test_only_the_key_it_was_given_is_taken() -> None:
     assert (wrong.status_code, right.status_code) == (401, 200)
 
 
+async def test_what_does_not_fit_into_its_context_is_refused(url: str) -> None:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "a" * 1_000_000}]}
+    async with httpx.AsyncClient(verify=False) as client:
+        answer = await client.post(f"{url}/chat/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
 async def test_the_long_scenario_talks_for_the_time_that_the_prompt_names(url: str) -> None:
     body = {
         "model": "long",
