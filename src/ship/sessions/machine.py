@@ -309,7 +309,14 @@ def _(command: commands.ArchiveSession, draft: Draft) -> None:
 @_apply.register
 def _(command: commands.StoreArtifact, draft: Draft) -> None:
     names = {artifact.name for artifact in draft.state.artifacts}
-    room = ARTIFACTS * 2 if draft.actor.kind is ActorKind.AGENT else ARTIFACTS
+    is_runner = draft.actor.kind is ActorKind.AGENT
+    if not is_runner and any(command.name in point.artifacts for point in draft.state.checkpoints):
+        raise Conflict(
+            f"a checkpoint consists of {command.name!r}: nothing could be restored from another one",
+            code="artifact_of_checkpoint",
+            hint="Choose another name.",
+        )
+    room = ARTIFACTS * 2 if is_runner else ARTIFACTS
     if len(names) >= room and command.name not in names:
         raise Conflict(f"a session has at most {room} artifacts", code="too_many_artifacts")
     draft.add(

@@ -224,6 +224,28 @@ def test_a_session_full_of_artifacts_still_takes_its_runners() -> None:
     assert len(session.state.artifacts) == ARTIFACTS + 1
 
 
+def test_what_a_checkpoint_consists_of_is_replaced_by_nobody_but_its_runner() -> None:
+    session = ready("first")
+    for name in ("bundle-1", "diff-1"):
+        session.do(stored(name), AGENT)
+    point = facts.CheckpointCreated(
+        checkpoint_id="ckp_1",
+        task_id="tsk_1",
+        commit="c1",
+        base_commit="c0",
+        files=(),
+        diff_artifact="diff-1",
+        bundle_artifact="bundle-1",
+    )
+    session.report(point)
+    for name in ("bundle-1", "diff-1"):
+        with pytest.raises(Conflict) as refused:
+            session.do(stored(name))
+        assert refused.value.code == "artifact_of_checkpoint"
+    session.do(stored("bundle-1"), AGENT)
+    session.do(stored("bundle-2"))
+
+
 def stored(name: str) -> commands.StoreArtifact:
     return commands.StoreArtifact(name=name, sha256="0" * 64, size_bytes=1, media_type="x/y")
 
