@@ -416,6 +416,28 @@ def test_rules_and_names_outlive_the_host(
     host.close()
 
 
+def test_a_host_that_dies_breaks_connections(
+    tmp_path: Path, hosts_file: Path, far: TextServer, named: Named
+) -> None:
+    host = Named(tmp_path / "own" / "data", hosts_file, far)
+    sandbox = host.create()
+    code = (
+        "import socket\n"
+        f"s = socket.create_connection(('far.example', {far.port}))\n"
+        "s.sendall(b'GET /stream HTTP/1.0\\r\\n\\r\\n')\n"
+        "s.recv(1)\n"
+        "print('open', flush=True)\n"
+        "try:\n    while s.recv(65536): pass\n    print('ended')\n"
+        "except ConnectionResetError: print('reset')\n"
+    )
+    sandbox.files.write("/tmp/wait.py", code)
+    handle = sandbox.commands.run("python3 /tmp/wait.py", background=True, timeout=0)
+    assert next(iter(handle))[0] == "open\n"
+    host.restart(kill=True)
+    assert sandbox.commands.connect(handle.pid).wait().stdout == "open\nreset\n"
+    host.close()
+
+
 def test_a_sandbox_that_is_started_anew_keeps_its_way_out(named: Named, far: TextServer) -> None:
     sandbox = named.create(network={"deny_out": ["0.0.0.0/0"], "allow_out": ["far.example"]})
     sandbox.files.write("/home/user/ask.py", ASK_NAME_SERVER)
