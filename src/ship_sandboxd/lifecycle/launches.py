@@ -110,16 +110,19 @@ class Launches:
 
     async def find_egress(self, sandbox: Sandbox) -> None:
         """Take up the way out of a sandbox that an earlier host process has started. It must not be frozen."""
+        init = sandbox.record.init
+        if init is None:
+            return
         try:
-            listeners = await sandbox.backend.listeners(sandbox.folder, sandbox.record.token)
+            listeners = await sandbox.backend.listeners(sandbox.folder, sandbox.record.token, init)
             await self._open_egress(sandbox, listeners)
         except (OSError, LaunchFailed) as error:
             sandbox.tell("no way out for this sandbox", "error", reason=str(error))
 
     async def _redirect(self, sandbox: Sandbox, listeners: Listeners) -> None:
         """Lead connections of programs that know of no proxy to us. Without it the proxy is the one way out."""
-        init = sandbox.record.init
-        if init is None or listeners.redirected is None or not self._gateway.redirects:
+        init, backend = sandbox.record.init, sandbox.backend
+        if init is None or listeners.redirected is None or not (backend.redirects and backend.shares_kernel):
             return
         try:
             await asyncio.to_thread(netfilter.redirect, init, REDIRECTED_PORT, NAMES_PORT)

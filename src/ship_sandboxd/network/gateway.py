@@ -17,13 +17,11 @@ class Gateway:
         self,
         upstreams: tuple[Upstream, ...] = (),
         private: tuple[Block, ...] = (),
-        redirects: bool = False,
     ) -> None:
         self.upstreams = upstreams
         self.nodes = Nodes()
         self.private = private
         self.lookups = Lookups(Resolver())
-        self.redirects = redirects
         self.refusals: Counter[str] = Counter()
 
     def rules(self, kept: dict[str, Any], allow_internet: bool) -> Rules:

@@ -1,17 +1,21 @@
 """A sandbox's network namespace, changed from outside by netlink messages (linux/netfilter/nf_tables.h, rtnetlink):
 every TCP connection that does not go to loopback, and every question to a name server, wherever that is said to be, is
-led to listeners on loopback.
+led to listeners on loopback. Where a kernel of the sandbox's own makes the connections, they come over a wire, to listeners
+at its other end.
 
 A message costs microseconds, the `nft` and `ip` programs cost milliseconds each and would have to be installed.
 """
 
+import contextlib
 import ctypes
 import os
 import socket
 import struct
 import threading
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
+from typing import TypeVar
 
 from ..pids import ProcessIdentity
 
@@ -33,25 +37,34 @@ _REQUEST, _ACK, _CREATE, _EXCLUSIVE, _APPEND = 0x1, 0x4, 0x400, 0x200, 0x800
 _ERROR = 2
 _NESTED = 0x8000
 
-_NEW_ROUTE = 24
-_TABLE_LOCAL, _BOOT, _SCOPE_HOST, _LOCAL = 255, 3, 254, 2
-_OUT_INTERFACE = 4
+_NEW_LINK, _NEW_ADDRESS, _NEW_ROUTE, _NEW_NEIGHBOUR = 16, 20, 24, 28
+_TABLE_MAIN, _TABLE_LOCAL, _BOOT, _SCOPE_HOST, _UNICAST, _LOCAL = 254, 255, 3, 254, 1, 2
+_OUT_INTERFACE, _GATEWAY = 4, 5
+_LINK_ADDRESS, _LINK_NAME, _LINK_INFO = 1, 3, 18
+_UP = 1
+_PERMANENT = 0x80
 _LOOPBACK_INDEX = 1  # the first interface of every network namespace
+_SANDBOX_INDEX, _HOST_INDEX = 2, 3
+# Of a block for such pairs (RFC 6333), which no other machine has.
+_SANDBOX_ADDRESS, _HOST_ADDRESS = "192.0.0.2", "192.0.0.1"
+_SANDBOX_LINK, _HOST_LINK = b"\x02\0\0\0\0\x02", b"\x02\0\0\0\0\x01"
+_PREFIX_BITS = 30
 
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NFTABLES = 10
-_NEW_TABLE, _NEW_CHAIN, _NEW_RULE = (_NFTABLES << 8 | number for number in (0, 3, 6))
-_HOOK_OUTPUT = 3
+_NEW_TABLE, _NEW_CHAIN, _NEW_RULE, _DELETE_RULE = (_NFTABLES << 8 | number for number in (0, 3, 6, 8))
+_HOOK_PREROUTING, _HOOK_INPUT, _HOOK_OUTPUT = 0, 1, 3
 _DROP, _ACCEPT, _RETURN = 0, 1, -5
 _VERDICT, _REGISTER = 0, 1
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
-_KEY_L4_PROTOCOL, _KEY_STATE = 16, 0
-_STATE_NEW = 8
+_KEY_IN_INTERFACE, _KEY_L4_PROTOCOL, _KEY_STATE = 4, 16, 0
+_STATE_RELATED, _STATE_NEW = 4, 8
 _EQUAL, _NOT_EQUAL = 0, 1
 _OVER = 1
 _TABLE = "ship"
 
 Message = tuple[int, int, bytes]
+_T = TypeVar("_T")
 
 
 def redirect(process: ProcessIdentity, tcp_port: int, dns_port: int) -> None:
@@ -65,8 +78,7 @@ def redirect(process: ProcessIdentity, tcp_port: int, dns_port: int) -> None:
         _enter(process)
         _exchange(_NETLINK_NETFILTER, _rules(tcp_port, dns_port))
         _exchange(_NETLINK_ROUTE, [_route_to_loopback()])
-        for name, seconds in _TIMEOUTS_S.items():
-            (_SETTINGS / name).write_text(str(seconds))
+        _forget_flows_soon()
 
     _in_a_thread(work)
 
@@ -85,13 +97,82 @@ def is_available() -> bool:
     return True
 
 
-def _in_a_thread(work: Callable[[], None]) -> None:
+def wired() -> FileIO:
+    """A network namespace for a sandbox's own kernel: it takes one end of a wire, and what it finds there, for its own, and
+    drives it. The other end lies in the same namespace and is cut off until `redirect_wire`, so that it finds nothing else.
+
+    All ends with whoever uses the namespace last: the kernel, this descriptor, sockets that were opened there.
+    Raises OSError where this machine has no such thing.
+    """
+
+    def work() -> FileIO:
+        _check(_libc.unshare(_CLONE_NEWNET))
+        with contextlib.suppress(FileNotFoundError):  # no IPv6 on this machine
+            Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+        _exchange(_NETLINK_ROUTE, _wire())
+        return FileIO("/proc/thread-self/ns/net")
+
+    return _in_a_thread(work)
+
+
+def redirect_wire(process: ProcessIdentity, tcp_port: int, dns_port: int) -> None:
+    """As `redirect`, for what comes over the wire of the namespace of `process`, which has taken its end."""
+
+    def work() -> None:
+        _enter(process)
+        _exchange(_NETLINK_NETFILTER, _wire_rules(tcp_port, dns_port))
+        _exchange(_NETLINK_ROUTE, _wire_joined())
+        _forget_flows_soon()
+
+    _in_a_thread(work)
+
+
+def refuse_on_wire(process: ProcessIdentity) -> None:
+    """From now on, what comes over the wire of the namespace of `process` is refused where nobody listens; else it would
+    wait. Of one that has no wire: nothing happens. Raises OSError."""
+
+    def work() -> None:
+        _enter(process)
+        with contextlib.suppress(FileNotFoundError):
+            _exchange(_NETLINK_NETFILTER, _batch([_without_rules("wait")]))
+
+    _in_a_thread(work)
+
+
+def can_wire() -> bool:
+    """As `is_available`, for `wired` and `redirect_wire`."""
+
+    def attempt() -> None:
+        _check(_libc.unshare(_CLONE_NEWNET))
+        _exchange(_NETLINK_ROUTE, _wire())
+        _exchange(_NETLINK_NETFILTER, _wire_rules(1, 1))
+
+    try:
+        _in_a_thread(attempt)
+    except OSError:
+        return False
+    return True
+
+
+def within(process: ProcessIdentity, work: Callable[[], _T]) -> _T:
+    """What `work` makes of the network namespace of `process`. Raises OSError where that has ended, and what `work`
+    raises."""
+
+    def enter_and_work() -> _T:
+        _enter(process)
+        return work()
+
+    return _in_a_thread(enter_and_work)
+
+
+def _in_a_thread(work: Callable[[], _T]) -> _T:
     """A thread of its own enters another namespace and ends there, so that nothing else ever runs in a wrong one."""
+    results: list[_T] = []
     failures: list[OSError] = []
 
     def attempt() -> None:
         try:
-            work()
+            results.append(work())
         except OSError as error:
             failures.append(error)
 
@@ -100,6 +181,12 @@ def _in_a_thread(work: Callable[[], None]) -> None:
     thread.join()
     if failures:
         raise failures[0]
+    return results[0]
+
+
+def _forget_flows_soon() -> None:
+    for name, seconds in _TIMEOUTS_S.items():
+        (_SETTINGS / name).write_text(str(seconds))
 
 
 def _enter(process: ProcessIdentity) -> None:
@@ -142,11 +229,72 @@ def _acknowledged(data: bytes) -> set[int]:
     return numbers
 
 
-def _route_to_loopback() -> Message:
+def _route_to_loopback(table: int = _TABLE_LOCAL) -> Message:
     """`ip route add local default dev lo`: what has no way out comes back in, where the rules catch it."""
-    head = struct.pack("=8BI", socket.AF_INET, 0, 0, 0, _TABLE_LOCAL, _BOOT, _SCOPE_HOST, _LOCAL, 0)
+    head = struct.pack("=8BI", socket.AF_INET, 0, 0, 0, table, _BOOT, _SCOPE_HOST, _LOCAL, 0)
     device = _attribute(_OUT_INTERFACE, struct.pack("=I", _LOOPBACK_INDEX))
     return _NEW_ROUTE, _ACK | _CREATE | _EXCLUSIVE, head + device
+
+
+def _wire() -> list[Message]:
+    """In ip's words:
+
+        link add eth0 address 02:00:00:00:00:02 type veth peer name host address 02:00:00:00:00:01
+        link set lo up
+        link set eth0 up
+        addr add 192.0.0.2/30 dev eth0
+        route add default via 192.0.0.1
+
+    What is up and has an address is what the sandbox's kernel takes.
+    """
+    peer = _link(_HOST_INDEX, "host", _HOST_LINK)
+    kind = _text(1, "veth") + _attribute(2 | _NESTED, _attribute(1 | _NESTED, peer))
+    pair = _link(_SANDBOX_INDEX, "eth0", _SANDBOX_LINK) + _attribute(_LINK_INFO | _NESTED, kind)
+    head = struct.pack("=8BI", socket.AF_INET, 0, 0, 0, _TABLE_MAIN, _BOOT, 0, _UNICAST, 0)
+    gateway = _attribute(_GATEWAY, socket.inet_aton(_HOST_ADDRESS))
+    return [
+        (_NEW_LINK, _ACK | _CREATE | _EXCLUSIVE, pair),
+        _up(_LOOPBACK_INDEX),
+        _up(_SANDBOX_INDEX),
+        _has_address(_SANDBOX_INDEX, _SANDBOX_ADDRESS),
+        (_NEW_ROUTE, _ACK | _CREATE | _EXCLUSIVE, head + gateway),
+    ]
+
+
+def _wire_joined() -> list[Message]:
+    """In ip's words:
+
+        addr add 192.0.0.1/30 dev host
+        link set host up
+        neigh add 192.0.0.2 lladdr 02:00:00:00:00:02 dev host nud permanent
+        route add local default dev lo
+
+    The table of neighbours is one for the whole machine, and small; what is permanent does not count. The last route is
+    not as near as that to the other end, so it is in another table than where everything is local.
+    """
+    neighbour = struct.pack("=BxxxiHBB", socket.AF_INET, _HOST_INDEX, _PERMANENT, 0, _UNICAST)
+    neighbour += _attribute(1, socket.inet_aton(_SANDBOX_ADDRESS)) + _attribute(2, _SANDBOX_LINK)
+    return [
+        _has_address(_HOST_INDEX, _HOST_ADDRESS),
+        _up(_HOST_INDEX),
+        (_NEW_NEIGHBOUR, _ACK | _CREATE | _EXCLUSIVE, neighbour),
+        _route_to_loopback(_TABLE_MAIN),
+    ]
+
+
+def _link(index: int, name: str, address: bytes) -> bytes:
+    head = struct.pack("=BxHiII", 0, 0, index, 0, 0)
+    return head + _text(_LINK_NAME, name) + _attribute(_LINK_ADDRESS, address)
+
+
+def _up(index: int) -> Message:
+    return _NEW_LINK, _ACK, struct.pack("=BxHiII", 0, 0, index, _UP, _UP)
+
+
+def _has_address(index: int, address: str) -> Message:
+    head = struct.pack("=4BI", socket.AF_INET, _PREFIX_BITS, 0, 0, index)
+    packed = socket.inet_aton(address)
+    return _NEW_ADDRESS, _ACK | _CREATE | _EXCLUSIVE, head + _attribute(2, packed) + _attribute(1, packed)
 
 
 def _rules(tcp_port: int, dns_port: int) -> list[Message]:
@@ -188,7 +336,62 @@ def _rules(tcp_port: int, dns_port: int) -> list[Message]:
         _rule("out", [on_loopback, _compare(b"\x7f"), _verdict(_RETURN)]),
         _rule("out", [_protocol(socket.IPPROTO_TCP), *_redirect_to(tcp_port)]),
         _chain("bound", "filter", 0),
-        _rule("bound", [_is_new(), _count_over(MAX_TRACKED), _verdict(_DROP)]),
+        _rule("bound", [_is(_STATE_NEW), _count_over(MAX_TRACKED), _verdict(_DROP)]),
+        (_BATCH_END, 0, _family(0, _NFTABLES)),
+    ]
+
+
+def _wire_rules(tcp_port: int, dns_port: int) -> list[Message]:
+    """In nft's words:
+
+        table ip ship {
+            chain track { type filter hook prerouting priority -450; policy accept;
+                iif eth0 drop
+                ip frag-off & 0x3fff != 0 drop
+                udp dport 53 return
+                meta l4proto udp notrack return
+                meta l4proto != tcp drop }
+            chain out { type nat hook prerouting priority -100; policy accept;
+                udp dport 53 redirect to :dns_port
+                tcp dport 53 redirect to :dns_port
+                meta l4proto tcp redirect to :tcp_port }
+            chain bound { type filter hook input priority 0; policy accept;
+                ct state new ct count over MAX_TRACKED drop }
+            chain wait { type filter hook output priority 0; policy accept;
+                tcp sequence 0 drop
+                ct state related drop } }
+
+    What the sandbox's kernel is to read comes to this kernel as well. Pieces of packets would be kept, in memory that no
+    cgroup accounts for. The last chain drops what this kernel answers where nobody listens: whoever gets no answer while the
+    host is started anew asks again.
+    """
+    to_names = [_destination_port(53), *_redirect_to(dns_port)]
+    udp, tcp = _protocol(socket.IPPROTO_UDP), _protocol(socket.IPPROTO_TCP)
+    rules = [
+        (_NEW_TABLE, _CREATE | _EXCLUSIVE | _ACK, _family() + _text(1, _TABLE)),
+        _chain("track", "filter", -450, _HOOK_PREROUTING),
+        _rule("track", [_in_interface(_SANDBOX_INDEX), _verdict(_DROP)]),
+        _rule("track", [_load(_NETWORK_HEADER, 6, 2), _has(b"\x3f\xff"), _verdict(_DROP)]),
+        _rule("track", [udp, _destination_port(53), _verdict(_RETURN)]),
+        _rule("track", [udp, _expression("notrack"), _verdict(_RETURN)]),
+        _rule("track", [_protocol(socket.IPPROTO_TCP, _NOT_EQUAL), _verdict(_DROP)]),
+        _chain("out", "nat", -100, _HOOK_PREROUTING),
+        _rule("out", [udp, *to_names]),
+        _rule("out", [tcp, *to_names]),
+        _rule("out", [tcp, *_redirect_to(tcp_port)]),
+        _chain("bound", "filter", 0, _HOOK_INPUT),
+        _rule("bound", [_is(_STATE_NEW), _count_over(MAX_TRACKED), _verdict(_DROP)]),
+        _chain("wait", "filter", 0),
+        _rule("wait", [tcp, _load(_TRANSPORT_HEADER, 4, 4), _compare(bytes(4)), _verdict(_DROP)]),
+        _rule("wait", [_is(_STATE_RELATED), _verdict(_DROP)]),
+    ]
+    return _batch(rules)
+
+
+def _batch(changes: list[Message]) -> list[Message]:
+    return [
+        (_BATCH_BEGIN, 0, _family(0, _NFTABLES)),
+        *changes,
         (_BATCH_END, 0, _family(0, _NFTABLES)),
     ]
 
@@ -197,8 +400,8 @@ def _family(family: int = socket.AF_INET, resource: int = 0) -> bytes:
     return struct.pack("!BBH", family, 0, resource)
 
 
-def _chain(name: str, kind: str, priority: int) -> Message:
-    hook = _attribute(1, _u32(_HOOK_OUTPUT)) + _attribute(2, struct.pack("!i", priority))
+def _chain(name: str, kind: str, priority: int, hook_number: int = _HOOK_OUTPUT) -> Message:
+    hook = _attribute(1, _u32(hook_number)) + _attribute(2, struct.pack("!i", priority))
     chain = _text(1, _TABLE) + _text(3, name) + _attribute(4 | _NESTED, hook)
     chain += _attribute(5, _u32(_ACCEPT)) + _text(7, kind)
     return _NEW_CHAIN, _CREATE | _EXCLUSIVE | _ACK, _family() + chain
@@ -207,6 +410,10 @@ def _chain(name: str, kind: str, priority: int) -> Message:
 def _rule(chain: str, expressions: list[bytes]) -> Message:
     rule = _text(1, _TABLE) + _text(2, chain) + _attribute(4 | _NESTED, b"".join(expressions))
     return _NEW_RULE, _CREATE | _APPEND | _ACK, _family() + rule
+
+
+def _without_rules(chain: str) -> Message:
+    return _DELETE_RULE, _ACK, _family() + _text(1, _TABLE) + _text(2, chain)
 
 
 def _expression(name: str, *values: bytes) -> bytes:
@@ -223,8 +430,12 @@ def _compare(value: bytes, operator: int = _EQUAL) -> bytes:
     return _expression("cmp", _u32(_REGISTER), _u32(operator), _attribute(1, value))
 
 
-def _protocol(number: int) -> bytes:
-    return _expression("meta", _u32(_REGISTER), _u32(_KEY_L4_PROTOCOL)) + _compare(bytes([number]))
+def _protocol(number: int, operator: int = _EQUAL) -> bytes:
+    return _expression("meta", _u32(_REGISTER), _u32(_KEY_L4_PROTOCOL)) + _compare(bytes([number]), operator)
+
+
+def _in_interface(index: int) -> bytes:
+    return _expression("meta", _u32(_REGISTER), _u32(_KEY_IN_INTERFACE)) + _compare(struct.pack("=I", index))
 
 
 def _source_port(port: int) -> bytes:
@@ -235,14 +446,15 @@ def _destination_port(port: int) -> bytes:
     return _load(_TRANSPORT_HEADER, 2, 2) + _compare(struct.pack("!H", port))
 
 
-def _is_new() -> bytes:
-    mask, nothing = _attribute(1, struct.pack("=I", _STATE_NEW)), bytes(4)
-    register = _u32(_REGISTER)
-    return (
-        _expression("ct", register, _u32(_KEY_STATE))
-        + _expression("bitwise", register, register, _u32(4), mask, _attribute(1, nothing))
-        + _compare(nothing, _NOT_EQUAL)
-    )
+def _is(state: int) -> bytes:
+    return _expression("ct", _u32(_REGISTER), _u32(_KEY_STATE)) + _has(struct.pack("=I", state))
+
+
+def _has(bits: bytes) -> bytes:
+    """Whether any of these is set in what was loaded."""
+    register, nothing = _u32(_REGISTER), bytes(len(bits))
+    masked = (register, register, _u32(len(bits)), _attribute(1, bits), _attribute(1, nothing))
+    return _expression("bitwise", *masked) + _compare(nothing, _NOT_EQUAL)
 
 
 def _count_over(limit: int) -> bytes:
