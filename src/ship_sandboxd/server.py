@@ -92,6 +92,7 @@ class Machine:
         self.roots = Roots.detect(data, stage, etc)
         forks = ForkServer.start(data, stage)
         redirects = self.is_root and netfilter.is_available()
+        self.refuses = redirects and _refuses()
         freezes = self.groups.can_freeze
         found: list[Backend] = [
             Bubblewrap(program, forks, self.roots, daemon, filter_program, freezes, redirects)
@@ -117,6 +118,14 @@ class Machine:
             },
             "transparent_egress": self.backends.default.redirects,
         }
+
+
+def _refuses() -> bool:
+    obstacle = netfilter.refusing_obstacle()
+    if obstacle is not None:
+        event = "the kernel cannot tell of packets that it refuses: sandboxes' logs miss UDP, IPv6 and flows beyond the limit"
+        _log.warning(event, extra={"reason": str(obstacle)})
+    return obstacle is None
 
 
 def _cgroups() -> Cgroups:
@@ -207,7 +216,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
 
     # A person who closes the terminal means the host to stop; from anyone else it means a look at the files.
     loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdout.isatty() else reload)
-    gateway = Gateway(settings.upstreams, settings.private)
+    gateway = Gateway(settings.upstreams, settings.private, refuses=machine.refuses)
     store = Store(settings, quotas)
     sandboxes = _sandboxes(settings, machine, gateway, store, quotas)
     cutting = asyncio.create_task(daemon_log.keep_short(settings.data / "sandboxes"))

@@ -1,6 +1,7 @@
 """The way out of a sandbox."""
 
 import asyncio
+import errno
 import http.server
 import ipaddress
 import json
@@ -21,8 +22,10 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from ship_sandboxd.network import lookups, nodes
 from ship_sandboxd.network.addresses import is_public
+from ship_sandboxd.network.egress import Egress
+from ship_sandboxd.network.gateway import Gateway
 from ship_sandboxd.network.lookups import Lookups
-from ship_sandboxd.network.rules import Refused, Rules, Upstream
+from ship_sandboxd.network.rules import Refused, Rules, Unreachable, Upstream
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,17 @@ def test_addresses_that_are_not_of_the_internet(address: str) -> None:
 )
 def test_addresses_of_the_internet(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
+
+
+async def test_on_a_machine_without_ipv6_an_address_of_it_is_unreachable_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(*_: object, **__: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr("ship_sandboxd.network.addresses.socket.socket", make)
+    with pytest.raises(Unreachable):
+        await Egress("s1", Gateway(), Rules(), tmp_path).open("2606:4700::1111", 443)
 
 
 def test_a_reserved_name_is_offered_on_its_port_only() -> None:

@@ -3,8 +3,11 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,13 +16,15 @@ from typing import Any
 
 import httpx
 import pytest
+import traces
 from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, Sandbox
 
 from ship_sandboxd.network import netfilter
 from ship_sandboxd.network.addresses import address_of, is_public
+from ship_sandboxd.network.egress import LOOKUP_TIMEOUT_S
 from ship_sandboxd.network.names import RANGE
-from ship_sandboxd.network.netfilter import MAX_TRACKED
+from ship_sandboxd.network.netfilter import MAX_TRACKED, TIMEOUTS_S
 from ship_sandboxd.pids import ProcessIdentity
 
 pytestmark = pytest.mark.system
@@ -301,12 +306,166 @@ def test_a_name_that_changes_leads_nowhere_else(
         hosts_file.write_text(before)
 
 
-def test_other_datagrams_go_nowhere(inside: Sandbox) -> None:
+SEND = (
+    "python3 -c 'import socket,sys; s = socket.socket(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])); "
+)
+SEND += 's.settimeout(5); s.connect((sys.argv[4], int(sys.argv[5]))); s.send(b"x"); s.recv(1)\''
+UDP_LITE = 136
+
+
+def told(host: Host, sandbox: Sandbox, target: str) -> list[dict[str, str]]:
+    """What the log of a sandbox tells of refusals of one target."""
+    with httpx.Client(base_url=host.url, headers={"X-API-Key": API_KEY}) as client:
+        path = f"/v2/sandboxes/{sandbox.sandbox_id}/logs"
+        entries = client.get(path, params={"search": "egress refused"}).json()["logs"]
+    return [entry["fields"] for entry in entries if entry["fields"].get("target") == target]
+
+
+@pytest.mark.parametrize(
+    ("kind", "address", "port", "method", "reason"),
+    [
+        ((socket.AF_INET, socket.SOCK_DGRAM, 0), "8.8.8.8", 443, "UDP", "use TCP"),
+        ((socket.AF_INET6, socket.SOCK_DGRAM, 0), "::ffff:8.8.4.4", 443, "UDP", "use TCP"),
+        ((socket.AF_INET, socket.SOCK_DGRAM, 0), "10.0.0.1", 123, "UDP", "use TCP"),
+        ((socket.AF_INET, socket.SOCK_DGRAM, UDP_LITE), "9.9.9.9", 53, "UDP-Lite", "use TCP"),
+        ((socket.AF_INET6, socket.SOCK_DGRAM, 0), "2606:4700::1111", 443, "UDP", "use that, or IPv4"),
+        ((socket.AF_INET6, socket.SOCK_DGRAM, 0), "2001:4860:4860::8888", 53, "UDP", "use that, or IPv4"),
+        ((socket.AF_INET6, socket.SOCK_STREAM, 0), "2606:4700::1111", 80, "TCP", "use that, or IPv4"),
+        ((socket.AF_INET6, socket.SOCK_STREAM, 0), "fd00::1", 80, "TCP", "use that, or IPv4"),
+    ],
+)  # fmt: skip
+def test_a_packet_that_may_not_pass_fails_at_once_and_is_told(
+    named: Named,
+    inside: Sandbox,
+    backend: str,
+    kind: tuple[int, int, int],
+    address: str,
+    port: int,
+    method: str,
+    reason: str,
+) -> None:
+    if backend == "gvisor" and (kind[2] == UDP_LITE or "IPv4" in reason):
+        pytest.skip("gVisor has no such packets")
+    words = " ".join(str(int(number)) for number in kind)
+    assert "refused" in failing(inside, f"{SEND} {words} {address} {port}")
+    shown = address.removeprefix("::ffff:")
+    target = f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
+    (line,) = eventually(lambda: told(named, inside, target))
+    assert line["method"] == method
+    assert reason in line["reason"]
+
+
+def test_a_datagram_that_nobody_waits_for_is_told_and_makes_no_call_fail(
+    named: Named, inside: Sandbox
+) -> None:
+    send = SEND.replace('s.connect((sys.argv[4], int(sys.argv[5]))); s.send(b"x"); s.recv(1)', "{}")
+    send = send.format('s.bind(("0.0.0.0", 3129)); s.sendto(b"x", (sys.argv[4], int(sys.argv[5])))')
+    inside.commands.run(f"{send} 2 2 0 162.159.200.1 123")
+    assert eventually(lambda: told(named, inside, "162.159.200.1:123"))
+
+
+def test_a_ping_is_not_answered_by_the_sandbox_itself(named: Named, inside: Sandbox, backend: str) -> None:
+    """Programs in it cannot send one, but for gVisor's: root of the machine can."""
+    if backend == "gvisor":
+        code = (
+            'import socket; s = socket.socket(2, 2, 1); s.settimeout(1); s.connect(("8.8.8.8", 0)); '
+            's.send(bytes.fromhex("0800f7ff00000000")); s.recv(99)'
+        )
+        failing(inside, f"python3 -c '{code}'")
+        assert eventually(lambda: told(named, inside, "8.8.8.8"))[0]["method"] == "ICMP"
+        return
+    init = named.record(inside.sandbox_id)["init"]["pid"]
     code = (
-        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(2); "
-        's.connect(("8.8.8.8", 443)); s.send(b"x"); s.recv(1)'
+        "import socket; s = socket.socket(2, 3, 1); s.settimeout(5); "
+        's.sendto(bytes.fromhex("0800f7ff00000000"), ("8.8.8.8", 0)); print(s.recv(99)[20])'
     )
-    assert "refused" in failing(inside, f"python3 -c '{code}'")
+    command = ["nsenter", "-t", str(init), "-n", sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert answer == "3\n"  # unreachable
+    assert eventually(lambda: told(named, inside, "8.8.8.8"))[0]["method"] == "ICMP"
+
+
+def test_multicast_stays_inside_and_nothing_else_is_taken_for_it(named: Named, inside: Sandbox) -> None:
+    code = (
+        "import socket\n"
+        "ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "ear.settimeout(5)\n"
+        "ear.bind(('', 4300))\n"
+        "ear.setsockopt(0, socket.IP_ADD_MEMBERSHIP, socket.inet_aton('224.0.0.251') + bytes(4))\n"
+        "for target in ('10.1.1.1', '224.0.0.251', '127.0.0.1'):\n"
+        "    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:\n"
+        "        mouth.sendto(target.encode(), (target, 4300))\n"
+        "print(ear.recv(99).decode(), ear.recv(99).decode())\n"
+    )
+    inside.files.write("/tmp/group.py", code)
+    assert inside.commands.run("python3 /tmp/group.py").stdout.split() == ["224.0.0.251", "127.0.0.1"]
+    assert eventually(lambda: told(named, inside, "10.1.1.1:4300"))
+    assert not told(named, inside, "224.0.0.251:4300")
+
+
+def test_a_flood_of_packets_is_told_within_bounds(named: Named) -> None:
+    sandbox = named.create()
+    code = (
+        "import socket\n"
+        "with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:\n"
+        "    for number in range(20_000):\n"
+        "        s.sendto(b'x' * 999, (f'9.{number >> 8}.{number & 255}.9', 443))\n"
+        "    for _ in range(50):\n"
+        "        s.sendto(b'x', ('9.9.9.10', 443))\n"
+    )
+    sandbox.files.write("/tmp/flood.py", code)
+    began = time.monotonic()
+    sandbox.commands.run("python3 /tmp/flood.py")
+    most = 250 + 50 * (time.monotonic() - began + 1)
+    eventually(lambda: any("faster than each" in line["reason"] for line in named.refusals(sandbox)))
+    assert 200 < len(named.refusals(sandbox)) < most
+    # It goes on when the flood is over.
+    again = f"{SEND} 2 2 0 9.9.9.11 443 || true"
+    eventually(lambda: sandbox.commands.run(again) and told(named, sandbox, "9.9.9.11:443"))
+    sandbox.kill()
+
+
+def test_a_host_that_comes_back_tells_of_packets_again(
+    tmp_path: Path, hosts_file: Path, far: TextServer, backend: str
+) -> None:
+    host = Named(tmp_path / "back" / "data", hosts_file, far, backend)
+    sandbox = host.create()
+    host.stop(kill=True)
+    host.start()
+    send = f"{SEND} 2 2 0 9.9.9.9 443 || true"
+    assert eventually(lambda: sandbox.commands.run(send) and told(host, sandbox, "9.9.9.9:443"))
+    held = traces.descriptors(host.process.pid)
+    for _ in range(3):
+        sandbox.pause(keep_memory=False)
+        sandbox.connect()
+    sandbox.commands.run(f"{SEND} 2 2 0 9.9.9.10 443 || true")
+    assert eventually(lambda: told(host, sandbox, "9.9.9.10:443"))
+    if backend == "bubblewrap":
+        sandbox.commands.run(f"{SEND} 10 1 0 2606:4700::1111 443 || true")
+        assert eventually(lambda: told(host, sandbox, "[2606:4700::1111]:443"))
+    assert traces.descriptors(host.process.pid) <= held + 2
+    host.close()
+
+
+def test_a_kernel_that_cannot_tell_of_packets_is_told_of_once(
+    tmp_path: Path, hosts_file: Path, far: TextServer, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from ship_sandboxd.network import netfilter\n"
+        "true = netfilter._expression\n"
+        "netfilter._expression = lambda name, *values: true(name.replace('log', 'nolog'), *values)\n"
+    )
+    paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(":")]
+    monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, paths)))
+    host = Named(tmp_path / "mute" / "data", hosts_file, far, backend)
+    sandboxes = [host.create() for _ in range(2)]
+    for sandbox in sandboxes:
+        assert "hello" in sandbox.commands.run(f"{ASK} far.example {far.port}").stdout
+        assert "refused" in failing(sandbox, f"{SEND} 2 2 0 8.8.8.8 443")
+        unreachable = "No route" if backend == "gvisor" else "unreachable"
+        assert unreachable in failing(sandbox, f"{SEND} 10 1 0 2606:4700::1111 443")
+    assert host.log().count("cannot tell of packets") == 1
+    host.close()
 
 
 @pytest.mark.parametrize(
@@ -349,12 +508,14 @@ def test_a_sandbox_cannot_change_its_way_out(
 def test_the_kernel_remembers_a_bounded_number_of_flows(
     named: Named, inside: Sandbox, far: TextServer, backend: str
 ) -> None:
+    # A question that is no refusal by itself, as the lines of a minute are bounded: for a text of a name in reach.
     code = (
-        "import socket\n"
+        "import socket, struct\n"
+        "question = struct.pack('!6H', 7, 256, 1, 0, 0, 0) + b'\\3far\\7example\\0' + struct.pack('!2H', 16, 1)\n"
         "refused = 0\n"
         "for number in range(9_000):\n"
         "    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:\n"
-        "        try: s.sendto(b'x', (f'9.{number >> 8}.{number & 255}.9', 53))\n"
+        "        try: s.sendto(question, (f'9.{number >> 8}.{number & 255}.9', 53))\n"
         "        except PermissionError: refused += 1\n"
         "print(refused)\n"
     )
@@ -362,6 +523,9 @@ def test_the_kernel_remembers_a_bounded_number_of_flows(
     refused = int(inside.commands.run("python3 /tmp/flood.py").stdout)
     assert refused > 0 or backend == "gvisor"  # whose kernel does not learn of it
     assert remembered_flows(named, inside) < MAX_TRACKED + 200
+    lines = eventually(lambda: [line for line in named.refusals(inside) if "flows" in line["reason"]])
+    assert {line["method"] for line in lines} == {"UDP"}
+    assert all(re.fullmatch(r"9\.\d+\.\d+\.9:53", line["target"]) for line in lines)
     # They are forgotten after seconds; then it goes on.
     eventually(lambda: "hello" in inside.commands.run(f"{ASK} far.example {far.port} || true").stdout, 60)
 
@@ -565,3 +729,8 @@ def test_too_many_connections_are_broken_off(named: Named, far: TextServer) -> N
     assert any("512 connections" in line["reason"] for line in named.refusals(sandbox))
     eventually(lambda: "hello" in sandbox.commands.run(f"{ASK} far.example {far.port} || true").stdout, 30)
     sandbox.kill()
+
+
+def test_a_question_is_remembered_for_longer_than_its_answer_may_take() -> None:
+    """Else the answer is not led back to who asked."""
+    assert TIMEOUTS_S["nf_conntrack_udp_timeout"] > LOOKUP_TIMEOUT_S

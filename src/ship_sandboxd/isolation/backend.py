@@ -86,8 +86,8 @@ class Backend(Protocol):
 
     @property
     def redirects(self) -> bool:
-        """Whether what programs send that know of no proxy is led to `Listeners`: where the kernel is shared, by whoever
-        launches; else by the backend itself."""
+        """Whether what programs send that know of no proxy can be led to `Listeners`: by `netfilter.redirect`, or by
+        `redirect_wire` where the kernel is not shared."""
 
     async def launch(self, spec: LaunchSpec) -> Launched:
         """Start a sandbox and wait until its daemon answers.

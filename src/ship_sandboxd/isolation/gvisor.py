@@ -23,7 +23,7 @@ from .. import durable
 from ..envd.daemon import OPEN_FILES
 from ..errors import CheckpointFailed, LaunchFailed, SetupError
 from ..network import netfilter
-from ..network.listeners import NAMES_PORT, PROXY_PORT, REDIRECTED_PORT, Listeners
+from ..network.listeners import PROXY_PORT, Listeners
 from ..pids import ProcessIdentity
 from . import daemon_log, layout, lines, oci
 from .backend import Launched, LaunchSpec, Streams
@@ -94,6 +94,8 @@ class GVisor:
             f"--network={'sandbox' if redirects else 'none'}",
             "--ignore-cgroups",
             "--host-uds=open",
+            # The build of 2022 sends empty datagrams for ever once its queue was full.
+            "--qdisc=none",
         ]
         # Of newer builds: writes go to the sandbox's disk, and the file server alone opens files.
         self._options += [option for option in _NEWER_OPTIONS if option.partition("=")[0][1:] in flags]
@@ -178,8 +180,6 @@ class GVisor:
             if runtime is not None:
                 await runtime.wait()
         kernel, files = _processes(spec)
-        if self.redirects:
-            await asyncio.to_thread(netfilter.redirect_wire, kernel, REDIRECTED_PORT, NAMES_PORT)
         await _dialled(found, kernel)
         return Launched(kernel, files, await self._listeners(spec.folder, kernel), config is None)
 

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import socket
 from collections import Counter
+from functools import partial
 
 from ..errors import LaunchFailed
 from ..isolation import cgroups
@@ -57,8 +59,8 @@ class Launches:
         if record.state == RESUMING:
             record.memory_kept = launched.memory_kept
         self.watch_memory(sandbox)
-        await self._redirect(sandbox, launched.listeners)
-        await self._open_egress(sandbox, launched.listeners)
+        refused = await self._redirect(sandbox, launched.listeners)
+        await self._open_egress(sandbox, launched.listeners, refused)
 
     async def _spec(self, sandbox: Sandbox) -> LaunchSpec:
         """What its backend must know. Its control groups are there then, with its limits."""
@@ -115,24 +117,41 @@ class Launches:
             return
         try:
             listeners = await sandbox.backend.listeners(sandbox.folder, sandbox.record.token, init)
-            await self._open_egress(sandbox, listeners)
+            await self._open_egress(sandbox, listeners, await self._hear(sandbox, listeners))
         except (OSError, LaunchFailed) as error:
             sandbox.tell("no way out for this sandbox", "error", reason=str(error))
 
-    async def _redirect(self, sandbox: Sandbox, listeners: Listeners) -> None:
-        """Lead connections of programs that know of no proxy to us. Without it the proxy is the one way out."""
+    async def _redirect(self, sandbox: Sandbox, listeners: Listeners) -> socket.socket | None:
+        """Lead connections of programs that know of no proxy to us. Without it the proxy is the one way out. Answers what
+        tells of refused packets."""
         init, backend = sandbox.record.init, sandbox.backend
-        if init is None or listeners.redirected is None or not (backend.redirects and backend.shares_kernel):
-            return
+        if init is None or listeners.redirected is None or not backend.redirects:
+            return None
+        way = netfilter.redirect if backend.shares_kernel else netfilter.redirect_wire
+        redirect = partial(way, refuses=self._gateway.refuses)
         try:
-            await asyncio.to_thread(netfilter.redirect, init, REDIRECTED_PORT, NAMES_PORT)
+            return await asyncio.to_thread(redirect, init, REDIRECTED_PORT, NAMES_PORT)
         except OSError as error:
             sandbox.tell("only the proxy leads out", "error", reason=str(error))
+        return None
 
-    async def _open_egress(self, sandbox: Sandbox, listeners: Listeners) -> None:
+    async def _hear(self, sandbox: Sandbox, listeners: Listeners) -> socket.socket | None:
+        """What tells of refused packets, for a sandbox that an earlier host process has started."""
+        init = sandbox.record.init
+        if init is None or listeners.redirected is None or not self._gateway.refuses:
+            return None
+        try:
+            return await asyncio.to_thread(netfilter.listen, init)
+        except OSError as error:
+            sandbox.tell("packets that are refused are not told", "error", reason=str(error))
+        return None
+
+    async def _open_egress(
+        self, sandbox: Sandbox, listeners: Listeners, refused: socket.socket | None
+    ) -> None:
         rules = self._gateway.rules(sandbox.record.network, sandbox.record.allow_internet)
         sandbox.egress = Egress(sandbox.id, self._gateway, rules, sandbox.folder)
-        await sandbox.egress.serve(listeners)
+        await sandbox.egress.serve(listeners, refused)
 
     def update_rules(self, sandbox: Sandbox) -> None:
         """Let the way out go by the record's rules; connections that they do not allow are cut."""

@@ -1,5 +1,6 @@
 """What an IP address means on this machine: the internet, or something nearer that a sandbox must not reach."""
 
+import errno
 import ipaddress
 import socket
 
@@ -37,9 +38,16 @@ def is_public(address: Address) -> bool:
 
 
 def is_own(address: Address) -> bool:
-    """Whether an address is one of this machine's: then its services are as near as on loopback."""
+    """Whether an address is one of this machine's: then its services are as near as on loopback. Raises OSError where that
+    cannot be found out."""
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    try:
+        probe = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6 has no such address
+            return False
+        raise
+    with probe:
         try:
             # Sends nothing: it only looks up the way, which for an own address begins at that address.
             probe.connect((str(address), 9))

@@ -18,12 +18,13 @@ from .gateway import Gateway
 from .listeners import PROXY_PORT, Listeners
 from .names import RANGE, Names
 from .nodes import Streams
+from .packets import RefusedPackets
 from .refusals import Refusals
 from .rules import Refused, Rules, Unreachable, canonical
 
 MAX_CONNECTIONS = 512
 _CONNECT_TIMEOUT_S = 15.0
-_LOOKUP_TIMEOUT_S = 10.0
+LOOKUP_TIMEOUT_S = 10.0
 
 _Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
@@ -60,9 +61,13 @@ class Egress:
         self.names = Names(folder / "names.txt")
         self._servers: list[asyncio.Server] = []
         self._datagrams: asyncio.DatagramTransport | None = None
+        self._packets: RefusedPackets | None = None
         self._connections: dict[asyncio.Task[None], Destination | None] = {}
 
-    async def serve(self, listeners: Listeners) -> None:
+    async def serve(self, listeners: Listeners, refused: socket.socket | None = None) -> None:
+        """`refused` tells of packets that the kernel has refused, see `netfilter.listen`. Both are closed with this."""
+        if refused is not None:
+            self._packets = RefusedPackets(refused, self.refusals)
         ways: list[tuple[socket.socket | None, _Serve]] = [
             (listeners.proxy, proxy.Proxy(self).serve),
             (listeners.redirected, redirected.Redirected(self).serve),
@@ -77,6 +82,8 @@ class Egress:
             )
 
     async def close(self) -> None:
+        if self._packets is not None:
+            self._packets.close()
         self.refusals.sum_up()
         for server in self._servers:
             server.close()
@@ -160,7 +167,7 @@ class Egress:
     async def _look_up(self, name: str) -> list[Address]:
         try:
             found = self._gateway.lookups.find(self._sandbox_id, name)
-            texts = await asyncio.wait_for(found, _LOOKUP_TIMEOUT_S)
+            texts = await asyncio.wait_for(found, LOOKUP_TIMEOUT_S)
         except socket.gaierror as error:
             raise Unreachable(f"cannot resolve {name}: {error}", error.errno in _NO_SUCH_NAME) from error
         except (OSError, UnicodeError) as error:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MAX_PENDING = 128
 _IDLE_TIMEOUT_S = 10.0
+_TOO_MANY = Refused(f"this sandbox has {MAX_PENDING} questions under way already", kind="limit")
+_TOO_LONG = Refused(f"a query over UDP has at most {dns.MAX_QUERY_BYTES} bytes", kind="request")
 
 
 class NameServer:
@@ -24,6 +26,7 @@ class NameServer:
         try:
             query = dns.parse(data)
         except dns.Malformed as malformed:
+            self.refuse(Refused(str(malformed), kind="request"))
             return malformed.answer
         last = query.name.lower().rpartition(".")[2]
         if last == "arpa" or last.isdigit() or not last:
@@ -38,10 +41,9 @@ class NameServer:
             return query.answer(_code(refusal))
         return query.answer(dns.NO_ERROR, self._egress.names.address_of(name))
 
-    def refuse(self) -> None:
-        """Nothing answers a query that comes while too many are being answered."""
-        limit = Refused(f"this sandbox has {MAX_PENDING} questions under way already", kind="limit")
-        self._egress.refusals.record("DNS", "unknown", limit)
+    def refuse(self, refusal: Refused) -> None:
+        """Write down that a query was refused whose name nobody knows."""
+        self._egress.refusals.record("DNS", "unknown", refusal)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Queries over TCP, each after its length."""
@@ -60,7 +62,7 @@ class NameServer:
 
 
 class Datagrams(asyncio.DatagramProtocol):
-    """Queries over UDP. Those that come while too many are being answered are dropped, as a network would."""
+    """Queries over UDP. Those that are too long, or come while too many are being answered, are dropped, as a network would."""
 
     def __init__(self, server: NameServer) -> None:
         self._server = server
@@ -77,8 +79,10 @@ class Datagrams(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, sender: Any) -> None:
         if len(self._pending) >= MAX_PENDING:
-            self._server.refuse()
-        elif len(data) <= dns.MAX_QUERY_BYTES:
+            self._server.refuse(_TOO_MANY)
+        elif len(data) > dns.MAX_QUERY_BYTES:
+            self._server.refuse(_TOO_LONG)
+        else:
             task = asyncio.create_task(self._answer(data, sender))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)

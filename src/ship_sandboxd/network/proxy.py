@@ -18,11 +18,17 @@ class Proxy:
         self._egress = egress
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await serve_connection(reader, writer, self._handle, _error_body)
+        await serve_connection(reader, writer, self._handle, self._broken_rules)
+
+    def _broken_rules(self, status: int, message: str) -> tuple[bytes, str]:
+        self._egress.refusals.record("HTTP", "unknown", Refused(message, status, "request"))
+        return _error_body(status, message)
 
     async def _handle(self, exchange: Exchange) -> None:
+        """Raises ProtocolError for a request whose body has no clear end, before anything is opened for it."""
         request = exchange.request
         exchange.reusable = False
+        _ = request.framing
         try:
             authority, host, port, path = _destination(request)
             opened = await self._egress.open(host, port)
@@ -39,7 +45,10 @@ class Proxy:
                 await relay(exchange.connection, server)
             else:
                 await forward(exchange, server, onward(request, path, host=authority))
-        except (OSError, BrokenStreamError, ProtocolError):
+        except ProtocolError as error:
+            self._egress.refusals.record(request.method, request.target, Refused(str(error), kind="request"))
+            exchange.connection.abort()
+        except (OSError, BrokenStreamError):
             exchange.connection.abort()
         finally:
             await server.close()

@@ -32,9 +32,10 @@ class Refusals:
         self._minute, self._in_this_minute = 0.0, 0
         self._minutes_end: asyncio.TimerHandle | None = None
 
-    def record(self, method: str, target: str, refusal: Refused) -> None:
-        """Write one down: how (a method of HTTP, TCP, DNS, or CUT for what was open before) and where to."""
-        self._counts[refusal.kind] += 1
+    def record(self, method: str, target: str, refusal: Refused, times: int = 1) -> None:
+        """Write one down, or as many of the same: how (a method of HTTP, DNS, the protocol of a packet, or CUT for what
+        was open before) and where to."""
+        self._counts[refusal.kind] += times
         now = time.monotonic()
         if now - self._minute > _MINUTE_S:
             self.sum_up()

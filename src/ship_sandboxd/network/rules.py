@@ -183,17 +183,17 @@ class Rules:
         if self.is_closed and not self._allows_name(host, port):
             if not self.allow:
                 raise Refused("this sandbox has no access to the internet")
-            raise Refused(f"{_shown(host, port)} is not among what this sandbox may reach")
+            raise Refused(f"{shown(host, port)} is not among what this sandbox may reach")
 
     def check_address(self, address: Address, port: int, host: str = "") -> None:
         """Whether an address may be connected to; `host` is the canonical name that it was found by. Raises Refused."""
         inner = wrapped(address)
-        shown = _shown(str(address), port)
+        target = shown(str(address), port)
         self._check_special(address, port)
         if self._allows_name(host, port) or _any(self.allow, address, port):
             return
         if any(_any(self.deny, form, port) for form in (address, inner) if form is not None):
-            raise Refused(f"{shown} is denied to this sandbox")
+            raise Refused(f"{target} is denied to this sandbox")
 
     def check(self, host: str, address: Address, port: int) -> None:
         """Both checks; `host` is empty where an address was asked for. Raises Refused."""
@@ -232,7 +232,8 @@ def _any(entries: tuple[Block | Pattern, ...] | tuple[Block, ...], address: Addr
     return any(isinstance(entry, Block) and entry.matches(address, port) for entry in entries)
 
 
-def _shown(host: str, port: int | None) -> str:
+def shown(host: str, port: int | None) -> str:
+    """A name or an address, with its port where there is one."""
     if port is None:
         return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

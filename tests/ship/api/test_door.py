@@ -169,7 +169,7 @@ async def test_pages_of_messages_stay_true_while_notes_come(served: Served) -> N
 async def test_a_connection_that_idles_is_closed_and_one_that_asks_is_not(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "IDLE_S", 0.2)
+    monkeypatch.setattr(server, "IDLE_S", 1)
     session_id = (await begun(served))["id"]
     post = request(served, session_id, b'{"text":"x"}')
     page = f"GET /api/v1/sessions/{session_id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.token}\r\n\r\n"
