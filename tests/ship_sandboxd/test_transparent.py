@@ -450,13 +450,12 @@ def test_a_host_that_comes_back_tells_of_packets_again(
 def test_a_kernel_that_cannot_tell_of_packets_is_told_of_once(
     tmp_path: Path, hosts_file: Path, far: TextServer, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "from ship_sandboxd.network import netfilter\n"
+    customize(
+        monkeypatch,
+        tmp_path,
         "true = netfilter._expression\n"
-        "netfilter._expression = lambda name, *values: true(name.replace('log', 'nolog'), *values)\n"
+        "netfilter._expression = lambda name, *values: true(name.replace('log', 'nolog'), *values)\n",
     )
-    paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(":")]
-    monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, paths)))
     host = Named(tmp_path / "mute" / "data", hosts_file, far, backend)
     sandboxes = [host.create() for _ in range(2)]
     for sandbox in sandboxes:
@@ -466,6 +465,28 @@ def test_a_kernel_that_cannot_tell_of_packets_is_told_of_once(
         assert unreachable in failing(sandbox, f"{SEND} 10 1 0 2606:4700::1111 443")
     assert host.log().count("cannot tell of packets") == 1
     host.close()
+
+
+def test_gvisor_does_with_the_proxy_where_there_is_no_wire(
+    tmp_path: Path, hosts_file: Path, far: TextServer, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "bubblewrap":
+        pytest.skip("bubblewrap needs no wire")
+    code = "true = netfilter._text\nnetfilter._text = lambda kind, text: true(kind, text.replace('veth', 'none'))\n"
+    customize(monkeypatch, tmp_path, code)
+    host = Named(tmp_path / "cut" / "data", hosts_file, far, backend)
+    assert httpx.get(f"{host.url}/health").json()["transparent_egress"] is False
+    sandbox = host.create()
+    assert "hello" in sandbox.commands.run(f"curl -s http://far.example:{far.port}/").stdout
+    failing(sandbox, f"{ASK} far.example {far.port}")
+    host.close()
+
+
+def customize(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+    """Have hosts that are started from now on run this first, which changes `netfilter`."""
+    (folder / "sitecustomize.py").write_text(f"from ship_sandboxd.network import netfilter\n{code}")
+    paths = [str(folder), *os.environ.get("PYTHONPATH", "").split(":")]
+    monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, paths)))
 
 
 @pytest.mark.parametrize(
