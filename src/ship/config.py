@@ -14,6 +14,9 @@ from ship.errors import ConfigurationError
 
 Tokens = Annotated[int, msgspec.Meta(ge=1)]
 Price = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+"""Of things, or seconds."""
+Bytes = Annotated[int, msgspec.Meta(ge=1, le=2**50)]
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,30 +81,30 @@ class RepositorySettings(Table, frozen=True):
     """Which repositories sessions may name. ``local_roots`` are the folders below which a path is allowed."""
 
     local_roots: tuple[str, ...] = ("~",)
-    upload_limit_bytes: int = 2 * 1024**3
+    upload_limit_bytes: Bytes = 2 * 1024**3
 
 
 class LimitSettings(Table, frozen=True):
     """Bounds on what callers send, in bytes."""
 
-    prompt_bytes: int = 1024**2
-    artifact_bytes: int = 512 * 1024**2
+    prompt_bytes: Bytes = 1024**2
+    artifact_bytes: Bytes = 512 * 1024**2
 
 
 class SessionSettings(Table, frozen=True):
     """What sessions do by themselves; a time of 0 means never. The ``task_*`` limits hold for each task of a session that names none;
     0 means no limit."""
 
-    idle_pause_s: int = 600
-    stuck_s: int = 900
-    recoveries: int = 3
-    child_depth: int = 3
-    children: int = 16
-    children_at_once: int = 4
-    task_time_s: int = 0
-    task_tokens: int = 0
-    task_cost_usd: float = 0.0
-    pack_after_s: int = 7 * 24 * 3_600
+    idle_pause_s: Count = 600
+    stuck_s: Count = 900
+    recoveries: Count = 3
+    child_depth: Count = 3
+    children: Count = 16
+    children_at_once: Count = 4
+    task_time_s: Count = 0
+    task_tokens: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
+    task_cost_usd: Annotated[float, msgspec.Meta(ge=0, le=10**9)] = 0.0
+    pack_after_s: Count = 7 * 24 * 3_600
 
 
 class Settings(Table, frozen=True):
@@ -135,9 +138,13 @@ class Settings(Table, frozen=True):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port to listen on; port 0 means any free one."""
+        """Host and port to listen on; port 0 means any free one. Raises ValueError."""
         host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
+        host = host.strip("[]")
+        # Without a host it would be every address of the machine, which nobody should open by leaving something out.
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            raise ValueError(f"`listen` is HOST:PORT, and not {self.listen!r}")
+        return host, int(port)
 
 
 OPENAI_MODELS = (

@@ -7,13 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+HALF_MADE = "."
+"""What the name of a folder begins with whose content is still being made."""
+_PLACES = ("disks", "envd", "skeletons", "tls", "tls/*")
+
+
+def tidy(data: Path) -> None:
+    """Delete what an earlier process, which was killed, has left half-made in the data folder. Raises OSError."""
+    for place in _PLACES:
+        for folder in data.glob(f"{place}/{HALF_MADE}*"):
+            shutil.rmtree(folder)
+
 
 @contextmanager
 def made(folder: Path) -> Iterator[Path]:
     """A new folder, to be filled in the block. Then it gets its name, for which it is believed from then on: so all of it is on the
     disk before. Where the name is taken meanwhile, what is there stays. Raises OSError, and then nothing is left half-made."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=HALF_MADE, dir=folder.parent))
     try:
         yield scratch
         for path in (scratch, *scratch.rglob("*")):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hmac import compare_digest
 from pathlib import Path
 
-from . import greeting
+from . import durable, greeting
 from .api.operations import OperationRoutes
 from .api.router import Api
 from .api.sandboxes import SandboxRoutes
@@ -62,7 +62,8 @@ _log = logging.getLogger("ship_sandboxd.server")
 
 
 def claim(data: Path) -> int:
-    """Take the data folder for this process; answers the lock's descriptor. Raises SetupError `data_in_use`."""
+    """Take the data folder for this process, without what an earlier one left half-made; answers the lock's descriptor. Raises
+    SetupError `data_in_use`, OSError."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -74,6 +75,7 @@ def claim(data: Path) -> int:
             "data_in_use",
             2,
         ) from error
+    durable.tidy(data)
     return lock
 
 

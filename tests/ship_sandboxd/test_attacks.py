@@ -17,6 +17,7 @@ from e2b import CommandExitException, Sandbox, SandboxException
 pytestmark = pytest.mark.system
 
 PROGRAM = Path(__file__).parent / "attacks" / "inside.py"
+NEIGHBOUR = PROGRAM.with_name("beside.py")
 BOMBS = {"descriptors", "disk", "inodes", "shared_memory"}
 OF_ITS_OWN_KERNEL = {
     "devices",
@@ -58,9 +59,24 @@ def neighbour(host: Host) -> Iterator[Sandbox]:
     """A sandbox that must not notice anything."""
     made = host.create(timeout=600)
     made.files.write("/home/user/mine", "private")
-    made.commands.run("sleep 1000", background=True, timeout=0)
+    settle(made)
     yield made
     made.kill()
+
+
+def settle(neighbour: Sandbox) -> None:
+    """Let it hold what a program could look for."""
+    neighbour.files.write("/home/user/beside.py", NEIGHBOUR.read_text())
+    holding = neighbour.commands.run("python3 /home/user/beside.py", background=True, timeout=0)
+    assert next(iter(holding))[0] == "ready\n"
+
+
+def processes(host: Host, sandbox: Sandbox) -> str:
+    """The numbers that the machine knows a sandbox's processes by."""
+    found = [host.record(sandbox.sandbox_id)["init"]["pid"]]
+    for pid in found:
+        found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return " ".join(map(str, found))
 
 
 @pytest.fixture(scope="module")
@@ -94,31 +110,48 @@ def all_is_well(host: Host, neighbour: Sandbox) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", [name for name in attacks() if name not in BOMBS])
-def test_an_attack_from_within_is_held(attacker: Sandbox, name: str) -> None:
-    said = attacker.commands.run(f"python3 /home/user/inside.py {name}", timeout=60).stdout
+def test_an_attack_from_within_is_held(host: Host, attacker: Sandbox, neighbour: Sandbox, name: str) -> None:
+    command = f"python3 /home/user/inside.py {name} {processes(host, neighbour)}"
+    said = attacker.commands.run(command, timeout=60).stdout
     assert "ESCAPED" not in said, said
     assert said.splitlines()[-1].startswith("held: "), said
     assert attacker.is_running()
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """An attacker behind a kernel of its own, with a neighbour."""
+def guarding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host whose sandboxes have a kernel of their own."""
     if shutil.which("runsc") is None or os.geteuid() != 0:
         pytest.skip("runsc is not installed, or this is not root")
     host = Host(tmp_path_factory.mktemp("gvisor") / "data", ("--backend", "gvisor"))
-    beside, made = host.create(timeout=600), host.create(timeout=600)
-    made.files.write("/home/user/inside.py", PROGRAM.read_text())
-    yield made
-    assert beside.commands.run("echo alive", timeout=30).stdout == "alive\n"
+    yield host
     host.close()
+
+
+@pytest.fixture(scope="module")
+def beside(guarding: Host) -> Iterator[Sandbox]:
+    made = guarding.create(timeout=600)
+    settle(made)
+    yield made
+    assert made.commands.run("echo alive", timeout=30).stdout == "alive\n"
+
+
+@pytest.fixture(scope="module")
+def guarded(guarding: Host, beside: Sandbox) -> Sandbox:
+    """An attacker behind a kernel of its own, with a neighbour."""
+    made = guarding.create(timeout=600)
+    made.files.write("/home/user/inside.py", PROGRAM.read_text())
+    return made
 
 
 @pytest.mark.parametrize(
     "name", [name for name in attacks() if name not in BOMBS | OF_ITS_OWN_KERNEL | {"control_socket"}]
 )
-def test_an_attack_from_within_gvisor_is_held(guarded: Sandbox, name: str) -> None:
-    said = guarded.commands.run(f"python3 /home/user/inside.py {name}", timeout=60).stdout
+def test_an_attack_from_within_gvisor_is_held(
+    guarding: Host, guarded: Sandbox, beside: Sandbox, name: str
+) -> None:
+    command = f"python3 /home/user/inside.py {name} {processes(guarding, beside)}"
+    said = guarded.commands.run(command, timeout=60).stdout
     assert "ESCAPED" not in said, said
     assert said.splitlines()[-1].startswith("held: "), said
     assert guarded.is_running()

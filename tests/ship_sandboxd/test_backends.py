@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -257,6 +258,20 @@ def test_a_parked_sandbox_says_whether_its_memory_came_back(
         _goes_on(again)
 
 
+def test_a_request_to_one_that_is_being_parked_is_served_with_its_memory(
+    backend: str, own_host: Callable[..., Host]
+) -> None:
+    if backend != "gvisor":
+        pytest.skip("parking takes time only where memory is written out")
+    host = own_host("--backend", backend, "--park-after", "0.1")
+    sandbox = host.create(lifecycle={"on_timeout": "pause", "auto_resume": True})
+    counting = sandbox.commands.run(COUNT, background=True, timeout=0)
+    sandbox.pause()
+    eventually((host.data / "sandboxes" / sandbox.sandbox_id / "memory.new").exists)
+    assert counting.pid in [process.pid for process in sandbox.commands.list()]
+    assert _told(host, sandbox) == ("running", True)
+
+
 def test_nothing_is_left_of_a_sandbox(host: Host) -> None:
     sandbox = host.create()
     record = host.record(sandbox.sandbox_id)
@@ -309,6 +324,74 @@ def test_a_sandbox_that_dies_is_noticed(host: Host) -> None:
     os.kill(host.record(sandbox.sandbox_id)["init"]["pid"], signal.SIGKILL)
     eventually(lambda: not sandbox.is_running())
     eventually(lambda: not (host.data / "sandboxes" / sandbox.sandbox_id).exists())
+
+
+@pytest.mark.parametrize("on_timeout", ["kill", "pause"])
+def test_one_whose_first_process_memory_ended_says_so(host: Host, backend: str, on_timeout: str) -> None:
+    if not httpx.get(f"{host.url}/health").json()["limits"]["memory"]:
+        pytest.skip("this machine cannot limit memory")
+    sandbox = host.create(template="small", lifecycle={"on_timeout": on_timeout})
+    shortages = _shortages(host, backend)
+    hog = sandbox.commands.run(
+        "exec python3 -c 'input(); bytearray(900 * 1024 * 1024)'", background=True, stdin=True, timeout=0
+    )
+    if backend == "bubblewrap":
+        _prefer_the_first_as_victim(host.record(sandbox.sandbox_id))
+    hog.send_stdin("go\n")
+    with pytest.raises(SandboxException, match="the sandbox ran out of memory"):
+        hog.wait()
+    with pytest.raises(SandboxException, match="not found: it ran out of memory"):
+        sandbox.commands.run("true")
+    assert _shortages(host, backend) > shortages
+    headers = {"X-API-KEY": API_KEY}
+    log = httpx.get(f"{host.url}/v2/sandboxes/{sandbox.sandbox_id}/logs", headers=headers)
+    if on_timeout == "kill":
+        assert "not found: it ran out of memory" in log.json()["message"]
+        told = [line for line in host.log().splitlines() if sandbox.sandbox_id in line]
+        assert '"sandbox ended: it ran out of memory"' in told[-1]
+        assert '"code": "out_of_memory"' in told[-1]
+        return
+    eventually(lambda: host.record(sandbox.sandbox_id)["init"] is None)
+    log = httpx.get(f"{host.url}/v2/sandboxes/{sandbox.sandbox_id}/logs", headers=headers)
+    told_fields = [entry["fields"] for entry in log.json()["logs"]]
+    assert "out_of_memory" in [fields.get("code") for fields in told_fields]
+    assert told_fields[-1]["reason"] == "it ran out of memory"
+    again = Sandbox.connect(sandbox.sandbox_id, **host.options_of_sdk)
+    assert again.commands.run("echo well").stdout == "well\n"
+    again.pause(keep_memory=False)
+    with pytest.raises(SandboxException) as raised:
+        again.commands.run("true")
+    assert "memory" not in str(raised.value)
+    again.kill()
+
+
+def test_one_that_cannot_start_for_want_of_memory_says_so(host: Host, backend: str) -> None:
+    if not httpx.get(f"{host.url}/health").json()["limits"]["memory"]:
+        pytest.skip("this machine cannot limit memory")
+    greedy = "python3 -c 'bytearray(900 * 1024 * 1024)'"
+    limits = {"memory_mb": 512, "start_command": greedy, "ready_command": "false"}
+    for name, content in {"tiny": {"memory_mb": 4}, "greedy": limits}.items():
+        (host.data / "templates" / name).mkdir()
+        (host.data / "templates" / name / "template.json").write_text(json.dumps(content))
+    with pytest.raises(SandboxException, match=r"ran out of memory|exit status 137: out of memory"):
+        host.create(template="greedy")
+    if backend == "gvisor":  # the other's processes may be there before they have so little
+        with pytest.raises(SandboxException, match="4 MB are not enough memory to start in"):
+            host.create(template="tiny")
+
+
+def _shortages(host: Host, backend: str) -> float:
+    text = httpx.get(f"{host.url}/metrics", headers={"X-API-KEY": API_KEY}).text
+    found = text.partition(f'memory_shortages_total{{backend="{backend}"}} ')[2].split()
+    return float(found[0]) if found else 0.0
+
+
+def _prefer_the_first_as_victim(record: dict[str, Any]) -> None:
+    """Let the kernel choose the daemon when the sandbox's memory runs out."""
+    (group,) = (Path(folder) for folder in record["cgroups"] if Path(folder, "memory.stat").exists())
+    first = record["init"]["pid"]
+    for pid in map(int, (group / "cgroup.procs").read_text().split()):
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000" if pid == first else "0")
 
 
 def _ask(host: Host) -> None:

@@ -153,20 +153,44 @@ def test_what_a_group_uses_of_memory_is_known(narrow: str) -> None:
     assert cgroups.memory_mb(["/nowhere"]) is None
 
 
+HUNGRY_THREADS = """
+import os, threading
+input()
+zero = os.open("/dev/zero", os.O_RDONLY)
+for _ in range(8):
+    threading.Thread(target=os.read, args=(zero, 200 << 20)).start()
+"""
+
+
 async def test_memory_that_runs_out_is_told(narrow: str) -> None:
     told: asyncio.Queue[None] = asyncio.Queue()
     watch = cgroups.MemoryWatch([narrow], lambda: told.put_nowait(None))
     for _ in range(2):
         process = await asyncio.create_subprocess_exec(
-            *("python3", "-c", "input(); bytearray(200 * 1024 * 1024)"), stdin=asyncio.subprocess.PIPE
+            *("python3", "-c", HUNGRY_THREADS), stdin=asyncio.subprocess.PIPE
         )
         cgroups.join([narrow], process.pid)
         await process.communicate(b"\n")
         assert process.returncode == -signal.SIGKILL
         await asyncio.wait_for(told.get(), 5)
-        while not told.empty():
-            told.get_nowait()
+    await asyncio.sleep(2 * cgroups._CHOSEN_WITHIN_S)
+    assert told.empty(), "each end is told once, however often the kernel looked for memory"
     watch.close()
     process = await asyncio.create_subprocess_exec("true")
     await process.wait()
     assert told.empty()
+
+
+async def test_memory_that_ran_out_is_known_before_the_kernel_tells_it(tmp_path: Path) -> None:
+    """Version 2 tells of changes late: who has lost a process looks for itself."""
+    told: list[int] = []
+    events = tmp_path / "memory.events"
+    events.write_text("oom 3\noom_kill 2\noom_group_kill 0\n")
+    watch = cgroups.MemoryWatch([str(tmp_path)], lambda: told.append(1))
+    watch.look()
+    assert told == []
+    events.write_text("oom 4\noom_kill 3\noom_group_kill 0\n")
+    watch.look()
+    watch.look()
+    assert told == [1]
+    watch.close()

@@ -107,6 +107,14 @@ def test_a_command_is_gone_when_its_kill_is_answered(shared: Sandbox) -> None:
     assert handle.pid not in [process.pid for process in shared.commands.list()]
 
 
+def test_the_children_of_a_command_are_gone_when_its_kill_is_answered(shared: Sandbox) -> None:
+    large = "import os, time; data = b'x' * (200 << 20); print(os.getpid(), flush=True); time.sleep(1000)"
+    handle = shared.commands.run(f'setsid python3 -c "{large}" & wait', background=True, timeout=0)
+    child = int(next(iter(handle))[0])
+    assert shared.commands.kill(handle.pid)
+    assert not shared.files.exists(f"/proc/{child}")
+
+
 def test_running_commands_are_listed(shared: Sandbox) -> None:
     handle = shared.commands.run("sleep 1000", background=True, envs={"A": "1"}, cwd="/tmp")
     [info] = [process for process in shared.commands.list() if process.pid == handle.pid]

@@ -81,6 +81,10 @@ def test_a_command_that_memory_ended_says_so(host: Host, small: Sandbox, command
     with pytest.raises(CommandExitException) as raised:
         small.commands.run(command)
     assert raised.value.error == error
+    fields = {"E2b-Sandbox-Id": small.sandbox_id, "E2b-Sandbox-Port": "9"}
+    visit = httpx.get(host.url, headers=fields)
+    assert visit.json()["message"] == "The sandbox is running but port is not open: 9"
+    assert visit.elapsed.total_seconds() < 1, "its daemon lives: there is no end to wait for"
     assert small.commands.run("echo well").stdout == "well\n"
 
 

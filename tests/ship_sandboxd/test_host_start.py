@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import fill
 
-from ship_sandboxd import envd
+from ship_sandboxd import envd, server
 
 
 def start(
@@ -97,6 +97,18 @@ def test_a_disk_without_room_to_compile_the_daemon_is_named(small_disk: Path) ->
     status, words = start(small_disk / "data")
     assert (status, words["code"]) == (3, "disk_full")
     assert not list((small_disk / "data" / "envd").iterdir())
+
+
+def test_what_a_killed_host_has_left_half_made_goes_at_the_next_start(tmp_path: Path) -> None:
+    places = ("disks", "envd", "skeletons", "tls", "tls/sandboxes.localhost")
+    for place in places:
+        for name in (".killed", "kept"):
+            (tmp_path / place / name / "inner").mkdir(parents=True)
+    os.close(server.claim(tmp_path))
+    found = {
+        str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.name in (".killed", "kept")
+    }
+    assert found == {f"{place}/kept" for place in places}
 
 
 @pytest.mark.parametrize(

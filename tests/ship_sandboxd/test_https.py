@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -441,6 +442,116 @@ def test_a_certificate_of_the_operator_is_shown_and_read_again(
     shown.write_bytes(second.server.read_bytes())
     host.process.send_signal(1)
     eventually(lambda: trusted(second.authority))
+
+
+class Chain:
+    """A wildcard certificate for a domain, which an authority below `root` has signed: the certificate and that of the authority
+    in one file, its key in another."""
+
+    def __init__(self, folder: Path, domain: str) -> None:
+        self._folder = folder
+        self.root, self.shown, self.key = (folder / name for name in ("root.pem", "chain.pem", "key.pem"))
+        authority = "basicConstraints=critical,CA:TRUE"
+        self._openssl(
+            "req", "-x509", *self._new("root"), "-subj", "/CN=root", "-out", "root.pem", "-days", "9"
+        )
+        self._sign("middle", "root", authority)
+        self._names = f"subjectAltName=DNS:{domain},DNS:*.{domain}"
+        self.renew()
+
+    def renew(self) -> str:
+        """A new certificate with a new key in the place of the old ones; answers its serial number."""
+        serial = self._sign("leaf", "middle", self._names)
+        self.shown.write_text(
+            (self._folder / "leaf.pem").read_text() + (self._folder / "middle.pem").read_text()
+        )
+        self.key.write_text((self._folder / "leaf.key").read_text())
+        return serial
+
+    def _sign(self, name: str, by: str, extension: str) -> str:
+        serial = os.urandom(8).hex().upper()
+        (self._folder / "extension").write_text(extension)
+        self._openssl("req", "-new", *self._new(name), "-subj", f"/CN={name}", "-out", "request")
+        self._openssl(
+            *("x509", "-req", "-in", "request", "-out", f"{name}.pem", "-days", "9", "-extfile", "extension"),
+            *("-CA", f"{by}.pem", "-CAkey", f"{by}.key", "-set_serial", f"0x{serial}"),
+        )
+        return serial.lstrip("0")
+
+    def _new(self, name: str) -> tuple[str, ...]:
+        return (
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            f"{name}.key",
+        )
+
+    def _openssl(self, *words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=self._folder, check=True, capture_output=True)
+
+
+def test_previews_go_by_a_wildcard_certificate_of_the_operator_and_on_while_it_is_renewed(
+    own_host: Callable[..., Host], tmp_path: Path
+) -> None:
+    chain = Chain(tmp_path, "box.test")
+    host = own_host(
+        *("--tls-listen", "127.0.0.1:0", "--tls-cert", str(chain.shown), "--tls-key", str(chain.key)),
+        *("--domain", "box.test"),
+    )
+    port = int(httpx.get(f"{host.url}/health").json()["https_url"].rpartition(":")[2])
+    trust = ssl.create_default_context(cafile=str(chain.root))
+    sandbox = host.create()
+    sandbox.files.write("/workspace/server.py", SERVER)
+    sandbox.commands.run("python3 /workspace/server.py", background=True, timeout=0)
+    name = sandbox.get_host(3000)
+    assert name == f"3000-{sandbox.sandbox_id}.box.test"
+
+    def connect() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+        return trust.wrap_socket(plain, server_hostname=name)
+
+    def serial() -> str:
+        with connect() as connection:
+            told = connection.getpeercert()
+            assert told is not None
+            return str(told["serialNumber"]).lstrip("0")
+
+    def served() -> bool:
+        with connect() as connection:
+            connection.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+            return connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+    eventually(served)
+    first = serial()
+
+    async def talk() -> str | bytes:
+        url = f"wss://{name}/"
+        async with websockets.connect(url, ssl=trust, host="127.0.0.1", port=port, proxy=None) as visit:
+            await asyncio.to_thread(_reload, host, chain, serial)
+            await visit.send("hello")
+            return await visit.recv()
+
+    assert asyncio.run(talk()) == "HELLO"
+    assert serial() != first
+    with connect() as stream:
+        stream.sendall(f"GET /stream HTTP/1.1\r\nHost: {name}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        data = b""
+        for number in range(3):
+            while f"{number}\n".encode() not in data.partition(b"\r\n\r\n")[2]:
+                data += stream.recv(4096)
+            if number == 0:
+                _reload(host, chain, serial)
+            stream.sendall(b"2\r\n\n\n\r\n")
+
+
+def _reload(host: Host, chain: Chain, serial: Callable[[], str]) -> None:
+    new = chain.renew()
+    assert host.process is not None
+    host.process.send_signal(signal.SIGHUP)
+    eventually(lambda: serial() == new)
 
 
 def test_a_certificate_that_does_not_fit_its_key_is_refused(tmp_path: Path) -> None:

@@ -1,21 +1,25 @@
 """Pausing and resuming: frozen, parked, by hand, by timeout, by a request, and over a kill of the host."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from conftest import API_KEY, Host, eventually
-from e2b import Sandbox, SandboxQuery, SandboxState
+from e2b import Sandbox, SandboxException, SandboxQuery, SandboxState
 
+from ship_sandboxd.edge.front import ENVD_PORT, Front, Target
+from ship_sandboxd.envd.http1 import Exchange, Headers, Request
 from ship_sandboxd.lifecycle import sandbox as sandbox_module
 from ship_sandboxd.lifecycle.records import PAUSED, RUNNING, SandboxRecord
 from ship_sandboxd.moments import Moment
@@ -206,6 +210,104 @@ def test_a_timeout_can_pause_and_a_request_can_resume(own_host: MakeHost) -> Non
     assert sandbox.get_info().state == SandboxState.RUNNING
     assert asleep.get_info().state == SandboxState.PAUSED
     assert asleep.connect(timeout=60).is_running()
+
+
+ECHO = """
+import asyncio
+async def serve(reader, writer):
+    head = await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: echo\\r\\n\\r\\n")
+    while data := await reader.read(100):
+        writer.write(data.upper())
+    writer.close()
+async def main():
+    async with await asyncio.start_server(serve, "127.0.0.1", 8000) as server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def sleeper(host: Host) -> Iterator[Sandbox]:
+    """A sandbox that a request wakes; a server of it waits on port 8000."""
+    made = host.create(lifecycle={"on_timeout": "pause", "auto_resume": True})
+    made.files.write("/tmp/echo.py", ECHO)
+    made.commands.run("python3 /tmp/echo.py", background=True, timeout=0)
+    made.commands.run("until (: < /dev/tcp/127.0.0.1/8000) 2>/dev/null; do sleep 0.02; done")
+    yield made
+    with contextlib.suppress(SandboxException):
+        made.kill()
+
+
+def test_many_requests_at_once_wake_a_sandbox_once_and_all_are_served(host: Host, sleeper: Sandbox) -> None:
+    sleeper.pause()
+    fields = {
+        "E2b-Sandbox-Id": sleeper.sandbox_id,
+        "X-Access-Token": host.record(sleeper.sandbox_id)["token"],
+    }
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(httpx.get, f"{host.url}/envs", headers=fields) for _ in range(8)]
+    assert [answer.result().status_code for answer in asked] == [200] * 8
+    assert events(host, sleeper).count("sandbox resumed") == 1
+
+
+def test_an_upgrade_wakes_a_sandbox(host: Host, sleeper: Sandbox) -> None:
+    sleeper.pause()
+    with _asked(
+        host,
+        f"GET / HTTP/1.1\r\nHost: 8000-{sleeper.sandbox_id}.localhost",
+        "Connection: Upgrade",
+        "Upgrade: echo",
+    ) as visit:
+        assert visit.recv(1000).startswith(b"HTTP/1.1 101 ")
+        visit.sendall(b"words")
+        assert visit.recv(1000) == b"WORDS"
+
+
+def test_a_request_that_waits_to_send_its_body_wakes_a_sandbox(host: Host, sleeper: Sandbox) -> None:
+    sleeper.pause()
+    token = host.record(sleeper.sandbox_id)["token"]
+    with _asked(
+        host,
+        f"POST /files?path=/tmp/late HTTP/1.1\r\nHost: 49983-{sleeper.sandbox_id}.localhost",
+        f"X-Access-Token: {token}",
+        "Content-Type: application/octet-stream",
+        "Content-Length: 5",
+        "Expect: 100-continue",
+    ) as upload:
+        assert upload.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        upload.sendall(b"words")
+        assert upload.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert sleeper.files.read("/tmp/late") == "words"
+
+
+def test_a_request_to_a_sandbox_that_is_being_ended_is_answered(host: Host, sleeper: Sandbox) -> None:
+    fields = {
+        "E2b-Sandbox-Id": sleeper.sandbox_id,
+        "X-Access-Token": host.record(sleeper.sandbox_id)["token"],
+    }
+    sleeper.pause()
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(httpx.get, f"{host.url}/envs", headers=fields) for _ in range(6)]
+        assert pool.submit(sleeper.kill).result()
+        asked += [pool.submit(httpx.get, f"{host.url}/envs", headers=fields) for _ in range(2)]
+    for request in asked:
+        error = request.exception()
+        # One that was at its answer when the sandbox ended is broken off.
+        assert error is None or isinstance(error, httpx.TransportError)
+        if error is None and request.result().status_code != 200:
+            assert request.result().status_code == 502
+            assert request.result().json()["message"] == "The sandbox was not found"
+    assert asked[-1].result().status_code == 502
+    assert not (host.data / "sandboxes" / sleeper.sandbox_id).exists()
+
+
+def _asked(host: Host, *lines: str) -> socket.socket:
+    """A connection to the host on which the head of a request was sent."""
+    address = httpx.URL(host.url)
+    connection = socket.create_connection((address.host, address.port or 80), 10)
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    return connection
 
 
 def test_a_stranger_without_the_traffic_token_wakes_nobody(own_host: MakeHost) -> None:
@@ -423,11 +525,13 @@ class OvertakenBackend:
     def __init__(self) -> None:
         self.record: SandboxRecord | None = None
         self.daemon: socket.socket | None = None
+        self.overtakes = True
 
     async def connect(self, folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         ours, self.daemon = socket.socketpair()
         streams = await asyncio.open_unix_connection(sock=ours)
-        self.record.state = PAUSED
+        if self.overtakes:
+            self.record.state = PAUSED
         return streams
 
 
@@ -443,3 +547,43 @@ async def test_a_connection_that_a_pause_overtakes_is_broken_too(tmp_path: Path)
     with backend.daemon as daemon:
         daemon.settimeout(5)
         assert await asyncio.to_thread(daemon.recv, 1) == b""
+
+
+async def test_a_request_that_a_pause_overtakes_resumes_the_sandbox_again(tmp_path: Path) -> None:
+    backend = OvertakenBackend()
+    backend.record = SandboxRecord(
+        "id",
+        "base",
+        "token",
+        "token",
+        0.0,
+        Moment.after(60),
+        60,
+        1,
+        1,
+        1,
+        None,
+        Template("base"),
+        auto_resume=True,
+    )
+    box = sandbox_module.Sandbox(backend.record, tmp_path, backend)
+    resumed: list[str] = []
+
+    class Resuming:
+        async def awake(self, sandbox_id: str) -> None:
+            resumed.append(sandbox_id)
+            backend.record.state = RUNNING
+            backend.overtakes = len(resumed) == 1
+            if backend.daemon is not None:
+                backend.daemon.close()
+
+        def running(self, sandbox_id: str) -> sandbox_module.Sandbox:
+            return box
+
+    front = Front(Resuming(), None, "localhost", None)
+    request = Exchange(None, Request("GET", "/", "HTTP/1.1", Headers()))
+    found, server = await front._reach(request, Target("id", ENVD_PORT), wakes=True)
+    assert found is box
+    assert resumed == ["id", "id"]
+    await server.close()
+    backend.daemon.close()

@@ -237,11 +237,25 @@ def _detect_after_a_power_cut(data: Path, stage: str) -> None:
     probe = data / "probes" / "image" / "disk.img"
     os.truncate(probe, 0)
     os.truncate(probe, 64 * MIB)
-    left = data / "disks" / ".killed" / "disk.img.content" / "upper"
-    left.mkdir(parents=True)
     roots = Roots.detect(data, stage, data)
     assert (roots.disks.limited, roots.obstacle) == (True, "")
     assert [path.name for path in (data / "disks").iterdir()] == ["ext4-1-64.img"]
+
+
+def test_what_is_mounted_in_the_machines_folders_is_not_hidden_by_a_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(data: Path, stage: str) -> None:
+        tops = {path: top for top, path in rootfs._machine(stage)}
+        assert (tops["/usr"], tops["/etc/ssl"]) == ("/usr", "/etc")
+        mounts.mount("tmpfs", "/usr/share/zoneinfo", "tmpfs")
+        tops = {path: top for top, path in rootfs._machine(stage)}
+        assert (tops["/usr"], tops["/etc/ssl"]) == ("", "/etc")
+        mounts.unmount("/usr/share/zoneinfo")
+        monkeypatch.setattr(rootfs, "_OVERLAY", "no_such_option")
+        assert not any(top for top, _ in rootfs._machine(stage))
+
+    in_a_child(tmp_path, look)
 
 
 def test_what_does_not_work_on_a_new_disk_is_believed_at_once(

@@ -128,6 +128,13 @@ def test_of_a_log_that_grows_for_ever_the_end_is_read(tmp_path: Path) -> None:
     assert len(found) < 120_000
 
 
+def test_of_a_log_of_very_short_lines_the_last_are_read(tmp_path: Path) -> None:
+    (tmp_path / "envd.log").write_text("x\n" * 400_000 + "last\n")
+    found = logbook.read(tmp_path, 0)
+    assert found[-1].message == "last"
+    assert len(found) == 50_000
+
+
 def test_logs_are_served_by_level_cursor_direction_and_search(host: Host) -> None:
     sandbox = host.create()
     folder = host.data / "sandboxes" / sandbox.sandbox_id

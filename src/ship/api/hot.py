@@ -17,6 +17,7 @@ from ship.api.answers import encoded, page
 from ship.api.inputs import MessageIn, MessagesQuery, RecordsQuery, SessionIn, TaskIn
 from ship.api.services import Services
 from ship.model import Actor, Repository
+from ship.ports.store import PAGE_BYTES
 from ship.sessions import commands
 from ship.sessions.ids import new_id
 from ship.sessions.service import IdempotencyKey
@@ -55,17 +56,19 @@ async def queue_task(asker: Asker, session_id: str, body: TaskIn) -> Response:
     serving, actor, key = asker
     prompt = asked.prompt(serving, body.prompt)
     model = asked.model(serving, body.model) if body.model else ""
+    limits = asked.limits(serving, body.limits, model)
     command: commands.Command = (
         commands.SteerTask(
-            task_id=new_id("tsk"), steer_id=new_id("str"), text=prompt, model=model, agent=body.agent
+            task_id=new_id("tsk"),
+            steer_id=new_id("str"),
+            text=prompt,
+            model=model,
+            agent=body.agent,
+            limits=limits,
         )
         if body.mode == "steer"
         else commands.QueueTask(
-            task_id=new_id("tsk"),
-            prompt=prompt,
-            model=model,
-            agent=body.agent,
-            limits=asked.limits(serving, body.limits, model),
+            task_id=new_id("tsk"), prompt=prompt, model=model, agent=body.agent, limits=limits
         )
     )
     outcome = await serving.sessions.execute(session_id, command, actor, key)
@@ -83,7 +86,9 @@ async def post_message(asker: Asker, session_id: str, body: MessageIn) -> Respon
 async def list_messages(asker: Asker, session_id: str, query: MessagesQuery) -> Response:
     """A page of messages, newest last."""
     rows = await asker.serving.sessions.messages(session_id, query.before, query.limit + 1)
-    return page(rows[-query.limit :], has_more=len(rows) > query.limit)
+    # A page that ends for its size may have been the last one: then an empty one follows.
+    has_more = len(rows) > query.limit or sum(map(len, rows)) >= PAGE_BYTES
+    return page(rows[-query.limit :], has_more=has_more)
 
 
 async def list_events(asker: Asker, session_id: str, query: RecordsQuery) -> Response:

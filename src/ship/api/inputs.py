@@ -49,7 +49,8 @@ class SessionIn(Schema):
 
 
 class TaskIn(Schema):
-    """A follow-up. ``steer`` says it to the running task, ``queue`` waits for its end, with limits of its own."""
+    """A follow-up. ``steer`` says it to the running task, ``queue`` waits for its end. The rest is for a task of its own, which a steer
+    becomes where none runs."""
 
     prompt: Prompt
     model: Name = ""

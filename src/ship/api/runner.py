@@ -129,9 +129,9 @@ async def _said_so_far(serving: Serving, caller: Runner) -> str:
     """For an agent whose memory does not come back. A fork's conversation begins in its origin."""
     state, sessions = caller.state, serving.sessions
     try:
-        said = await sessions.messages(caller.session_id, None, MESSAGES)
-        if state.origin is not None:
-            said = [*await sessions.messages(state.origin.session_id, state.origin.seq + 1, MESSAGES), *said]
+        said = await sessions.last_said(caller.session_id, None, MESSAGES)
+        if origin := state.origin:
+            said = [*await sessions.last_said(origin.session_id, origin.seq + 1, MESSAGES), *said]
     except ShipError as error:  # a log that was packed may be out of reach; the files come back without it
         _log.warning("session %s: what was said so far cannot be read: %s", caller.session_id, error)
         return ""

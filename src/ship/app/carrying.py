@@ -31,6 +31,7 @@ def copy_to(settings: Settings, target: str, progress: Progress) -> Counter[str]
 
     Raises:
         Conflict: ``store_not_empty``.
+        ConfigurationError: ``data_in_use``.
         InvalidInput: ``same_store``.
     """
     database = "" if target == "sqlite" else target
@@ -38,7 +39,10 @@ def copy_to(settings: Settings, target: str, progress: Progress) -> Counter[str]
         raise InvalidInput("the source and the target are the same store", code="same_store")
 
     async def run() -> Counter[str]:
-        async with _opened(settings.database, settings) as source, _opened(database, settings) as into:
+        async with (
+            _opened(settings.database, settings, alone=True) as source,
+            _opened(database, settings, alone=True) as into,
+        ):
             return await export.copy(source, into, progress)
 
     return asyncio.run(run())
@@ -59,7 +63,7 @@ def import_from(settings: Settings, file: Path, progress: Progress) -> Counter[s
     """Take everything out of the file into the settings' store, which has to be empty. Raises as ``export.import_``."""
 
     async def run() -> Counter[str]:
-        async with _opened(settings.database, settings) as store:
+        async with _opened(settings.database, settings, alone=True) as store:
             return await export.import_(file, store, await _blobs(settings), progress)
 
     with _file_errors(file):
@@ -67,13 +71,31 @@ def import_from(settings: Settings, file: Path, progress: Progress) -> Counter[s
 
 
 @contextlib.asynccontextmanager
-async def _opened(database: str, settings: Settings, *, exclusive: bool = True) -> AsyncIterator[Store]:
+async def _opened(
+    database: str, settings: Settings, *, exclusive: bool = True, alone: bool = False
+) -> AsyncIterator[Store]:
+    """``alone`` means that no node may work on it meanwhile: what it did then would be lost to the copy."""
     store = storage.store(database, DataFolder(settings.data_path), exclusive=exclusive)
     await store.open()
     try:
+        if alone:
+            await _keep_nodes_away(store)
         yield store
     finally:
         await store.close()
+
+
+async def _keep_nodes_away(store: Store) -> None:
+    try:
+        await store.join(alone=True)
+    except ConfigurationError as error:
+        if error.code != "data_in_use":
+            raise
+        raise ConfigurationError(
+            "a node works on this database",
+            code="data_in_use",
+            hint="Stop every node first; what one did meanwhile would not be carried. `ship export` may run beside them.",
+        ) from error
 
 
 async def _blobs(settings: Settings) -> BlobStore:

@@ -6,6 +6,7 @@ as ``Piece`` after ``Piece``, then ``End``. What lacks its end, or has another c
 """
 
 import asyncio
+import errno
 import struct
 import zlib
 from collections import Counter
@@ -70,8 +71,9 @@ async def export(store: Store, blobs: BlobStore, file: Path, progress: Progress)
     ``missing blobs``: those that are named in a log, and are not there.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or is a device, a pipe or a folder, which would be replaced.
     """
+    file = _ordinary(file)
     aside = file.with_name(file.name + ".partial")
     aside.unlink(missing_ok=True)
     try:
@@ -109,6 +111,13 @@ async def copy(source: Store, target: Store, progress: Progress) -> Counter[str]
 
     await target.fill(pages())
     return counts
+
+
+def _ordinary(file: Path) -> Path:
+    """The file itself: a link to it stays."""
+    if file.exists() and not file.is_file():
+        raise FileExistsError(errno.EEXIST, "it is there already, and not a file")
+    return file.resolve()
 
 
 async def _write(out: "_Writer", store: Store, blobs: BlobStore, progress: Progress) -> Counter[str]:

@@ -1,10 +1,12 @@
 """What a session token allows at the gateway, by the session's own state."""
 
+from msgspec.structs import replace
+
 from ship.accounts.sandbox_tokens import SandboxTokens
-from ship.errors import StaleGeneration
+from ship.errors import NotFound, StaleGeneration
 from ship.events.facts import ModelCalled
 from ship.gateway.grants import Grant
-from ship.model import SYSTEM, LimitKind
+from ship.model import SYSTEM, LimitKind, Limits, TaskStatus, Usage
 from ship.sessions import commands
 from ship.sessions.service import IdempotencyKey, Sessions
 from ship.sessions.state import SessionState, Task
@@ -35,7 +37,7 @@ class SessionGrants:
             generation=generation,
             task_id=task.id if task else "",
             repository=state.repository,
-            limit=self._limit(state, task) if task else None,
+            limit=await self._limit(state, task) if task else None,
             at_work=task is not None and not (task.cancel_requested or task.given_up),
             cost_limited=task is not None and self._names_a_cost(task),
         )
@@ -50,9 +52,36 @@ class SessionGrants:
         since_ms = self._sessions.now_ms() - AFTERWARDS_MS
         return latest if latest and latest.ended_at_ms > since_ms else None
 
-    def _limit(self, state: SessionState, task: Task) -> LimitKind | None:
-        used = reached(state, task, self._sessions.now_ms())
-        return task.limit or (used.kind if used else None)
+    async def _limit(self, state: SessionState, task: Task | None) -> LimitKind | None:
+        """The limit that is reached by the task, or by a running one that it works for: each child began with all that was left then."""
+        while task is not None:
+            counted = state if task.limits == Limits() else await self._as_if_children_ended(state)
+            used = reached(counted, task, self._sessions.now_ms())
+            if task.limit or used or state.parent is None:
+                return task.limit or (used.kind if used else None)
+            above = state.parent
+            state = await self._sessions.state(above.session_id)
+            task = state.running if state.running and state.running.id == above.task_id else None
+        return None
+
+    async def _as_if_children_ended(self, state: SessionState) -> SessionState:
+        """What those at work have used is in no log but their own until they end."""
+        children = tuple(
+            [
+                replace(child, usage=await self._used(child.id))
+                if child.status is TaskStatus.RUNNING
+                else child
+                for child in state.children
+            ]
+        )
+        return replace(state, children=children)
+
+    async def _used(self, session_id: str) -> Usage:
+        try:
+            state = await self._sessions.state(session_id)
+        except NotFound:  # it has not begun yet
+            return Usage()
+        return (await self._as_if_children_ended(state)).used
 
     async def model_called(self, grant: Grant, call: ModelCalled, call_id: str) -> None:
         """As the Protocol says."""

@@ -101,16 +101,20 @@ def _store(url: str) -> Any:
     """The library's own store; it is loaded only where a bucket is named."""
     from obstore.store import S3Store
 
-    parts = urlsplit(url)
+    invalid = ConfigurationError(
+        "the bucket of blobs is named by a URL like s3://BUCKET/PREFIX?endpoint=URL&region=NAME",
+        code="blobs_url_invalid",
+        hint="docs/configuration.md has its parts.",
+    )
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise invalid from None
     options: dict[str, Any] = dict(parse_qsl(parts.query))
     credentials, _, bucket = parts.netloc.rpartition("@")
     key, _, secret = credentials.partition(":")
     if parts.scheme != "s3" or not bucket or set(options) - _OPTIONS or bool(key) != bool(secret):
-        raise ConfigurationError(
-            "the bucket of blobs is named by a URL like s3://BUCKET/PREFIX?endpoint=URL&region=NAME",
-            code="blobs_url_invalid",
-            hint="docs/configuration.md has its parts.",
-        )
+        raise invalid
     if key:
         options |= {"access_key_id": unquote(key), "secret_access_key": unquote(secret)}
     in_clear = options.get("endpoint", "").startswith("http://")

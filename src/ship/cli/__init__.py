@@ -37,17 +37,17 @@ def run(arguments: list[str]) -> int:
 
     try:
         commands.app(args=arguments, prog_name="ship")
-    except SystemExit as finished:
-        return finished.code if isinstance(finished.code, int) else exits.Exit.OK
+    except (SystemExit, BrokenPipeError) as finished:
+        if isinstance(finished, SystemExit) and not isinstance(finished.__context__, BrokenPipeError):
+            return finished.code if isinstance(finished.code, int) else exits.Exit.OK
+        # Whoever read our output has seen enough (`ship ls | head`); the interpreter must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.Exit.OK
     except ShipError as error:
         from ship.cli import terminal
 
         terminal.report(error, as_json="--json" in arguments)
         return exits.of(error)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (`ship ls | head`); the interpreter must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.Exit.OK
     except Exception as error:
         if os.environ.get("SHIP_DEBUG"):
             raise

@@ -171,14 +171,18 @@ def stop(address: Address, prefix: str, *, queued: bool, as_json: bool) -> None:
             )
             for task in tasks:
                 await client.cancel_task(session.id, task.id)
-            said = (
-                f"stopping {', '.join(task.id for task in tasks)}"
-                if tasks
-                else f"nothing runs on {session.id}"
-            )
+            said = f"stopping {', '.join(task.id for task in tasks)}" if tasks else _nothing_runs(session)
             _done({"session_id": session.id, "task_ids": [task.id for task in tasks]}, said, as_json)
 
     asyncio.run(work())
+
+
+def _nothing_runs(session: Session) -> str:
+    """What waits starts as soon as it can, the first task when the sandbox is ready: who wants to stop it should hear of it."""
+    waiting = [task.id for task in session.tasks if task.status is TaskStatus.QUEUED]
+    if not waiting:
+        return f"nothing runs on {session.id}"
+    return f"nothing runs yet on {session.id}, {', '.join(waiting)} will; stop that, too: ship stop --all {session.id}"
 
 
 def retry(address: Address, prefix: str) -> None:

@@ -293,7 +293,7 @@ class Client:
     async def messages(
         self, session_id: str, *, limit: int = 50, before: int | None = None
     ) -> views.MessagePage:
-        """The newest messages before a seq, newest last."""
+        """The newest messages before a seq, newest last; fewer where they are large, so go on while ``has_more``."""
         query = _given(limit=limit, before=before)
         return await self._get(_path("sessions", session_id, "messages"), views.MessagePage, query)
 

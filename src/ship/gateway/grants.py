@@ -10,7 +10,7 @@ from ship.model import LimitKind, Repository
 @dataclass(frozen=True)
 class Grant:
     """Whom a token speaks for. ``task_id`` is the task that runs, or did a moment ago, else empty; ``at_work`` says that there is one which nobody
-    is ending. ``limit`` is the limit that it has reached, ``cost_limited`` says that somebody asked for one of its cost."""
+    is ending. ``limit`` is the limit that it or the task that it works for has reached, ``cost_limited`` says that somebody asked for one of its cost."""
 
     session_id: str
     generation: int

@@ -134,7 +134,8 @@ def _check_limits(grant: Grant) -> None:
         raise model_errors.NoTaskRuns("No task of this session runs", hint="Send it one.")
     if grant.limit is not None:
         raise model_errors.LimitReached(
-            f"The task has reached its {grant.limit} limit", hint="Raise it, and send a follow-up."
+            f"The task, or the one that it works for, has reached its {grant.limit} limit",
+            hint="Raise it, and send a follow-up.",
         )
 
 

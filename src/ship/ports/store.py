@@ -26,7 +26,7 @@ class KeyTaken(Conflict):
 
 
 PAGE_BYTES = 1024**2
-"""What a page of events holds at most, but for its last one: each may have a mebibyte of its own."""
+"""What a page of events or messages holds at most, but for its last one: each may have a mebibyte of its own."""
 
 
 class NewEvent(NamedTuple):
@@ -214,7 +214,8 @@ class LogStore(Protocol):
         ...
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[tuple[int, bytes]]:
-        """(seq, body) of the last ``limit`` messages before that seq, newest last."""
+        """(seq, body) of the last ``limit`` messages before that seq, newest last, or fewer, as ``events``: no more come before where
+        they have ``PAGE_BYTES``, and only an empty page is the end."""
         ...
 
     async def snapshot(self, session_id: str, shape: int) -> Snapshot | None:
@@ -286,6 +287,11 @@ class Outbox(Protocol):
 
     async def postpone_alarms(self, names: Sequence[str], due_at_ms: int) -> None:
         """Let no alarm of these names fire before that time."""
+        ...
+
+    async def move_due(self, by_ms: int) -> None:
+        """Make all effects and alarms, claimed ones too, due by so much later, or earlier. Only for a process that has the store for
+        itself, when its clock was set."""
         ...
 
     async def next_due_ms(self) -> int | None:
@@ -367,7 +373,7 @@ class Portable(Protocol):
 
 class Store(LogStore, Outbox, TokenStore, Searchable, Portable, Protocol):
     """All of it, in one place. Every method raises ``Unavailable`` (``store_unavailable``) when the store does not answer, and
-    those that write ``store_read_only`` or ``disk_full`` when it takes no writes."""
+    those that write ``store_read_only`` or ``disk_full`` when it takes no writes. ``store_damaged`` says that its file cannot be read."""
 
     shared: bool
     """Whether other nodes may work on it at the same time."""

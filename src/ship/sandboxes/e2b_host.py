@@ -54,7 +54,12 @@ class E2BHost:
     async def extend(self, sandbox_id: str, timeout_s: int) -> None:
         """As the port says."""
         sandbox = await self._sandbox(sandbox_id)
-        await self._gone_is_forgotten(sandbox_id, sandbox.set_timeout(timeout_s))
+        try:
+            await self._gone_is_forgotten(sandbox_id, sandbox.set_timeout(timeout_s))
+        except NotFound:
+            # The SDK leaves out what the API says to this; what the sandbox's own address says it does tell.
+            await translated(sandbox.commands.list())
+            raise
 
     async def pause(self, sandbox_id: str) -> None:
         """As the port says."""
@@ -205,7 +210,7 @@ async def translated(call: Awaitable[T], path: str = "") -> T:
     except NotFoundException as error:
         if path and "sandbox" not in str(error).lower():
             raise NotFound(f"there is no {path}", code="file_not_found") from error
-        raise NotFound("the sandbox is gone", code="sandbox_not_found") from error
+        raise _gone(error) from error
     except InvalidArgumentException as error:
         raise InvalidInput(f"the sandbox refuses {path}: {error}", code="path_invalid") from error
     except AuthenticationException as error:
@@ -217,7 +222,7 @@ async def translated(call: Awaitable[T], path: str = "") -> T:
     except TimeoutException as error:
         gone = "was not found" in str(error) or "end of life" in str(error)
         failure: ShipError = (
-            NotFound("the sandbox is gone", code="sandbox_not_found")
+            _gone(error)
             if gone
             else SandboxFailed(f"the sandbox did not answer in time: {error}", code="sandbox_timeout")
         )
@@ -230,3 +235,10 @@ async def translated(call: Awaitable[T], path: str = "") -> T:
         ) from error
     except SandboxException as error:
         raise SandboxFailed(f"the sandbox host could not do it: {error}") from error
+
+
+def _gone(error: Exception) -> NotFound:
+    """What became of the sandbox, as far as its host has said."""
+    starved = "ran out of memory" in str(error)
+    reason = "the sandbox ran out of memory" if starved else "the sandbox host does not have it any more"
+    return NotFound(reason, code="sandbox_not_found")

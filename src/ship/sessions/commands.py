@@ -65,13 +65,14 @@ class MoveTask(Command, frozen=True):
 
 
 class SteerTask(Command, frozen=True):
-    """Say more to the running task; where none runs it becomes a task of its own."""
+    """Say more to the running task; where none runs it becomes a task of its own, to which the rest belongs as in ``QueueTask``."""
 
     task_id: str
     steer_id: str
     text: str
     model: str = ""
     agent: AgentMode = AgentMode.BUILD
+    limits: LimitsPatch = NO_LIMITS
 
 
 class CancelTask(Command, frozen=True):

@@ -2,12 +2,11 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import reduce
 from typing import NamedTuple
 
 from ship.errors import Conflict, NotFound
 from ship.events import facts
-from ship.model import SYSTEM, LimitsPatch, Parent, SessionStatus, TaskStatus, Usage
+from ship.model import SYSTEM, LimitsPatch, Parent, SessionStatus, TaskStatus
 from ship.ports.sandboxes import SandboxHost
 from ship.sessions import commands
 from ship.sessions.draft import outcome
@@ -120,9 +119,9 @@ class Effects:
             try:
                 await self._host.extend(effect.sandbox_id, SANDBOX_TIMEOUT_S)
                 await self._start_runner(session_id, effect.generation, effect.sandbox_id)
-            except NotFound:
+            except NotFound as error:
                 if not await self._is_resting(session_id):
-                    await self._report_missing(session_id, effect.generation)
+                    await self._report_missing(session_id, effect.generation, str(error))
         await self._freeze_again(session_id, effect)
 
     async def _freeze_again(
@@ -141,8 +140,8 @@ class Effects:
             return
         try:
             await self._host.pause(effect.sandbox_id)
-        except NotFound:
-            await self._report_missing(session_id, effect.generation)
+        except NotFound as error:
+            await self._report_missing(session_id, effect.generation, str(error))
             return
         frozen = commands.ReportFrozen(generation=effect.generation)
         await self._sessions.execute(session_id, frozen, SYSTEM)
@@ -158,9 +157,9 @@ class Effects:
             await self._sessions.execute(session_id, thawed, SYSTEM)
             if not await self._is_paused(session_id):
                 await self._start_runner(session_id, effect.generation, effect.sandbox_id)
-        except NotFound:
+        except NotFound as error:
             if not await self._is_paused(session_id):  # it may be frozen again
-                await self._report_missing(session_id, effect.generation)
+                await self._report_missing(session_id, effect.generation, str(error))
         await self._freeze_again(session_id, effect)
 
     async def _is_paused(self, session_id: str) -> bool:
@@ -171,10 +170,8 @@ class Effects:
         state = await self._sessions.state(session_id)
         return state.status is SessionStatus.PAUSED or state.sandbox.status == "paused"
 
-    async def _report_missing(self, session_id: str, generation: int) -> None:
-        missing = commands.ReportMissing(
-            generation=generation, reason="the sandbox host does not have it any more"
-        )
+    async def _report_missing(self, session_id: str, generation: int, reason: str) -> None:
+        missing = commands.ReportMissing(generation=generation, reason=reason)
         await self._sessions.execute(session_id, missing, SYSTEM)
 
     async def _begin_child(self, session_id: str, effect: commands.BeginChild) -> None:
@@ -217,7 +214,7 @@ class Effects:
             files_changed=len(files),
             additions=sum(file.additions for file in files),
             deletions=sum(file.deletions for file in files),
-            usage=reduce(Usage.plus, (child.usage for child in state.children), state.usage),
+            usage=state.used,
         )
         with _passing("session_archived"):  # the parent: nobody waits for it
             await self._sessions.execute(state.parent.session_id, commands.FinishChild(fact=fact), SYSTEM)

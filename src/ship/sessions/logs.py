@@ -108,6 +108,9 @@ class Logs:
             if before is None or frame.first_seq < before:
                 entries = await self._read(packed.sha256, frame)
                 found[:0] = [(seq, body) for seq, _, body in entries if before is None or seq < before]
+                if len(page := _page(found[::-1])[::-1]) < len(found):
+                    found = page
+                    break
         return found[-limit:]
 
     async def _read(self, sha256: str, frame: Frame) -> list[Entry]:

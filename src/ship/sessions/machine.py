@@ -140,7 +140,7 @@ def _(command: commands.MoveTask, draft: Draft) -> None:
 def _(command: commands.SteerTask, draft: Draft) -> None:
     running = draft.state.running
     if running is None or running.ending:
-        tasks.queue(draft, command.task_id, command.text, command.model, command.agent)
+        tasks.queue(draft, command.task_id, command.text, command.model, command.agent, command.limits)
         recovery.go_on(draft, "task")
         return
     tasks.check_room(draft.state, command.text)
@@ -286,12 +286,19 @@ def _(command: commands.ArchiveSession, draft: Draft) -> None:
     for task in state.tasks:
         if task.status in (TaskStatus.QUEUED, TaskStatus.RUNNING):
             tasks.end(draft, facts.TaskCancelled(task_id=task.id))
+    at_work = tuple(child for child in state.children if child.status is TaskStatus.RUNNING)
+    for child in at_work:  # they are ended, too, and could not tell it any more
+        ended = facts.ChildFinished(
+            child_id=child.id, status=TaskStatus.CANCELLED, summary="", usage=child.usage
+        )
+        draft.add(ended, actor=SYSTEM)
     draft.add(facts.SessionArchived())
     generation = state.sandbox.generation
     draft.effects.append(KillSandbox(generation=generation))
-    if at_work := tuple(child.id for child in state.children if child.status is TaskStatus.RUNNING):
+    if at_work:
         draft.effects = [effect for effect in draft.effects if not isinstance(effect, EndChildren)]
-        draft.effects.append(EndChildren(generation=generation, child_ids=at_work))
+        ids = tuple(child.id for child in at_work)
+        draft.effects.append(EndChildren(generation=generation, child_ids=ids))
     for name in ALARMS:
         draft.alarm(name, None)
     if draft.policy.pack_after_s:

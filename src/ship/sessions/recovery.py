@@ -149,9 +149,10 @@ def resume(draft: Draft, reason: str) -> None:
 
 
 def frozen(draft: Draft) -> None:
-    """The host has paused the sandbox; meanwhile it may be wanted again."""
+    """The host has paused the sandbox, maybe once more to make sure; meanwhile it may be wanted again."""
     sandbox = draft.state.sandbox
-    draft.add(facts.SandboxPaused(generation=sandbox.generation), actor=SYSTEM)
+    if sandbox.status != "paused":
+        draft.add(facts.SandboxPaused(generation=sandbox.generation), actor=SYSTEM)
     if draft.state.status is not SessionStatus.PAUSED:
         draft.effects.append(ResumeSandbox(generation=sandbox.generation, sandbox_id=sandbox.sandbox_id))
 

@@ -2,15 +2,21 @@
 
 from functools import singledispatch
 
+from msgspec import structs
+
 from ship.errors import Conflict
 from ship.events import Cursor, Fact, facts
-from ship.model import AGENT, SYSTEM, CheckpointReason
+from ship.model import AGENT, SYSTEM, CheckpointReason, Failure
 from ship.sessions import recovery, tasks
 from ship.sessions.draft import Draft
 from ship.sessions.recovery import lose
 from ship.sessions.state import Sandbox
 
 OPEN_REQUESTS = 50
+STEPS = 16
+TEXT_CHARACTERS = 8_000
+"""How much a state has room for of why something failed, or of what a step is about; an honest runner says less."""
+NAME_CHARACTERS = 1_000
 CHAIN = 50
 """How many checkpoints may build on each other; then one has to be whole."""
 
@@ -48,7 +54,17 @@ def hear(draft: Draft, fact: Fact, at: Cursor) -> None:
     if not isinstance(fact, REPORTABLE):
         lose(draft, f"its runner reported {fact.TYPE}, which no runner may report")
         return
-    report(fact, draft, at)
+    report(_shortened(fact), draft, at)
+
+
+def _shortened(fact: Fact) -> Fact:
+    """What is cut would stay in the state, and in the list of sessions, for as long as they last."""
+    if isinstance(fact, facts.TaskFailed | facts.SandboxFailed):
+        code, reason, hint = (text[:TEXT_CHARACTERS] for text in structs.astuple(fact.failure))
+        return structs.replace(fact, failure=Failure(code=code, reason=reason, hint=hint))
+    if isinstance(fact, facts.SandboxStepStarted | facts.SandboxStepFinished):
+        return structs.replace(fact, detail=fact.detail[:TEXT_CHARACTERS])
+    return fact
 
 
 def is_told(fact: Fact, sandbox: Sandbox) -> bool:
@@ -85,6 +101,10 @@ def _(fact: facts.SandboxReady, draft: Draft, frame: Cursor | None) -> None:
 @report.register(facts.SandboxStepStarted)
 @report.register(facts.SandboxStepFinished)
 def _(fact: facts.SandboxStepStarted | facts.SandboxStepFinished, draft: Draft, frame: Cursor | None) -> None:
+    known = {step.step for step in draft.state.sandbox.steps}
+    if len(fact.step) > NAME_CHARACTERS or len(known | {fact.step}) > STEPS:
+        lose(draft, f"its runner reported more than {STEPS} steps, or one whose name has no end")
+        return
     draft.add(fact, actor=AGENT if frame else SYSTEM, frame=frame)
     if draft.state.sandbox.status == "creating":
         _, deadline_ms = recovery.awaited(draft.state.sandbox)
@@ -127,6 +147,13 @@ def _(fact: facts.CheckpointCreated, draft: Draft, frame: Cursor | None) -> None
     state = draft.state
     if fact.task_id and state.task(fact.task_id) is None:
         lose(draft, f"its runner kept a task {fact.task_id[:80]!r} that this session does not have")
+        return
+    names = (
+        *(fact.checkpoint_id, fact.commit, fact.base_commit, fact.parent_id),
+        *(fact.diff_artifact, fact.bundle_artifact, fact.agent_artifact),
+    )
+    if max(map(len, names)) > NAME_CHARACTERS:
+        lose(draft, "its runner gave a checkpoint a name without end")
         return
     chain = len(state.chain(fact.parent_id)) + 1 if fact.parent_id else 1
     if fact.reason is CheckpointReason.FORK or (fact.parent_id and chain == 1) or chain > CHAIN:

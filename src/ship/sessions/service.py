@@ -206,7 +206,7 @@ class Sessions:
                 landed.set_exception(error) if error else landed.set_result(None)
             if error is None:
                 metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
-                self._settle(session_id, chain, decision.state)
+                self._settle(session_id, chain, decision.state, append)
                 self._said.appended(append)
                 self._publish(session_id, decision, append)
                 return
@@ -264,7 +264,7 @@ class Sessions:
         return await self._logs.events(session_id, after, limit, types, up_to)
 
     async def messages(self, session_id: str, before: int | None, limit: int) -> list[bytes]:
-        """The last encoded messages before that seq, newest last."""
+        """A page of the last encoded messages before that seq, newest last, as ``LogStore.messages`` bounds it."""
         head = await self.head(session_id)
         if before is not None and before <= head:
             return [body for _, body in await self._logs.messages(session_id, before, limit)]
@@ -274,6 +274,13 @@ class Sessions:
         # What is on disk may be ahead of what this node has been told of its own appends.
         if await self.head(session_id) == head and (not rows or rows[-1][0] <= head):
             self._said.learn(session_id, head, rows, limit)
+        return [body for _, body in rows]
+
+    async def last_said(self, session_id: str, before: int | None, count: int) -> list[bytes]:
+        """The last ``count`` encoded messages before that seq, newest last, over as many pages as they have."""
+        rows: list[tuple[int, bytes]] = []
+        while page := await self._logs.messages(session_id, before, count - len(rows)):
+            before, rows = page[0][0], page + rows
         return [body for _, body in rows]
 
     async def summaries(
@@ -390,11 +397,11 @@ class Sessions:
             return True
         return (await self._states.newest(session_id)).head_seq <= state.head_seq
 
-    def _settle(self, session_id: str, chain: _Chain, state: SessionState) -> None:
+    def _settle(self, session_id: str, chain: _Chain, state: SessionState, append: Append) -> None:
         """This state is on disk."""
         if chain.state is state and self._chains.get(session_id) is chain:
             del self._chains[session_id]
-        self._states.keep(session_id, state)
+        self._states.keep(session_id, state, sum(len(event.body) for event in append.events))
 
     def _break(self, session_id: str, chain: _Chain) -> None:
         """This chain failed. A newer one is left alone."""

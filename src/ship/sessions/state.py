@@ -1,5 +1,7 @@
 """What a session is: the value that its log folds to."""
 
+from functools import reduce
+
 from ship.events import Cursor
 from ship.model import (
     AgentMode,
@@ -240,6 +242,11 @@ class SessionState(Value, frozen=True):
     def queue(self) -> tuple[Task, ...]:
         """Waiting tasks, the next first."""
         return tuple(task for task in self.tasks if task.status is TaskStatus.QUEUED)
+
+    @property
+    def used(self) -> Usage:
+        """What it has used, with its children as far as they have told."""
+        return reduce(Usage.plus, (child.usage for child in self.children), self.usage)
 
     @property
     def is_working(self) -> bool:

@@ -40,7 +40,8 @@ STORE_RETRY_S = 1.0
 GRACE_MS = 60_000
 """How long after a start no deadline fires: what it waits for may have happened while nobody listened."""
 JUMP_MS = 5_000
-"""A clock that jumps ahead by more was set, or the machine slept; then it is as after a start."""
+"""A clock that jumps by more was set, or the machine slept; then it is as after a start. What a clock that was set back made due
+far ahead comes nearer by as much."""
 
 _log = logging.getLogger("ship.worker")
 _decoder = msgspec.json.Decoder(commands.AnyEffect)
@@ -91,7 +92,10 @@ class Worker:
 
     async def _claim(self) -> None:
         now_ms = self._sessions.now_ms()
-        if self._clock.jumped_ms(now_ms) > JUMP_MS:
+        jumped_ms = self._clock.jumped_ms(now_ms)
+        if abs(jumped_ms) > JUMP_MS:
+            if jumped_ms < 0 and not self._store.shared:  # other nodes' clocks may be right
+                await self._store.move_due(round(jumped_ms))
             await self._store.postpone_alarms(DEADLINES, now_ms + GRACE_MS)
         _, effects, alarms = await asyncio.gather(
             self._store.forget_answers(now_ms - KEY_LIFE_MS),
@@ -206,7 +210,7 @@ class _Clock:
         self._ahead_ms = now_ms - time.monotonic() * 1000
 
     def jumped_ms(self, now_ms: int) -> float:
-        """How far it went ahead since the last time."""
+        """How far it went ahead, or back, since the last time."""
         before, self._ahead_ms = self._ahead_ms, now_ms - time.monotonic() * 1000
         return self._ahead_ms - before
 

@@ -139,7 +139,7 @@ async def _run(
     except CommandFailed as error:
         raise StepFailed(f"failed to run command '{shown}': command failed: {error}") from error
     if status != 0:
-        raise StepFailed(f"failed to run command '{shown}': exit status {status}")
+        raise StepFailed(f"failed to run command '{shown}': {commands.outcome(sandbox, status)}")
 
 
 def _require_user(user: str) -> None:

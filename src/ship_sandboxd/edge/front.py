@@ -34,10 +34,12 @@ from ..lifecycle.sandboxes import Sandboxes
 from ..network.forward import forward, onward
 from ..network.listeners import OPENED
 from ..telemetry.metrics import Metrics
-from . import answers, visits
+from . import answers, streams, visits
 
 ENVD_PORT = 49983
 MAX_CONNECTIONS = 10_000
+_CONNECT_TIMEOUT_S = 15.0
+"""A daemon gives up on a port after 10 s itself."""
 # Where a sandbox's programs find their way out. A visitor who came to these would go out in the sandbox's name.
 _WAYS_OUT = frozenset(port for _, port in OPENED)
 _START = "/process.Process/Start"
@@ -50,6 +52,7 @@ _NOT_FOUND = "It has ended, or the address is wrong."
 _PAUSED = "It is paused. Resume it and load this page again."
 _NOT_OPEN = "Nothing listens on this port of the sandbox yet. Start a server there and load this page again."
 _NO_ANSWER = "Load this page again in a moment; if that does not help, look into the log of the sandbox."
+_NO_MEMORY = "it ran out of memory"
 _PRIVATE = "Ports of this sandbox are shown only to who has its token. Open them once with ?e2b-traffic-access-token=…"
 
 
@@ -59,6 +62,10 @@ class Unreachable(Exception):
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class NotOpen(Unreachable):
+    """The sandbox's daemon has answered that nothing listens there."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +119,14 @@ class Front:
                 return
             if target.port != ENVD_PORT and await _stopped(exchange, target, sandbox.record):
                 return
-            if target.port != ENVD_PORT or _is_known(exchange.request, sandbox.record):
-                sandbox = await self._sandboxes.awake(sandbox.id)
-            await self._forward(exchange, self._sandboxes.running(sandbox.id), target)
+            wakes = target.port != ENVD_PORT or _is_known(exchange.request, sandbox.record)
+            sandbox, server = await self._reach(exchange, target, wakes=wakes)
+            await self._forward(exchange, sandbox, server, target)
         except NotFound as error:
             # Clients know both cases by this text.
             hint = _PAUSED if error.code == "sandbox_paused" else _NOT_FOUND
-            await _refuse(exchange, target, 502, "The sandbox was not found", hint)
+            message = f"The sandbox was not found{self._sandboxes.why(target.sandbox_id)}"
+            await _refuse(exchange, target, 502, message, hint)
         except ApiError as error:
             _log.warning("a paused sandbox does not resume", extra={"code": error.code, "reason": str(error)})
             await _refuse(exchange, target, 502, str(error), _NO_ANSWER)
@@ -159,21 +167,55 @@ class Front:
         )
         return next(signers, "")
 
-    async def _forward(self, exchange: Exchange, sandbox: Sandbox, target: Target) -> None:
+    async def _reach(self, exchange: Exchange, target: Target, *, wakes: bool) -> tuple[Sandbox, Connection]:
+        """The sandbox, resumed if that is due and the request `wakes` it, and a connection to the port in it."""
+        is_stream = _is_stream(exchange.request)
+        while True:
+            if wakes:
+                await self._sandboxes.awake(target.sandbox_id)
+            sandbox = self._sandboxes.running(target.sandbox_id)
+            try:
+                return sandbox, await _open(sandbox, target.port, is_stream=is_stream)
+            except NotOpen:
+                raise
+            except Unreachable:
+                # A pause may have overtaken the request.
+                if not (wakes and sandbox.sleeps_lightly):
+                    await self._sandboxes.recheck(sandbox.id)
+                    raise
+
+    async def _forward(
+        self, exchange: Exchange, sandbox: Sandbox, server: Connection, target: Target
+    ) -> None:
         port = target.port
-        server = await _open(sandbox, port)
         try:
             shown = answers.as_file if target.signed else answers.own_cookies
             await forward(exchange, server, _inward(exchange, sandbox, port), shown)
         except (OSError, BrokenStreamError, ProtocolError) as error:
+            reason = _NO_MEMORY if sandbox.ran_out_of_memory else str(error)
             if not exchange.responded:
                 self._sandboxes.running(sandbox.id)
-                message = f"The sandbox does not answer on port {port}: {error}"
-                raise Unreachable(message, _NO_ANSWER) from error
-            exchange.reusable = False
-            exchange.connection.abort()
+                raise Unreachable(
+                    f"The sandbox does not answer on port {port}: {reason}", _NO_ANSWER
+                ) from error
+            await self._cut_off(exchange, sandbox, server)
         finally:
             await server.close()
+
+    async def _cut_off(self, exchange: Exchange, sandbox: Sandbox, server: Connection) -> None:
+        """End an answer that the sandbox has not brought to its end: with an error that says why, where the reader can be
+        told, else by breaking the connection off."""
+        exchange.reusable = False
+        end = b""
+        if sandbox.ran_out_of_memory and isinstance(server, streams.StreamConnection):
+            end = server.end("unavailable", "the sandbox ran out of memory")
+        if not end:
+            exchange.connection.abort()
+            return
+        with contextlib.suppress(NotFound):  # who asks next shall find that it has ended
+            await self._sandboxes.recheck(sandbox.id)
+        with exchange.connection.bounded(), contextlib.suppress(OSError):
+            await exchange.connection.send(end)
 
 
 async def _stopped(exchange: Exchange, target: Target, record: SandboxRecord) -> bool:
@@ -225,10 +267,15 @@ def _inward(exchange: Exchange, sandbox: Sandbox, port: int) -> Request:
     return sent
 
 
-async def _open(sandbox: Sandbox, port: int) -> Connection:
+def _is_stream(request: Request) -> bool:
+    return request.headers.get("content-type").startswith(streams.TYPE)
+
+
+async def _open(sandbox: Sandbox, port: int, *, is_stream: bool) -> Connection:
     """A connection to the daemon, or through it to a port of the sandbox's loopback."""
     try:
-        connection = Connection(*await sandbox.connect())
+        kind = streams.StreamConnection if is_stream and port == ENVD_PORT else Connection
+        connection = kind(*await sandbox.connect())
     except OSError as error:
         message = "The sandbox is running but port is not open: its daemon does not listen"
         raise Unreachable(message, _NO_ANSWER) from error
@@ -236,14 +283,15 @@ async def _open(sandbox: Sandbox, port: int) -> Connection:
         return connection
     fields = Headers([("Host", "envd"), ("X-Access-Token", sandbox.record.token)])
     try:
-        await connection.send(Request("CONNECT", f"127.0.0.1:{port}", "HTTP/1.1", fields).encode())
-        answer = await connection.read_response()
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            await connection.send(Request("CONNECT", f"127.0.0.1:{port}", "HTTP/1.1", fields).encode())
+            answer = await connection.read_response()
     except (OSError, BrokenStreamError, ProtocolError) as error:
         await connection.close()
         raise Unreachable("The sandbox does not answer", _NO_ANSWER) from error
     if answer.status != 200:
         await connection.close()
-        raise Unreachable(f"The sandbox is running but port is not open: {port}", _NOT_OPEN)
+        raise NotOpen(f"The sandbox is running but port is not open: {port}", _NOT_OPEN)
     return connection
 
 

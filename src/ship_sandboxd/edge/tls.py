@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from .. import durable
 from ..errors import SetupError
 
 HANDSHAKE_TIMEOUT_S = 10.0
@@ -90,13 +91,13 @@ class LocalAuthority:
             with contextlib.suppress(subprocess.CalledProcessError):
                 self._run("x509", "-in", str(self.server), "-noout", "-checkend", soon)
                 return
-        with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=durable.HALF_MADE, dir=self._folder) as scratch:
             self._make_server(Path(scratch))
 
     def _make_authority(self) -> None:
         allowed = [f"permitted;DNS:{name}" for name in (self._domain, "localhost")]
         allowed += [f"permitted;IP:{address.ip}/{address.netmask}" for address in _ADDRESSES]
-        with tempfile.TemporaryDirectory(dir=self._folder.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=durable.HALF_MADE, dir=self._folder.parent) as scratch:
             made = Path(scratch) / "authority"
             made.mkdir(mode=0o700)
             self._run(

@@ -21,6 +21,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 256
 CHUNK_BYTES = 256 * 1024
 SPLICE_FROM_BYTES = 256 * 1024
+TURN_LINES = 256
 IDLE_TIMEOUT_S = 75.0
 BACKLOG = 4096
 
@@ -179,6 +180,7 @@ class Connection:
         self._writer = writer
         self._buffer = bytearray()
         self._eof = False
+        self._lines = 0
         self.left = 0
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -402,7 +404,15 @@ class Connection:
             size -= len(piece)
             yield piece
 
+    async def _give_way(self) -> None:
+        """Let others have a turn now and then: reading what is there already waits for nothing, and a peer can send short lines
+        faster than they are read."""
+        self._lines += 1
+        if self._lines % TURN_LINES == 0:
+            await asyncio.sleep(0)
+
     async def _line(self) -> bytes:
+        await self._give_way()
         while (end := self._buffer.find(b"\r\n")) < 0:
             if len(self._buffer) > MAX_HEAD_BYTES:
                 raise ProtocolError("a line is too long")
@@ -413,6 +423,7 @@ class Connection:
         return line
 
     async def _head_lines(self) -> list[str] | None:
+        await self._give_way()
         while True:
             if self._buffer[:2] == b"\r\n":
                 self._take(2)

@@ -28,6 +28,7 @@ from .rpc import Call, Message, RpcError, to_bytes
 READ_BYTES = 32 * 1024
 STOOD_STILL_S = 1.0
 DEATH_WAIT_S = 2.0  # what hangs in a system call may take longer to die; nobody waits for that
+DEATH_POLL_S = 0.002
 DRAIN_READS = 32  # more than a pipe holds, so that a writer left behind cannot keep us here
 ENDED_KEPT = 64
 MAX_ROUNDS = 20
@@ -52,7 +53,6 @@ class Process:
         self.output = Output()
         self.output.on_relief = self._resume
         self.end: Message | None = None
-        self.reaped = asyncio.Event()
         self.timed_out = False
         self.killed = False
         self.deadline: asyncio.TimerHandle | None = None
@@ -103,7 +103,6 @@ class Process:
         """Record the end. What is in the pipes by now belongs to the output; what a child that the process left
         behind writes later does not, and goes nowhere."""
         self.popen.returncode = os.waitstatus_to_exitcode(status)
-        self.reaped.set()
         if self.deadline is not None:
             self.deadline.cancel()
         for fd in list(self._readers):
@@ -242,9 +241,9 @@ def _process_table() -> dict[int, tuple[int, int]]:
     return table
 
 
-def kill_tree(root: int) -> None:
-    """End a whole tree. It is stopped first, from the root on, so that nothing forks away meanwhile, and so that no
-    parent tells of its child's death as its own end."""
+def kill_tree(root: int) -> list[int]:
+    """End a whole tree; answers its processes. It is stopped first, from the root on, so that nothing forks away meanwhile,
+    and so that no parent tells of its child's death as its own end."""
     stopped: list[int] = []
     for _ in range(MAX_ROUNDS):
         new = sorted(tree(root) - set(stopped), key=lambda pid: pid != root)
@@ -255,6 +254,20 @@ def kill_tree(root: int) -> None:
         stopped += new
     for pid in stopped:
         _signal(pid, signal.SIGKILL)
+    return stopped
+
+
+async def _gone(pids: list[int]) -> None:
+    """Wait until there is nothing left of processes, their remains included."""
+    while True:
+        pids = [pid for pid in pids if _is_there(pid)]
+        if not pids:
+            return
+        await asyncio.sleep(DEATH_POLL_S)
+
+
+def _is_there(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
 
 
 def _signal(pid: int, number: int) -> None:
@@ -364,10 +377,10 @@ class Processes:
             raise RpcError("invalid_argument", "the signal must be SIGNAL_SIGTERM or SIGNAL_SIGKILL")
         if number == signal.SIGKILL:
             process.killed = True
-            kill_tree(process.pid)
-            # Who asks next, for the list or by `kill -0`, shall not find it any more.
+            killed = kill_tree(process.pid)
+            # Who asks next, for the list, by `kill -0` or for a port, shall find none of them any more.
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(process.reaped.wait(), DEATH_WAIT_S)
+                await asyncio.wait_for(_gone(killed), DEATH_WAIT_S)
         else:
             os.killpg(process.pid, number)
         return {}

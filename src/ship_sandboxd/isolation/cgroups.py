@@ -25,6 +25,7 @@ _REMOVE_TIMEOUT_S = 2.0
 _FREEZE_TIMEOUT_S = 2.0
 _FREEZE_SOON_S = 0.002
 _FREEZE_POLL_S = 0.001
+_CHOSEN_WITHIN_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,34 @@ class MemoryWatch:
     def __init__(self, folders: list[str], tell: Callable[[], None]) -> None:
         self._tell = tell
         self._undo = contextlib.ExitStack()
+        self._counts: Path | None = None
         self._ended = 0
         with contextlib.suppress(OSError):  # of a group that could not be made
             self._open([Path(folder) for folder in folders])
 
     def close(self) -> None:
+        self._counts = None
         self._undo.close()
+
+    def look(self) -> None:
+        """Tell now what the loop, or the kernel, has not come to tell yet."""
+        with contextlib.suppress(OSError):  # its group is gone
+            ended = 0 if self._counts is None else _ended_processes(self._counts)
+            if ended > self._ended:
+                self._ended = ended
+                self._tell()
 
     def _open(self, folders: list[Path]) -> None:
         for folder in folders:
             if (folder / "memory.oom_control").exists():
+                self._count(folder / "memory.oom_control")
                 self._watch_version_1(folder)
             elif (folder / "memory.events").exists():
+                self._count(folder / "memory.events")
                 self._watch_version_2(folder / "memory.events")
+
+    def _count(self, counts: Path) -> None:
+        self._counts, self._ended = counts, _ended_processes(counts)
 
     def _watch_version_1(self, folder: Path) -> None:
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -134,8 +150,9 @@ class MemoryWatch:
 
         def happened() -> None:
             os.eventfd_read(event)
-            if folder.exists():  # the end of a group shows here too
-                self._tell()
+            self.look()
+            # It is told before the kernel has chosen a process. The end of a group shows here too.
+            asyncio.get_running_loop().call_later(_CHOSEN_WITHIN_S, self.look)
 
         self._listen(event, happened)
 
@@ -144,14 +161,10 @@ class MemoryWatch:
         # The file is always readable; only an epoll of our own can be asked for its changes alone.
         changes = self._undo.enter_context(select.epoll())
         changes.register(file.fileno(), select.EPOLLPRI)
-        self._ended = _ended_processes(events)
 
         def happened() -> None:
             changes.poll(0)
-            ended = _ended_processes(events)
-            if ended > self._ended:
-                self._ended = ended
-                self._tell()
+            self.look()
 
         self._listen(changes.fileno(), happened)
 
@@ -161,8 +174,8 @@ class MemoryWatch:
         self._undo.callback(loop.remove_reader, fd)
 
 
-def _ended_processes(events: Path) -> int:
-    fields = dict(line.split(" ") for line in events.read_text().splitlines())
+def _ended_processes(counts: Path) -> int:
+    fields = dict(line.split(" ") for line in counts.read_text().splitlines())
     return int(fields.get("oom_kill", 0))
 
 

@@ -29,7 +29,7 @@ STORAGE_UID = 199_998
 MOUNT_OPTIONS = "noinit_itable,discard"
 MOUNT_FLAGS = mounts.NOSUID | mounts.NODEV | mounts.NOATIME
 IMAGE, _FOLDER = "disk.img", "disk"
-_BLANKS, _SCRATCH = "disks", "."
+_BLANKS = "disks"
 _LEAST_MB = 64
 _MAX_BLANKS = 16
 _FORMAT = 1
@@ -168,7 +168,7 @@ class Disks:
             os.utime(blank)  # what was used last is kept longest
         except FileNotFoundError:
             self._blanks.mkdir(mode=0o700, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._blanks) as scratch:
+            with tempfile.TemporaryDirectory(prefix=durable.HALF_MADE, dir=self._blanks) as scratch:
                 made = Path(scratch, "disk.img")
                 _format(made, size_mb)
                 durable.sync(made)  # one that a power cut has spoilt would be copied again and again
@@ -181,12 +181,6 @@ class Disks:
         blanks = sorted(self._blanks.glob("*.img"), key=lambda path: path.stat().st_mtime_ns)
         for blank in blanks[:-_MAX_BLANKS]:
             blank.unlink(missing_ok=True)
-
-
-def tidy(data: Path) -> None:
-    """Delete what an earlier process, which was killed, has left of making an empty disk."""
-    for scratch in (data / _BLANKS).glob(f"{_SCRATCH}*"):
-        shutil.rmtree(scratch)
 
 
 def mount(device: int, target: str) -> None:

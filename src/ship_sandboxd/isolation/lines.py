@@ -63,6 +63,7 @@ class Lines:
         self._server: asyncio.Server | None = None
         self._waiting: deque[Streams] = deque()
         self._arrived = asyncio.Event()
+        self._closed = False
         self._greeting = 0
 
     async def open(self) -> None:
@@ -78,8 +79,10 @@ class Lines:
             raise ConnectionRefusedError("the sandbox's daemon does not answer") from error
 
     async def ready(self) -> None:
-        """Wait until the daemon has dialled."""
+        """Wait until the daemon has dialled. Raises ConnectionRefusedError when nobody listens any more."""
         while not self._waiting:
+            if self._closed:
+                raise ConnectionRefusedError("the sandbox has ended")
             self._arrived.clear()
             await self._arrived.wait()
 
@@ -108,8 +111,10 @@ class Lines:
     async def close(self) -> None:
         """Listen no more and end what waits; connections that were taken go on."""
         self._stop()
+        self._closed = True
         while self._waiting:
             self._waiting.popleft()[1].transport.abort()
+        self._arrived.set()
 
     async def _take(self) -> Streams:
         while True:

@@ -17,7 +17,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +58,7 @@ _FOLDERS = (
 _OPEN_TO_ALL = ("tmp", "var/tmp")
 # What must be a folder of the root's own for a sandbox to start, whatever was made of it before.
 _FIXED = ("proc", "dev", "run", "run/envd", "run/envd/lib", "home", "home/user", "tmp")
+_VIEW = "view"
 _FORMAT = 1
 _SERVER_UID = 199_997
 # Features that would make a layer mean nothing without the one that it was made on.
@@ -67,14 +68,16 @@ _OVERLAY = "redirect_dir=off,metacopy=off,index=off,xino=off"
 @dataclass(frozen=True)
 class RootPlan:
     """A root to assemble. `stage` is a folder to mount on; `layers` go from the lowest up; `disk` is the folder with
-    `upper` and `work`, empty where they are on a device; `binds` are (source, target), read-only. `server` is an id that
-    makes files and then gives them to `uid`, where a backend has one."""
+    `upper` and `work`, empty where they are on a device; `binds` are (source, target), read-only; `machine` are
+    paths that are shown as the machine has them: (the top folder that an overlay shows it by, or nothing, and the path).
+    `server` is an id that makes files and then gives them to `uid`, where a backend has one."""
 
     stage: str
     uid: int
     layers: tuple[str, ...]
     disk: str
     binds: tuple[tuple[str, str], ...]
+    machine: tuple[tuple[str, str], ...] = ()
     server: int | None = None
 
     @property
@@ -112,10 +115,27 @@ def assemble(plan: RootPlan, device: int | None) -> None:
     try:
         for folder in _FIXED:
             _fix(root, folder, plan.uid)
+        _view({top for top, _ in plan.machine if top})
+        for top, path in plan.machine:
+            real = os.path.realpath(path)
+            _lend(root, f"{_VIEW}{real}" if top else real, path, plan.uid)
         for source, target in plan.binds:
             _lend(root, source, target, plan.uid)
     finally:
         os.close(root)
+
+
+def _view(folders: Iterable[str]) -> None:
+    """Show folders of the machine below `_VIEW`, each by an overlay: a file that the machine and all sandboxes share would carry
+    the locks of one to all others, and tell each who watches it what the others open."""
+    for folder in folders:
+        Path(f"{_VIEW}{folder}").mkdir(parents=True)
+        Path("nothing").mkdir(
+            exist_ok=True
+        )  # an overlay that nothing is written to is of two folders at least
+        options = f"lowerdir={folder}:nothing,{_OVERLAY}"
+        flags = mounts.NOSUID | mounts.NODEV | mounts.NOATIME
+        mounts.mount("overlay", f"{_VIEW}{folder}", "overlay", flags, options)
 
 
 def furnish(plan: RootPlan, device: int | None, outside: int, inside: int) -> None:
@@ -260,7 +280,16 @@ class Roots:
     """How roots are made on this machine. `stage` is a folder to mount on, empty for a host that is not root;
     `obstacle` says why they cannot be laid of layers, empty where they can."""
 
-    def __init__(self, stage: str, skeleton: Path | None, etc: Path, disks: Disks, obstacle: str) -> None:
+    def __init__(
+        self,
+        stage: str,
+        skeleton: Path | None,
+        etc: Path,
+        disks: Disks,
+        obstacle: str,
+        machine: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self._machine = machine
         self._stage = stage
         self._skeleton = skeleton
         self._etc = etc
@@ -275,7 +304,6 @@ class Roots:
             return cls(stage, None, etc, Disks(data, None, limited=False), "the sandbox host is not root")
         skeleton = make_skeleton(data)
         points = Path(stage)
-        disks.tidy(data)
         reasons: list[str] = []
         for limited in (True, False):
             used = Disks(data, points, limited=limited)
@@ -283,7 +311,7 @@ class Roots:
             if not reason:
                 if reasons:
                     _log.warning("the disks of sandboxes are not limited", extra={"reason": reasons[0]})
-                return cls(stage, skeleton, etc, used, "")
+                return cls(stage, skeleton, etc, used, "", _machine(stage))
             reasons.append(reason)
         _log.warning("sandboxes get no root of their own", extra={"reason": reasons[-1]})
         return cls(stage, None, etc, Disks(data, points, limited=False), reasons[-1])
@@ -318,14 +346,14 @@ class Roots:
             if is_full(error):
                 raise
             raise LaunchFailed(f"the sandbox's disk cannot be made: {error}", "disk_failed") from error
-        machine = [(path, path) for path in _machine_folders()] if root.on_machine else []
         with self.disks.device(folder) as device:
             plan = RootPlan(
                 stage=self._stage,
                 uid=uid,
                 layers=(str(self._skeleton), *map(str, root.layers)),
                 disk="" if device is not None else str(folder / "disk"),
-                binds=(*machine, *((os.path.realpath(source), target) for source, target in binds)),
+                binds=tuple((os.path.realpath(source), target) for source, target in binds),
+                machine=self._machine if root.on_machine else (),
             )
             yield PreparedRoot(self._stage, plan, device)
 
@@ -357,8 +385,29 @@ class Roots:
         return PreparedRoot(self._stage, binds=shown, staged=tuple(source for source, _, _ in binds))
 
 
-def _machine_folders() -> list[str]:
-    """What of the machine lies in a root without layers."""
+def _machine(stage: str) -> tuple[tuple[str, str], ...]:
+    """What of the machine lies in a root without layers, see `RootPlan.machine`. An overlay would hide what is mounted below a
+    path, so such a one is shown as it is, and so are all where there can be no overlay."""
+    points = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    found = []
+    for path in _machine_paths():
+        real = os.path.realpath(path)
+        top = "/" + real.split("/")[1]
+        hides = any(point.startswith(f"{real}/") or point == real != top for point in points)
+        found.append(("" if hides else top, path))
+
+    def view() -> None:
+        mounts.mount("tmpfs", stage, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755,size=1m")
+        os.chdir(stage)
+        _view({top for top, _ in found if top})
+
+    if reason := _in_child(view):
+        _log.warning("locks on the machine's files are shared by all sandboxes", extra={"reason": reason})
+        return tuple(("", path) for _, path in found)
+    return tuple(found)
+
+
+def _machine_paths() -> list[str]:
     folders = [f"/{name}" for name in ("usr", *layout.SYSTEM_FOLDERS)]
     own = [path for path in folders if Path(path).is_dir() and not Path(path).is_symlink()]
     return own + [path for path in layout.HOST_ETC if Path(path).exists()]
@@ -385,7 +434,7 @@ def _try_on(folder: Path, stage: str, skeleton: Path, disks: Disks) -> str:
         with disks.device(folder) as device:
             disk = "" if device is not None else str(folder / "disk")
             plan = RootPlan(stage, _PROBE_UID, (str(skeleton),), disk, (("/usr", "/usr"),))
-            reason = _assemble_in_child(plan, device)
+            reason = _in_child(partial(_assemble_and_write, plan, device))
     except OSError as error:
         if is_full(error):
             raise
@@ -397,14 +446,19 @@ def _try_on(folder: Path, stage: str, skeleton: Path, disks: Disks) -> str:
     return reason
 
 
-def _assemble_in_child(plan: RootPlan, device: int | None) -> str:
+def _assemble_and_write(plan: RootPlan, device: int | None) -> None:
+    assemble(plan, device)
+    Path(plan.root, "probe").touch()
+
+
+def _in_child(work: Callable[[], None]) -> str:
+    """Do it in a mount namespace that ends at once; answers why that failed, or nothing."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             mounts.own_namespace()
-            assemble(plan, device)
-            Path(plan.root, "probe").touch()
+            work()
         except BaseException as error:
             os.write(writing, str(error).encode()[:1000])
         finally:

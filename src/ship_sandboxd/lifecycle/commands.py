@@ -18,9 +18,12 @@ from ..envd.http1 import BrokenStreamError, Connection, Headers, ProtocolError, 
 from ..errors import ApiError
 from .sandbox import Sandbox
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_MESSAGE_BYTES = 256 * 1024
+"""A daemon of ours sends at most 64 KiB of output in one, as base64."""
+_TURN_MESSAGES = 128
 _PIECE_BYTES = 64 * 1024
 _LAST = 2
+_KILLED = 137
 OnOutput = Callable[[str, bytes], None]
 
 
@@ -63,9 +66,16 @@ async def run(
     raise CommandFailed("the sandbox's daemon did not say how the command ended")
 
 
+def outcome(sandbox: Sandbox, status: int) -> str:
+    """How a command of a sandbox has just ended, in words."""
+    is_starved = status == _KILLED and sandbox.ran_out_of_memory
+    return f"exit status {status}{': out of memory' if is_starved else ''}"
+
+
 async def send(sandbox: Sandbox, file: Path, path: str) -> None:
     """Put a file of the host into the sandbox, at `path`. Raises CommandFailed."""
-    with await asyncio.to_thread(file.open, "rb") as opened:
+    # Here and not in a thread: one whose caller does not wait any more would leave it open.
+    with file.open("rb") as opened:
         fields = [
             ("Content-Type", "application/octet-stream"),
             ("Content-Length", str(os.fstat(opened.fileno()).st_size)),
@@ -98,7 +108,8 @@ class _Call:
     async def __aexit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self.connection.abort()
         if isinstance(error, OSError | BrokenStreamError | ProtocolError):
-            raise CommandFailed(f"the sandbox broke off: {error}") from error
+            reason = "it ran out of memory" if self._sandbox.ran_out_of_memory else error
+            raise CommandFailed(f"the sandbox broke off: {reason}") from error
 
     def request(self, method: str, target: str, fields: list[tuple[str, str]], user: str) -> bytes:
         known = base64.b64encode(f"{user}:".encode()).decode()
@@ -151,10 +162,13 @@ async def _stream(
 
 
 async def _messages(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-    buffer = bytearray()
+    buffer, count = bytearray(), 0
     async for piece in body:
         buffer += piece
         while len(buffer) >= 5:
+            count += 1
+            if count % _TURN_MESSAGES == 0:
+                await asyncio.sleep(0)  # who sends faster than we read keeps nobody else waiting
             flags, size = struct.unpack_from(">BI", buffer)
             if size > MAX_MESSAGE_BYTES:
                 raise ProtocolError("a message is too large")
@@ -187,7 +201,7 @@ def _status(end: dict[str, Any]) -> int:
     code = end.get("exitCode", 0)
     if not isinstance(code, int) or not -1 <= code <= 255:
         raise CommandFailed("the sandbox sent an exit status that is none")
-    return code if code >= 0 else 137 if end.get("status") == "signal: killed" else 143
+    return code if code >= 0 else _KILLED if end.get("status") == "signal: killed" else 143
 
 
 def _reason(told: bytes) -> str:

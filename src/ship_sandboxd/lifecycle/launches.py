@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections import Counter
 from functools import partial
 
@@ -54,11 +55,19 @@ class Launches:
         """
         record, backend = sandbox.record, sandbox.backend
         begin = backend.launch if record.init is None else backend.furnish
-        launched = await begin(await self._spec(sandbox))
+        spec = await self._spec(sandbox)
+        self.watch_memory(sandbox)
+        try:
+            launched = await begin(spec)
+        except LaunchFailed as error:
+            if sandbox.ran_out_of_memory:
+                raise LaunchFailed(
+                    f"{record.memory_mb} MB are not enough memory to start in: {error}"
+                ) from error
+            raise
         record.init, record.monitor = launched.init, launched.monitor
         if record.state == RESUMING:
             record.memory_kept = launched.memory_kept
-        self.watch_memory(sandbox)
         refused = await self._redirect(sandbox, launched.listeners)
         await self._open_egress(sandbox, launched.listeners, refused)
 
@@ -100,15 +109,19 @@ class Launches:
 
     def _out_of_memory(self, sandbox: Sandbox) -> None:
         self.shortages[sandbox.record.backend] += 1
+        sandbox.memory_ran_out_at = time.monotonic()
         sandbox.tell("out of memory: the kernel has ended a process", "warning", code="out_of_memory")
-        task = asyncio.create_task(notices.out_of_memory(sandbox))
-        self._notices.add(task)
-        task.add_done_callback(self._told)
+        if sandbox.backend.shares_kernel:  # a kernel of its own has ended with all that could be told
+            task = asyncio.create_task(self._tell_daemon(sandbox))
+            self._notices.add(task)
+            task.add_done_callback(self._notices.discard)
 
-    def _told(self, task: asyncio.Task[None]) -> None:
-        self._notices.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.warning("a daemon was not told that memory ran out", extra={"reason": str(error)})
+    async def _tell_daemon(self, sandbox: Sandbox) -> None:
+        try:
+            await notices.out_of_memory(sandbox)
+        except (OSError, LaunchFailed) as error:
+            reason = {"sandbox": sandbox.id, "reason": str(error)}
+            _log.warning("a daemon was not told that memory ran out", extra=reason)
 
     async def find_egress(self, sandbox: Sandbox) -> None:
         """Take up the way out of a sandbox that an earlier host process has started. It must not be frozen."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from ..network.egress import Egress
 from .records import PAUSED, RESUMING, RUNNING, RecordFile, SandboxRecord
 
 Value = TypeVar("Value")
+_JUST_NOW_S = 5.0
 _log = logging.getLogger("ship_sandboxd.lifecycle.sandboxes")
 
 
@@ -35,6 +37,7 @@ class Sandbox:
         self.watch: asyncio.Task[None] | None = None
         self.ending: asyncio.Task[None] | None = None
         self.memory: MemoryWatch | None = None
+        self.memory_ran_out_at = float("-inf")
         self._turn = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
         self._visits: WeakSet[asyncio.StreamWriter] = WeakSet()
@@ -47,6 +50,11 @@ class Sandbox:
     def there(self) -> bool:
         """Whether a client may know of it: it is made, and not about to be gone."""
         return self.record.state in (RUNNING, PAUSED, RESUMING) and self.ending is None
+
+    @property
+    def sleeps_lightly(self) -> bool:
+        """Whether it is paused, and a request resumes it."""
+        return self.record.state != RUNNING and self.record.auto_resume
 
     @property
     def end_failed(self) -> bool:
@@ -79,6 +87,13 @@ class Sandbox:
         """Break every connection to its daemon: who waits for a paused sandbox would wait for ever."""
         for writer in list(self._visits):
             writer.transport.abort()
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel has ended a process of it for want of memory just now: what broke off meanwhile did so for that."""
+        if self.memory is not None:
+            self.memory.look()
+        return time.monotonic() - self.memory_ran_out_at < _JUST_NOW_S
 
     def forget_memory(self) -> None:
         """Watch no longer for its memory to run out."""
@@ -118,5 +133,5 @@ class Sandbox:
         await asyncio.gather(*changes, return_exceptions=True)
 
 
-def gone(sandbox_id: str) -> NotFound:
-    return NotFound(f"sandbox '{sandbox_id}' not found", "sandbox_not_found")
+def gone(sandbox_id: str, why: str = "") -> NotFound:
+    return NotFound(f"sandbox '{sandbox_id}' not found{why}", "sandbox_not_found")

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ _SYNC_AFTER_S = 0.1
 """For so long the disk is left to whoever waits for an answer."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _UNLIMITED = 1_000_000
+_STARVED_KEPT = 1000
+_END_WITHIN_S, _END_POLL_S = 2.0, 0.01
 _log = logging.getLogger("ship_sandboxd.lifecycle.sandboxes")
 
 
@@ -98,6 +101,7 @@ class Sandboxes:
         self._per_uid = per_uid
         self._park_after_s = park_after_s
         self._sandboxes: dict[str, Sandbox] = {}
+        self._starved: OrderedDict[str, str] = OrderedDict()
         self._uids = Uids()
         self._unknown: list[Path] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,21 +115,35 @@ class Sandboxes:
         """A sandbox, running or paused; one of `tenant` only, when that is given. Raises NotFound."""
         sandbox = self._sandboxes.get(sandbox_id)
         if sandbox is None or not sandbox.there or tenant not in (None, sandbox.record.tenant):
-            raise gone(sandbox_id)
+            raise gone(sandbox_id, self.why(sandbox_id, tenant))
         return sandbox
+
+    def why(self, sandbox_id: str, tenant: str | None = None) -> str:
+        """What is known of why a sandbox, of `tenant` only when that is given, does not run: words to go on with, or none."""
+        owner = self._starved.get(sandbox_id)
+        return ": it ran out of memory" if owner is not None and tenant in (None, owner) else ""
 
     def running(self, sandbox_id: str) -> Sandbox:
         """One that runs. Raises NotFound."""
         sandbox = self.get(sandbox_id)
         if sandbox.record.state != RUNNING:
-            raise NotFound(f"sandbox '{sandbox_id}' is paused", "sandbox_paused")
+            raise NotFound(f"sandbox '{sandbox_id}' is paused{self.why(sandbox_id)}", "sandbox_paused")
         return sandbox
+
+    async def recheck(self, sandbox_id: str) -> None:
+        """Whether one whose daemon has broken off runs. After a want of memory the end of its processes takes a moment: that
+        is waited for. Raises NotFound."""
+        deadline = time.monotonic() + _END_WITHIN_S
+        while self.running(sandbox_id).ran_out_of_memory:
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(_END_POLL_S)
 
     async def awake(self, sandbox_id: str) -> Sandbox:
         """One that runs, for a request to it: a paused one is resumed first, if it was made to be. Raises NotFound."""
         sandbox = self.get(sandbox_id)
         record = sandbox.record
-        if record.state != RUNNING and record.auto_resume:
+        if sandbox.sleeps_lightly:
             await self.resume(sandbox_id, max(record.timeout_s, _AUTO_RESUME_S))
         return self.running(sandbox_id)
 
@@ -329,14 +347,21 @@ class Sandboxes:
         self._run(self._persist(sandbox, self._processes_ended(sandbox, init)))
 
     async def _processes_ended(self, sandbox: Sandbox, init: ProcessIdentity) -> None:
-        """Somebody has ended its supervisor: the machine's memory ran out, or a person on the host."""
+        """Somebody has ended its supervisor: the kernel, when memory ran out, or a person on the host."""
         record = sandbox.record
         if sandbox.ending is not None or record.init != init or record.state == CREATING:
             return  # it has others by now, or who makes it finds out
+        event, reason, facts = "sandbox ended by itself", "its processes have ended", {}
+        if sandbox.ran_out_of_memory:
+            event, reason = "sandbox ended: it ran out of memory", "it ran out of memory"
+            facts = {"code": "out_of_memory"}
+            self._starved[sandbox.id] = record.tenant
+            if len(self._starved) > _STARVED_KEPT:
+                self._starved.popitem(last=False)
 
         async def park() -> None:
             if record.init == init:
-                await self._pauses.park(sandbox, "its processes have ended")
+                await self._pauses.park(sandbox, reason)
 
         if record.state == WARM:
             self.pool.lost(sandbox)
@@ -344,7 +369,7 @@ class Sandboxes:
         elif record.state == PAUSED or record.on_timeout == PAUSE:
             await sandbox.change(park)
         else:
-            sandbox.tell("sandbox ended by itself", "warning")
+            sandbox.tell(event, "warning", **facts)
             await self._end(sandbox)
 
     def _sync(self, sandbox: Sandbox) -> None:
@@ -414,6 +439,7 @@ class Sandboxes:
         if sandbox.record.state != RUNNING and await sandbox.change(
             lambda: self._pauses.resume(sandbox, timeout_s)
         ):
+            self._starved.pop(sandbox_id, None)
             return True
         self.set_timeout(sandbox_id, timeout_s, only_extend=True)
         return False
@@ -434,6 +460,7 @@ class Sandboxes:
         if sandbox is None or not sandbox.end_failed or tenant not in (None, sandbox.record.tenant):
             sandbox = self.get(sandbox_id, tenant)
         await asyncio.shield(self._end(sandbox))
+        self._starved.pop(sandbox_id, None)
         _log.info("sandbox killed", extra={"sandbox": sandbox_id})
 
     async def kill_all(self) -> None:

@@ -39,7 +39,8 @@ async def start(sandbox: Sandbox, template: Template, on_output: commands.OnOutp
         async with asyncio.timeout(READY_WITHIN_S):
             await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
             if not ready.done() and (status := await running) != 0:
-                raise StartFailed(f"the start command ended with exit status {status}: {_text(words)}")
+                ended = commands.outcome(sandbox, status)
+                raise StartFailed(f"the start command ended with {ended}: {_text(words)}")
             await ready
     except commands.CommandFailed as error:
         raise StartFailed(f"the start command failed: {error}") from error

@@ -16,6 +16,7 @@ _LEVEL_NAMES = {"warning": "warn", "critical": "error"}
 _HOST_FILES = ("log.1.jsonl", "log.jsonl", "egress.1.jsonl", "egress.jsonl")
 _DAEMON_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ([A-Z]+) (\S+) (.*)")
 _MAX_FILE_BYTES = 1024 * 1024
+_MAX_LINES = 50_000
 _MAX_LINE = 4096
 
 
@@ -77,7 +78,8 @@ def _tail(path: Path) -> list[str]:
     except FileNotFoundError:
         return []
     lines = data.decode(errors="replace").splitlines()
-    return [line[:_MAX_LINE] for line in (lines[1:] if size > _MAX_FILE_BYTES else lines) if line]
+    whole = lines[1:] if size > _MAX_FILE_BYTES else lines
+    return [line[:_MAX_LINE] for line in whole[-_MAX_LINES:] if line]
 
 
 def _milliseconds(moment: Any) -> int:

@@ -83,6 +83,24 @@ async def test_a_task_goes_from_prompt_to_diff(served: Served) -> None:
     assert (summary["files_changed"], summary["additions"]) == (1, 1)
 
 
+async def test_the_log_says_why_a_sandbox_was_lost_in_the_words_of_its_host(served: Served) -> None:
+    session = await sandboxed(served)
+    path = f"/api/v1/sessions/{session['id']}"
+    async with HandRunner(served, session["id"]) as runner:
+        await runner.report("sandbox.ready", **READY)
+        await runner.until("ack")
+        served.host.sandboxes.clear()
+        assert (await served.client.post(f"{path}/pause")).is_success
+        async with asyncio.timeout(10):
+            lost: list[dict[str, Any]] = []
+            while not lost:
+                await asyncio.sleep(0.01)
+                lost = [
+                    each for each in await events(served, session["id"]) if each["type"] == "sandbox.lost"
+                ]
+    assert lost[0]["data"]["reason"] == "the sandbox is gone"
+
+
 async def test_a_reconnecting_runner_resumes_and_hears_everything_again(served: Served) -> None:
     session = await sandboxed(served, prompt="do it")
     async with HandRunner(served, session["id"]) as runner:

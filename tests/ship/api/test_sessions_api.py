@@ -130,6 +130,15 @@ async def test_a_repeated_key_gets_the_first_answer(served: Served) -> None:
     assert len((await served.client.get("/api/v1/sessions")).json()["items"]) == 1
 
 
+async def test_a_steer_that_becomes_a_task_has_the_limits_that_came_with_it(served: Served) -> None:
+    session = await begun(served)
+    path = f"/api/v1/sessions/{session['id']}"
+    steer = {"prompt": "go on", "mode": "steer", "limits": {"tokens": 7}}
+    queued = (await served.client.post(f"{path}/tasks", json=steer)).json()
+    tasks = {task["id"]: task for task in (await served.client.get(path)).json()["tasks"]}
+    assert tasks[queued["task_id"]]["limits"]["tokens"] == 7
+
+
 async def test_messages_page_backwards(served: Served) -> None:
     session = await begun(served)
     path = f"/api/v1/sessions/{session['id']}/messages"
@@ -142,6 +151,24 @@ async def test_messages_page_backwards(served: Served) -> None:
     page = (await served.client.get(path, params={"limit": 3, "before": before})).json()
     assert [message["text"] for message in page["items"]] == ["0", "1", "2"]
     assert not page["has_more"]
+
+
+async def test_pages_of_large_messages_are_bounded_and_lead_to_all_of_them(served: Served) -> None:
+    session = await begun(served)
+    path = f"/api/v1/sessions/{session['id']}/messages"
+    texts = [f"{n} ".ljust(19_000, "x") for n in range(120)]
+    for text in texts:
+        assert (await served.client.post(path, json={"text": text})).status_code == 201
+    told: list[str] = []
+    query: dict[str, int] = {"limit": 500}
+    has_more = True
+    while has_more:
+        answer = await served.client.get(path, params=query)
+        assert len(answer.content) < 1_200_000
+        has_more, items = answer.json()["has_more"], answer.json()["items"]
+        told[:0] = [message["text"] for message in items]
+        query["before"] = items[0]["seq"]
+    assert told == texts
 
 
 async def test_artifacts_come_back_inert(served: Served) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import os
 import sqlite3
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -14,11 +15,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ship.app import export, storage
+from ship.app import carrying, export, storage
 from ship.app.folder import DataFolder
 from ship.blobs.folder import FolderBlobs
 from ship.cli import run
-from ship.errors import InvalidInput
+from ship.config import Settings
+from ship.errors import ConfigurationError, InvalidInput
 from ship.ports.store import (
     Append,
     FirstAnswer,
@@ -33,6 +35,7 @@ from ship.ports.store import (
 )
 from ship.sessions import packing
 from ship.sessions.logs import Logs
+from ship.store.postgres import membership
 from ship.store.tables import TABLES
 from ship.words import parse
 
@@ -186,6 +189,36 @@ async def test_there_and_back_again(postgres_url: str, tmp_path: Path) -> None:
     for body in (BLOB, BUNDLE):
         kept = blobs[2].get(sha256(body).hexdigest())
         assert b"".join([piece async for piece in kept]) == body
+
+
+async def test_an_export_replaces_a_file_and_nothing_else(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "file", tmp_path / "link", tmp_path / "pipe"
+    target.write_bytes(b"before")
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    async with opened("", tmp_path / "data") as store:
+        blobs = FolderBlobs(tmp_path / "data" / "blobs")
+        await export.export(store, blobs, link, nothing)
+        for other in (pipe, tmp_path):
+            with pytest.raises(FileExistsError):
+                await export.export(store, blobs, other, nothing)
+    assert link.is_symlink()
+    assert target.read_bytes() != b"before"
+    assert pipe.is_fifo()
+
+
+async def test_nothing_is_copied_out_of_a_database_that_a_node_works_on(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "WAIT_S", 0.0)
+    settings = Settings(data=str(tmp_path / "data"), database=postgres_url)
+    async with opened(postgres_url, tmp_path) as node:
+        await node.join(alone=False)
+        with pytest.raises(ConfigurationError) as refused:
+            await asyncio.to_thread(carrying.copy_to, settings, "sqlite", nothing)
+        assert refused.value.code == "data_in_use"
+        await asyncio.to_thread(carrying.export_to, settings, tmp_path / "export", nothing)
+    assert await asyncio.to_thread(carrying.copy_to, settings, "sqlite", nothing) == {}
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "swapped", "not an export"])

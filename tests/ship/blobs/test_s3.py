@@ -109,7 +109,9 @@ async def test_a_full_disk_is_said(moto: S3Server) -> None:
             subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("url", ["", "s3://", "http://bucket", "s3://bucket?secret=x", "s3://key@bucket"])
+@pytest.mark.parametrize(
+    "url", ["", "s3://", "http://bucket", "s3://bucket?secret=x", "s3://key@bucket", "s3://[bucket"]
+)
 def test_a_url_that_names_no_bucket_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as refused:
         S3Blobs(url, tmp_path)

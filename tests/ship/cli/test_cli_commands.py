@@ -244,6 +244,8 @@ def test_stop_cancels_what_runs_and_with_all_what_waits(
     assert "nothing runs" in capfd.readouterr().out
     for number in (1, 2):
         log.append(facts.TaskQueued(task_id=f"tsk_{number}", prompt="p", model="m/n"))
+    assert ship("stop", "ses_1") == Exit.OK
+    assert "tsk_1, tsk_2 will; stop that, too: ship stop --all ses_1" in capfd.readouterr().out
     log.append(facts.TaskStarted(task_id="tsk_1"))
     assert ship("stop", "ses_1", "--json") == Exit.OK
     assert json.loads(capfd.readouterr().out)["task_ids"] == ["tsk_1"]
@@ -424,11 +426,18 @@ def test_completion_scripts_are_printed_and_complete(capfd: pytest.CaptureFixtur
     assert "archive" in result.stdout
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(server: ProtocolServer) -> None:
-    server.log().diff = b"x" * 5_000_000
-    command = f"{sys.executable} -m ship.cli diff ses_1 --url {server.url} --token {TOKEN} | head -c 10"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert result.stderr == ""
+@pytest.mark.parametrize("arguments", ["diff ses_1", "attach ses_1", "attach ses_1 --json", "ls --all"])
+def test_a_reader_that_has_seen_enough_is_no_error(server: ProtocolServer, arguments: str) -> None:
+    log = server.log()
+    log.diff = b"x" * 5_000_000
+    log.append(facts.TaskQueued(task_id="tsk_1", prompt="do it", model="p/m"), SYSTEM)
+    work(log, "tsk_1")
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ship.cli", *arguments.split(), "--url", server.url, "--token", TOKEN]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (Exit.OK, "")
 
 
 def test_ctrl_c_leaves_the_task_running(server: ProtocolServer) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ship.errors import SandboxFailed
+from ship.errors import NotFound, SandboxFailed
 from ship.sandboxes.e2b_host import E2BHost
 from ship.testing.contracts import check_sandbox_host
 from ship.testing.sandbox_hosts import PretendSandboxHost
@@ -80,3 +80,36 @@ async def test_a_node_keeps_in_mind_the_sandboxes_that_it_used_last(monkeypatch:
         await host.extend(sandbox_id, 60)
     assert "".join(connected) == "abcb"
     assert set(host._open) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("The sandbox was not found: it ran out of memory", "the sandbox ran out of memory"),
+        ("The sandbox was not found", "the sandbox host does not have it any more"),
+    ],
+)
+async def test_who_finds_it_gone_is_told_why(
+    monkeypatch: pytest.MonkeyPatch, answer: str, reason: str
+) -> None:
+    from e2b.exceptions import SandboxNotFoundException, format_sandbox_unavailable_exception
+
+    class Sandbox:
+        def __init__(self, sandbox_id: str) -> None:
+            self.sandbox_id = sandbox_id
+            self.commands = self
+
+        @classmethod
+        async def connect(cls, sandbox_id: str, **options: object) -> "Sandbox":
+            return cls(sandbox_id)
+
+        async def set_timeout(self, timeout_s: int) -> None:
+            raise SandboxNotFoundException(f"Sandbox {self.sandbox_id} not found")
+
+        async def list(self) -> None:
+            raise format_sandbox_unavailable_exception(answer)
+
+    monkeypatch.setattr("e2b.AsyncSandbox", Sandbox)
+    with pytest.raises(NotFound) as raised:
+        await E2BHost(KEY).extend("a", 60)
+    assert (raised.value.code, str(raised.value)) == ("sandbox_not_found", reason)

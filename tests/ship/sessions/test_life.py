@@ -356,6 +356,17 @@ def frozen(session: Session) -> None:
     assert session.state.sandbox.status == "paused"
 
 
+def test_a_sandbox_that_was_frozen_again_to_make_sure_is_told_once() -> None:
+    session = ready()
+    session.do(commands.PauseSession(checkpoint_id="ckp_p"))
+    frozen(session)
+    frozen(session)
+    assert session.types.count("sandbox.paused") == 1
+    session.do(commands.ResumeSession())
+    frozen(session)
+    assert session.effects[-2:] == [commands.ResumeSandbox(generation=1, sandbox_id="")] * 2
+
+
 def test_a_session_without_work_is_paused_and_a_task_brings_it_back() -> None:
     session = ready()
     session.pass_time(300)
@@ -747,3 +758,5 @@ def test_children_end_with_what_they_were_started_for(end: commands.Command) -> 
     if isinstance(end, commands.CancelTask):
         session.report(facts.TaskCancelled(task_id="tsk_1"))
     assert session.effects.count(commands.EndChildren(generation=1, child_ids=("ses_c",))) == 1
+    if isinstance(end, commands.ArchiveSession):
+        assert session.state.children[0].status is TaskStatus.CANCELLED, "no event could say so later"

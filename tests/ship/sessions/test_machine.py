@@ -15,6 +15,7 @@ from ship.model import (
     AgentMode,
     Answer,
     CheckpointReason,
+    Failure,
     LimitsPatch,
     PermissionReply,
     Question,
@@ -27,6 +28,7 @@ from ship.model import (
 from ship.sessions import commands
 from ship.sessions.fold import fold
 from ship.sessions.machine import ALARMS, decide
+from ship.sessions.reports import STEPS, TEXT_CHARACTERS
 from ship.sessions.state import SessionState
 
 
@@ -52,9 +54,11 @@ def test_a_steer_reaches_the_running_task_or_becomes_a_task() -> None:
     steered = session.do(commands.SteerTask(task_id="tsk_2", steer_id="str_1", text="more"))
     assert steered.answer["task_id"] == "tsk_1"
     session.report(facts.TaskCompleted(task_id="tsk_1"))
-    started = session.do(commands.SteerTask(task_id="tsk_3", steer_id="str_2", text="again"))
+    cheaply = LimitsPatch(tokens=7)
+    started = session.do(commands.SteerTask(task_id="tsk_3", steer_id="str_2", text="again", limits=cheaply))
     assert started.answer["task_id"] == "tsk_3"
     assert session.state.running and session.state.running.id == "tsk_3"
+    assert session.state.running.limits.tokens == 7
 
 
 def test_a_queued_task_is_cancelled_at_once_and_a_running_one_by_its_agent() -> None:
@@ -142,6 +146,15 @@ def test_frames_are_taken_once_in_order_and_of_the_present_generation_only() -> 
         facts.TextFinished(task_id="another", message_id="m", part_id="p", text="forged"),
         facts.TaskCompleted(task_id="another"),
         facts.SandboxReady(generation=1, base_commit="c", work_branch="b"),
+        facts.SandboxStepStarted(generation=1, step="x" * 1_001),
+        facts.CheckpointCreated(
+            checkpoint_id="ckp_1",
+            task_id="tsk_1",
+            commit="c1",
+            base_commit="c0",
+            files=(),
+            diff_artifact="d" * 1_001,
+        ),
     ],
 )
 def test_a_runner_that_says_what_it_may_not_is_cut_off(fact: Fact) -> None:
@@ -150,6 +163,28 @@ def test_a_runner_that_says_what_it_may_not_is_cut_off(fact: Fact) -> None:
     assert "sandbox.lost" in session.types
     assert session.state.sandbox.generation == 2
     assert fact not in [record.fact for record in session.log[5:]]
+
+
+def test_a_runner_cannot_fill_the_state_with_steps_or_failures() -> None:
+    session = created("do it")
+    for number in range(STEPS):
+        session.report(facts.SandboxStepStarted(generation=1, step=f"step {number}", detail="x" * 100_000))
+    assert session.state.sandbox.generation == 1
+    assert len(encode_state(session)) < STEPS * 9_000
+    session.report(facts.SandboxStepFinished(generation=1, step="step 1", took_ms=1))
+    assert session.state.sandbox.generation == 1
+    session.report(facts.SandboxStepStarted(generation=1, step="one more"))
+    assert session.state.sandbox.generation == 2
+    failure = Failure(code="x", reason="y" * 100_000, hint="z" * 100_000)
+    session.report(facts.SandboxFailed(generation=2, failure=failure))
+    assert session.state.failure and len(session.state.failure.reason) == TEXT_CHARACTERS
+    session = ready("do it")
+    session.report(facts.TaskFailed(task_id="tsk_1", failure=failure))
+    assert len(encode_state(session)) < 3 * TEXT_CHARACTERS
+
+
+def encode_state(session: Session) -> bytes:
+    return msgspec.json.encode(session.state)
 
 
 def test_requests_are_answered_once_in_their_own_form() -> None:

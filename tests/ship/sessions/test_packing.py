@@ -17,7 +17,7 @@ from ship.bus import LocalBus
 from ship.errors import Unavailable
 from ship.events import Cursor, facts
 from ship.model import AGENT, SYSTEM, Actor, ActorKind, ChangedFile, CheckpointReason, Repository
-from ship.ports.store import Append, NewEvent, Snapshot, Store
+from ship.ports.store import PAGE_BYTES, Append, NewEvent, Snapshot, Store
 from ship.sessions import commands, forks, packing
 from ship.sessions.cache import STATE_SHAPE
 from ship.sessions.effects import Effects, RunnerSettings
@@ -100,6 +100,24 @@ async def test_a_packed_session_reads_as_before(store: Store, tmp_path: Path) ->
     size_bytes = sum(file.stat().st_size for file in (tmp_path / "blobs").rglob("*") if file.is_file())
     logged_bytes = sum(len(body) for _, body in before[3])
     assert size_bytes < logged_bytes / 5
+
+
+async def test_what_was_said_last_is_as_long_where_the_messages_are_large(
+    store: Store, tmp_path: Path
+) -> None:
+    sessions = Sessions(store, LocalBus(), now_ms, blobs=FolderBlobs(tmp_path / "blobs"))
+    command = commands.CreateSession(title="t", repository=Repository(source="/r"), model="p/m")
+    session_id = (await sessions.create(command, ME)).session_id
+    for number in range(5):
+        note = commands.PostMessage(message_id=f"{number}", text=f"{number}" * (PAGE_BYTES // 2))
+        await sessions.execute(session_id, note, ME)
+    await sessions.execute(session_id, commands.ArchiveSession(), ME)
+    page, said = await sessions.messages(session_id, None, 9), await sessions.last_said(session_id, None, 4)
+    assert (len(page), len(said)) == (2, 4)
+    await sessions.pack(session_id)
+    assert await sessions.messages(session_id, None, 9) == page
+    assert await sessions.last_said(session_id, None, 4) == said
+    assert len(await sessions.last_said(session_id, None, 9)) == 5
 
 
 async def worked(sessions: Sessions) -> str:

@@ -14,8 +14,9 @@ from ship.events.frames import Delta
 from ship.model import Actor, ActorKind, Repository, SessionStatus
 from ship.ports.store import Append, HeadMoved
 from ship.sessions import commands, feeds, service
-from ship.sessions.cache import StateCache
+from ship.sessions.cache import CACHED_BYTES, StateCache
 from ship.sessions.logs import Logs
+from ship.sessions.machine import decide
 from ship.sessions.service import IdempotencyKey, Sessions
 from ship.store.sqlite import SqliteStore
 
@@ -60,9 +61,11 @@ def sessions(store: SqliteStore) -> Sessions:
     return Sessions(store, LocalBus(), Clock())
 
 
+BEGIN = commands.CreateSession(title="t", repository=Repository(source="/r"), model="p/m")
+
+
 async def begun(sessions: Sessions) -> str:
-    command = commands.CreateSession(title="t", repository=Repository(source="/r"), model="p/m")
-    return (await sessions.create(command, ME)).session_id
+    return (await sessions.create(BEGIN, ME)).session_id
 
 
 def note(text: str) -> commands.PostMessage:
@@ -139,6 +142,34 @@ async def test_who_comes_when_a_shared_look_at_the_log_ends_looks_again(
     cache.heard(session_id, await store.head(session_id))
     known = await cache.known(session_id)
     assert await coming[0] == known.head_seq == await store.head(session_id)
+
+
+def test_large_states_leave_the_cache_before_small_ones_would(store: SqliteStore) -> None:
+    cache = StateCache(store, Logs(store, None))
+    small = decide(None, BEGIN, ME, 1).state
+    full = decide(small, commands.QueueTask(task_id="tsk_2", prompt="x" * (CACHED_BYTES // 9)), ME, 2).state
+    cache.keep("small", small, 0)
+    for number in range(8):
+        cache.keep(f"{number}", full, 0)
+    assert cache.peek("small") and cache.peek("0")
+    cache.keep("grows", small, 0)
+    cache.keep("grows", full, CACHED_BYTES // 9)
+    assert [cache.peek(name) is not None for name in ("small", "0", "1", "grows")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_what_a_state_does_not_keep_takes_no_room_in_the_cache(store: SqliteStore) -> None:
+    cache = StateCache(store, Logs(store, None))
+    state = decide(None, BEGIN, ME, 1).state
+    cache.keep("other", state, 0)
+    for number in range(9):
+        state = decide(state, note(f"{number}"), ME, 2).state
+        cache.keep("talks", state, CACHED_BYTES // 4)
+    assert cache.peek("other") and cache.peek("talks") is state
 
 
 async def test_a_repeated_key_gets_the_first_answer_also_when_both_come_at_once(sessions: Sessions) -> None:

@@ -556,6 +556,26 @@ async def test_deadlines_wait_when_the_clock_has_jumped(store: SqliteStore) -> N
     assert (await sessions.state(session_id)).status is SessionStatus.PROVISIONING
 
 
+async def test_a_clock_that_is_set_back_holds_up_neither_second_tries_nor_alarms(store: SqliteStore) -> None:
+    back_ms = 0
+    sessions = Sessions(store, LocalBus(), lambda: time.time_ns() // 1_000_000 - back_ms)
+    host = AwaySandboxHost()
+    host.away = 1
+    async with Working(store, sessions, host):
+        session_id = await begun(sessions)
+        async with asyncio.timeout(10):
+            while host.away:
+                await asyncio.sleep(0.01)
+        back_ms = 3_600_000
+        await sessions.check_soon("another", 0)  # wakes the worker
+        await settled(store)
+    assert host.sandboxes
+    due = await store.claim_alarms(sessions.now_ms() + 300_000, 1, 10)
+    assert {"provision_deadline", "sandbox_check"} <= {
+        alarm.name for alarm in due if alarm.session_id == session_id
+    }
+
+
 async def test_growing_text_keeps_a_task_from_being_taken_for_stuck(
     store: SqliteStore, sessions: Sessions
 ) -> None:

@@ -193,6 +193,11 @@ async def test_wrong_settings_are_said_and_a_server_that_is_away_is_another_thin
     with pytest.raises(ConfigurationError) as refused:
         await PostgresStore(own_server.url("no_such_database")).open()
     assert refused.value.code == "database_refused"
+    for garbled in ("postgresql://ship:pass#word@host/ship", "postgresql://ship:p@ss@[::1/ship"):
+        with pytest.raises(ConfigurationError) as refused:
+            await PostgresStore(garbled).open()
+        assert refused.value.code == "database_refused"
+        assert "pass" not in refused.value.message
     with pytest.raises(Unavailable) as away:
         await PostgresStore("postgresql://ship@127.0.0.1:1/ship").open()
     assert away.value.code == "store_unavailable"

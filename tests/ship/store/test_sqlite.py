@@ -55,6 +55,29 @@ async def test_a_second_owner_is_refused_and_a_visitor_is_not(store: SqliteStore
     assert await store.head("s") == 1
 
 
+async def test_a_damaged_file_is_named_as_that_at_the_start_and_later(tmp_path: Path) -> None:
+    path = tmp_path / "ship.db"
+    store = SqliteStore(path)
+    await store.open()
+    await asyncio.gather(*(store.append(event(f"s{n}", body=b"x" * 9_000)) for n in range(200)))
+    await store.close()
+    whole = path.read_bytes()
+    sound = 64 * 4_096
+    assert len(whole) > 4 * sound
+    path.write_bytes(whole[:sound] + os.urandom(len(whole) - sound))
+    store = SqliteStore(path)
+    await store.open()
+    for damaged in (store.events("s150", 0, 9), store.append(event("s150", 1))):
+        with pytest.raises(Unavailable) as refused:
+            await damaged
+        assert refused.value.code == "store_damaged"
+    await store.close()
+    path.write_bytes(os.urandom(sound))
+    with pytest.raises(Unavailable) as refused:
+        await SqliteStore(path).open()
+    assert refused.value.code == "store_damaged"
+
+
 async def test_a_file_of_a_newer_ship_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "ship.db")
     connection.execute("PRAGMA user_version = 99")

@@ -1,4 +1,5 @@
-"""What hostile code in a sandbox tries. Run there as `python3 inside.py NAME`; the last line says `held: …` or `ESCAPED: …`.
+"""What hostile code in a sandbox tries. Run there as `python3 inside.py NAME PID…`; the last line says `held: …` or `ESCAPED: …`.
+The PIDs are those of a neighbour's processes, as the machine counts them; `beside.py` runs there.
 
 Standard library only, as it runs with the sandbox's own Python.
 """
@@ -19,6 +20,8 @@ from pathlib import Path
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
+# By a neighbour, see beside.py.
+LOCKED = ["/usr/bin/sha1sum", "/etc/ssl/openssl.cnf"]
 
 ATTACKS = {}
 
@@ -148,6 +151,132 @@ def end_the_first_process():
 def out_of_memory_score():
     """A process that the kernel never picks would let others die in its place."""
     return refused(write, "/proc/self/oom_score_adj", "-1000")
+
+
+# --- neighbours
+
+
+@attack
+def processes_of_a_neighbour():
+    """By every call that names another process, and by all that /proc shows of one."""
+    own = {int(path.name) for path in Path("/proc").glob("[0-9]*")}
+    targets = [pid for pid in map(int, sys.argv[2:]) if pid not in own]
+    if not targets:
+        raise Escaped("no process was named: this attack tries nothing")
+    local = ctypes.create_string_buffer(16)
+    here = struct.pack("PP", ctypes.addressof(local), 16)
+    how = set()
+    for pid in targets:
+        calls = {
+            "ptrace attach": (101, 16, pid, 0, 0),
+            "ptrace seize": (101, 0x4206, pid, 0, 0),
+            "process_vm_readv": (310, pid, here, 1, struct.pack("PP", 0x400000, 16), 1, 0),
+            "process_vm_writev": (311, pid, here, 1, struct.pack("PP", 0x400000, 16), 1, 0),
+            "pidfd_open": (434, pid, 0),
+            "kcmp": (312, os.getpid(), pid, 0, 0, 0),
+            "tgkill": (234, pid, pid, 0),
+            "prlimit64": (302, pid, 7, None, ctypes.create_string_buffer(16)),
+            "sched_setaffinity": (203, pid, 8, ctypes.create_string_buffer(b"\xff" * 8, 8)),
+            "setpriority": (141, 0, pid, 19),
+            "ioprio_set": (251, 1, pid, 0),
+            "move_pages": (279, pid, 0, None, None, None, 0),
+            "getpgid": (121, pid),
+            "getsid": (124, pid),
+        }
+        for name, arguments in calls.items():
+            how.add(f"{name}: {refused(call, *arguments)}")
+        how.add(f"kill: {refused(os.kill, pid, 0)}")
+        for name in (
+            "mem",
+            "root",
+            "cwd",
+            "exe",
+            "fd",
+            "environ",
+            "maps",
+            "ns/net",
+            "task",
+            "comm",
+            "oom_score_adj",
+        ):
+            how.add(f"/proc: {refused(os.stat, f'/proc/{pid}/{name}')}")
+    return sorted(how)
+
+
+@attack
+def numbers_of_processes():
+    """No number leads to a process that /proc does not show."""
+    found = set()
+    for pid in range(2, 100_000):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, 0)
+            found.add(pid)
+    tasks = {int(path.name) for path in Path("/proc").glob("[0-9]*/task/*")}
+    if odd := found - tasks:
+        raise Escaped(f"{odd} are there")
+    return len(found)
+
+
+KEY = 0x5317
+
+
+@attack
+def system_v_objects_of_a_neighbour():
+    how = [refused(call, 29, KEY, 0, 0), refused(call, 68, KEY, 0), refused(call, 64, KEY, 0, 0)]
+    for number in range(64):  # SHM_STAT, MSG_STAT and SEM_STAT go by a place in the table
+        place = ctypes.create_string_buffer(256)
+        how += [refused(call, 31, number, 13, place), refused(call, 71, number, 11, place)]
+        how.append(refused(call, 66, number, 0, 18, place))
+    return sorted(set(how))
+
+
+@attack
+def message_queue_of_a_neighbour():
+    return [refused(call, 240, b"beside", os.O_RDWR, 0, None)]
+
+
+@attack
+def sockets_of_a_neighbour():
+    how = []
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
+        with socket.socket(socket.AF_UNIX, kind) as visitor:
+            how.append(refused(visitor.connect, f"\0beside-{int(kind)}"))
+    with socket.socket() as visitor:
+        how.append(refused(visitor.connect, ("127.0.0.1", 5317)))
+    return how
+
+
+@attack
+def memory_files_of_a_neighbour():
+    return [refused(os.stat, path) for path in ("/dev/shm/beside", "/tmp/beside", "/dev/mqueue/beside")]
+
+
+@attack
+def locks_of_a_neighbour():
+    """Every file that a neighbour, or the machine, has locked can be locked here; what is locked here is free there."""
+    for path in LOCKED:
+        with Path(path).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Escaped(f"{path} is locked by somebody else") from None
+    return LOCKED
+
+
+@attack
+def what_a_neighbour_opens():
+    """Watched while the neighbour opens the same files over and over."""
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    for path in LOCKED:
+        if libc.inotify_add_watch(watch, path.encode(), 0x20) < 0:  # IN_OPEN
+            return "nothing can be watched"
+    time.sleep(0.5)
+    seen = refused(os.read, watch, 4096)
+    with Path(LOCKED[0]).open("rb"):
+        pass
+    if not os.read(watch, 4096):
+        raise Escaped("what is opened in here was not seen either: this attack tries nothing")
+    return seen
 
 
 # --- mounts and namespaces

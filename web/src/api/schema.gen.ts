@@ -2575,7 +2575,8 @@ export interface components {
         };
         /**
          * TaskIn
-         * @description A follow-up. ``steer`` says it to the running task, ``queue`` waits for its end, with limits of its own.
+         * @description A follow-up. ``steer`` says it to the running task, ``queue`` waits for its end. The rest is for a task of its own, which a steer
+         *     becomes where none runs.
          */
         TaskIn: {
             /** @default build */

@@ -47,14 +47,21 @@ async def events(
 async def messages(
     connection: Connection, session_id: str, before: int | None, limit: int
 ) -> list[tuple[int, bytes]]:
-    """(seq, body) of the last ``limit`` messages before that seq, newest last."""
+    """The last messages before that seq, newest last, see ``LogStore.messages``."""
     rows = await connection.fetch(
-        "SELECT seq, body FROM messages WHERE session_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3",
+        """
+        SELECT seq, body FROM (
+            SELECT seq, body, sum(octet_length(body)) OVER (ORDER BY seq DESC) - octet_length(body) AS bytes_after FROM (
+                SELECT seq, body FROM messages WHERE session_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3
+            ) AS page
+        ) AS measured WHERE bytes_after < $4 ORDER BY seq
+        """,
         session_id,
         _LAST[0] if before is None else before,
         limit,
+        PAGE_BYTES,
     )
-    return [(seq, body) for seq, body in reversed(rows)]
+    return [(seq, body) for seq, body in rows]
 
 
 async def snapshot(connection: Connection, session_id: str, shape: int) -> Snapshot | None:

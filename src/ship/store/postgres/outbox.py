@@ -82,6 +82,14 @@ async def postpone_alarms(connection: Connection, names: Sequence[str], due_at_m
     )
 
 
+async def move_due(connection: Connection, by_ms: int) -> None:
+    """Make all effects and alarms due by so much later."""
+    await connection.execute(
+        "WITH effects AS (UPDATE outbox SET due_at_ms = due_at_ms + $1) UPDATE alarms SET due_at_ms = due_at_ms + $1",
+        by_ms,
+    )
+
+
 async def next_due_ms(connection: Connection) -> int | None:
     """When the next effect or alarm is due."""
     due: int | None = await connection.fetchval(

@@ -75,6 +75,13 @@ class Pool:
             )
         except _REFUSALS as error:
             raise _refused(error) from error
+        except ValueError:
+            # What it says may be a part of the password.
+            raise ConfigurationError(
+                "the setting `database` is no URL that can be read",
+                code="database_refused",
+                hint="It is like postgresql://user:password@host/name; in a password %-encode what is neither a letter nor a digit.",
+            ) from None
         except ERRORS as error:
             raise unavailable(error) from error
 

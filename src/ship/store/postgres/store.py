@@ -151,6 +151,10 @@ class PostgresStore:
         """As the port says."""
         await self._pool.run(lambda c: outbox.postpone_alarms(c, names, due_at_ms))
 
+    async def move_due(self, by_ms: int) -> None:
+        """As the port says."""
+        await self._pool.run(lambda c: outbox.move_due(c, by_ms))
+
     async def next_due_ms(self) -> int | None:
         """As the port says."""
         return await self._pool.run(outbox.next_due_ms)

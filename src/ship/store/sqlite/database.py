@@ -87,8 +87,12 @@ class Database:
 
         Raises:
             ConfigurationError: ``data_in_use`` when another process has it, ``data_newer`` when a newer Ship wrote it.
+            Unavailable: as ``unavailable``.
         """
-        await self._on(self._writer, self._open)
+        try:
+            await self._on(self._writer, self._open)
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
 
     async def close(self) -> None:
         """Finish what is pending and let the file go."""
@@ -301,9 +305,9 @@ def _in_savepoint(connection: sqlite3.Connection, job: Job[Any]) -> "Any | BaseE
     connection.execute("SAVEPOINT job")
     try:
         outcome = job(connection)
-    except sqlite3.OperationalError:
-        raise
     except Exception as error:  # a job that fails must not fail its neighbours; its caller gets the error
+        if _is_of_the_file(error):
+            raise
         connection.execute("ROLLBACK TO job")
         outcome = error
     connection.execute("RELEASE job")
@@ -313,8 +317,15 @@ def _in_savepoint(connection: sqlite3.Connection, job: Job[Any]) -> "Any | BaseE
 def _translated(job: Job[T], connection: sqlite3.Connection) -> T:
     try:
         return job(connection)
-    except sqlite3.OperationalError as error:
-        raise unavailable(error) from error
+    except sqlite3.Error as error:
+        if _is_of_the_file(error):
+            raise unavailable(error) from error
+        raise
+
+
+def _is_of_the_file(error: Exception) -> bool:
+    """Whether it says something of the file or the disk, and not of what was asked: a damaged file has no class of errors of its own."""
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
 def unavailable(error: Exception) -> ShipError:
@@ -324,6 +335,11 @@ def unavailable(error: Exception) -> ShipError:
         code, hint = "disk_full", "Free some space on the disk of the data folder and try again."
     elif name.startswith("SQLITE_READONLY"):
         code, hint = "store_read_only", "Make the data folder writable."
+    elif name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        code, hint = (
+            "store_damaged",
+            "Stop Ship, keep a copy of its data folder, and bring back a backup of ship.db.",
+        )
     else:
         code, hint = "store_unavailable", "Try again."
     failure = Unavailable(f"the store could not do this: {error}", code=code, hint=hint)

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ship.ports.store import PAGE_BYTES, Append, Snapshot, Summary
 from ship.store.sqlite.rows import write_rows
@@ -56,14 +56,7 @@ def page(
     if types:
         query += f" AND type IN ({', '.join('?' * len(types))})"
         values += types
-    rows: list[tuple[int, bytes]] = []
-    room = PAGE_BYTES
-    for seq, body in connection.execute(f"{query} ORDER BY seq LIMIT ?", (*values, limit)):
-        rows.append((seq, body))
-        room -= len(body)
-        if room <= 0:
-            break
-    return rows
+    return _bounded(connection.execute(f"{query} ORDER BY seq LIMIT ?", (*values, limit)))
 
 
 def add_messages(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
@@ -78,12 +71,24 @@ def add_messages(connection: sqlite3.Connection, appends: Sequence[Append]) -> N
 def messages(
     connection: sqlite3.Connection, session_id: str, before: int | None, limit: int
 ) -> list[tuple[int, bytes]]:
-    """The last ``limit`` messages before that seq, newest last."""
+    """The last messages before that seq, newest last, see ``LogStore.messages``."""
     rows = connection.execute(
         "SELECT seq, body FROM messages WHERE session_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
         (session_id, before if before is not None else 1 << 62, limit),
-    ).fetchall()
-    return [(row["seq"], row["body"]) for row in reversed(rows)]
+    )
+    return _bounded(rows)[::-1]
+
+
+def _bounded(rows: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The first of them, until they have a page's bytes; no more than these are read."""
+    page: list[tuple[int, bytes]] = []
+    room = PAGE_BYTES
+    for seq, body in rows:
+        page.append((seq, body))
+        room -= len(body)
+        if room <= 0:
+            break
+    return page
 
 
 def save_snapshots(connection: sqlite3.Connection, snapshots: Mapping[str, Snapshot]) -> None:

@@ -58,6 +58,12 @@ def postpone_alarms(connection: sqlite3.Connection, names: Sequence[str], due_at
     )
 
 
+def move_due(connection: sqlite3.Connection, by_ms: int) -> None:
+    """Make all effects and alarms due by so much later."""
+    connection.execute("UPDATE outbox SET due_at_ms = due_at_ms + ?", (by_ms,))
+    connection.execute("UPDATE alarms SET due_at_ms = due_at_ms + ?", (by_ms,))
+
+
 def next_due_ms(connection: sqlite3.Connection) -> int | None:
     """When the next effect or alarm is due."""
     due: int | None

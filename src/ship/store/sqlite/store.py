@@ -133,6 +133,10 @@ class SqliteStore:
         """As the port says."""
         await self._db.write(lambda c: outbox.postpone_alarms(c, names, due_at_ms))
 
+    async def move_due(self, by_ms: int) -> None:
+        """As the port says."""
+        await self._db.write(lambda c: outbox.move_due(c, by_ms))
+
     async def next_due_ms(self) -> int | None:
         """As the port says."""
         return await self._db.read(outbox.next_due_ms)

@@ -83,6 +83,21 @@ async def alarms_are_leased(stores: Stores) -> None:
     await clear(stores)
 
 
+async def what_is_due_moves_with_a_clock_that_is_set(stores: Stores) -> None:
+    """Effects and alarms, also those that are claimed."""
+    store = stores.one
+    effects = [("clock:1", b"claimed"), ("clock:2", b"due")]
+    await store.append(Append("clock", 0, 1_000, effects=effects, alarms=[NewAlarm("a", 1_200)]))
+    await store.claim_effects(1_000, 100, 1)
+    await store.move_due(-900)
+    assert await store.next_due_ms() == 100
+    assert len(await store.claim_effects(199, 9_000, 9)) == 1
+    assert len(await store.claim_effects(200, 9_000, 9)) == 1
+    assert await store.claim_alarms(299, 50, 9) == []
+    assert await store.claim_alarms(300, 50, 9) == [("clock", "a", 350)]
+    await clear(stores)
+
+
 async def the_last_word_on_an_alarm_counts(stores: Stores) -> None:
     """Appends of one transaction that set and clear the same alarm."""
     await asyncio.gather(
@@ -128,6 +143,7 @@ CHECKS: tuple[Check, ...] = (
     the_longest_due_effect_is_claimed_first,
     no_two_claims_get_the_same_effect,
     alarms_are_leased,
+    what_is_due_moves_with_a_clock_that_is_set,
     the_last_word_on_an_alarm_counts,
     an_alarm_that_was_set_anew_while_it_fired_stays,
     no_two_claims_get_the_same_alarm,

@@ -45,6 +45,18 @@ async def a_page_of_large_events_ends_at_a_mebibyte(stores: Stores) -> None:
     assert [seq for seq, _ in await store.events("large", 8, 99, ["even"])] == [10]
 
 
+async def a_page_of_large_messages_ends_at_a_mebibyte(stores: Stores) -> None:
+    """Whatever is asked for: counted from the newest, and one more than that at most."""
+    store, body = stores.one, b"x" * (PAGE_BYTES // 4)
+    bodies = [3 * PAGE_BYTES * b"x", *[body] * 9]
+    said = [Said(seq, each, "x") for seq, each in enumerate(bodies, start=1)]
+    await store.append(Append("told", 0, 1, [NewEvent("t", b"t")] * 10, said))
+    assert [seq for seq, _ in await store.messages("told", None, 99)] == [7, 8, 9, 10]
+    assert [seq for seq, _ in await store.messages("told", None, 3)] == [8, 9, 10]
+    assert [seq for seq, _ in await store.messages("told", 3, 99)] == [1, 2]
+    assert [seq for seq, _ in await store.messages("told", 2, 99)] == [1]
+
+
 async def messages_page_backwards(stores: Stores) -> None:
     """``messages``: the last ones before a seq, newest last."""
     store = stores.one
@@ -122,6 +134,7 @@ async def summaries_page_by_age(stores: Stores) -> None:
 CHECKS: tuple[Check, ...] = (
     pages_of_events,
     a_page_of_large_events_ends_at_a_mebibyte,
+    a_page_of_large_messages_ends_at_a_mebibyte,
     messages_page_backwards,
     the_last_snapshot_of_a_shape_is_kept,
     a_packed_log_leaves_and_is_still_counted,
