@@ -93,12 +93,15 @@ class Machine:
         stage = staging.enter(STAGE) if self.is_root else ""
         self.roots = Roots.detect(data, stage, etc)
         forks = ForkServer.start(data, stage)
-        self.redirects = self.is_root and netfilter.is_available()
-        self.refuses = self.redirects and _refuses()
+        redirects = self.is_root and netfilter.is_available()
+        self.refuses = redirects and _refuses()
         freezes = self.groups.can_freeze
-        found: list[Backend] = [Bubblewrap(program, forks, self.roots, daemon, filter_program, freezes)]
+        found: list[Backend] = [
+            Bubblewrap(program, forks, self.roots, daemon, filter_program, freezes, redirects)
+        ]
         if default == GVisor.name or not gvisor.obstacle(self.roots):
-            found.append(GVisor(gvisor.find(self.roots), forks, self.roots, daemon, freezes))
+            wires = redirects and netfilter.can_wire()
+            found.append(GVisor(gvisor.find(self.roots), forks, self.roots, daemon, freezes, wires))
         self.backends = Backends(*sorted(found, key=lambda backend: backend.name != default))
 
     def about(self) -> dict[str, object]:
@@ -115,7 +118,7 @@ class Machine:
                 **{name: name in controllers for name in ("memory", "pids", "cpu")},
                 "disk": self.roots.disks.limited,
             },
-            "transparent_egress": self.redirects,
+            "transparent_egress": self.backends.default.redirects,
         }
 
 
@@ -215,9 +218,7 @@ async def serve(settings: Settings, machine: Machine) -> None:
 
     # A person who closes the terminal means the host to stop; from anyone else it means a look at the files.
     loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdout.isatty() else reload)
-    gateway = Gateway(
-        settings.upstreams, settings.private, redirects=machine.redirects, refuses=machine.refuses
-    )
+    gateway = Gateway(settings.upstreams, settings.private, refuses=machine.refuses)
     store = Store(settings, quotas)
     sandboxes = _sandboxes(settings, machine, gateway, store, quotas)
     cutting = asyncio.create_task(daemon_log.keep_short(settings.data / "sandboxes"))

@@ -27,6 +27,19 @@ from ship_sandboxd.lifecycle.records import last_version
 
 API_KEY = "e2b_" + "7" * 40
 START_TIMEOUT_S = 60.0
+BACKENDS = [
+    pytest.param(
+        "bubblewrap",
+        marks=pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed"),
+    ),
+    pytest.param(
+        "gvisor",
+        marks=pytest.mark.skipif(
+            shutil.which("runsc") is None or os.geteuid() != 0,
+            reason="runsc is not installed, or this is not root",
+        ),
+    ),
+]
 needs_s3 = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("obstore", "moto")),
     reason="obstore and moto[server] are not installed",
@@ -119,6 +132,11 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.02)
     return value
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import random
-import shutil
 import signal
 import threading
 import time
@@ -15,25 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
+import traces
 from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, FileType, Sandbox, SandboxException
 
 pytestmark = pytest.mark.system
-
-BACKENDS = [
-    pytest.param(
-        "bubblewrap",
-        marks=pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed"),
-    ),
-    pytest.param(
-        "gvisor",
-        marks=pytest.mark.skipif(
-            shutil.which("runsc") is None or os.geteuid() != 0,
-            reason="runsc is not installed, or this is not root",
-        ),
-    ),
-]
-
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done"
 SERVER = """
@@ -66,11 +51,6 @@ def upstream() -> Iterator[int]:
     yield server.server_address[1]
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +283,16 @@ def test_nothing_is_left_of_a_sandbox(host: Host) -> None:
     eventually(lambda: not list((host.data / "trash").iterdir()))
     _all_end({sandbox.sandbox_id})
     assert not [line for line in Path("/proc/mounts").read_text().splitlines() if str(host.data) in line]
+
+
+def test_sandboxes_that_end_leave_the_host_no_descriptors(host: Host) -> None:
+    assert host.process is not None
+    pid = host.process.pid
+    host.create().kill()
+    before = traces.descriptors(pid)
+    for _ in range(4):
+        host.create().kill()
+    eventually(lambda: traces.descriptors(pid) <= before + 2)  # connections of clients that stay open
 
 
 def test_a_host_that_dies_while_it_makes_a_sandbox_leaves_nothing(

@@ -27,6 +27,7 @@ from ship_sandboxd.lifecycle import commands, notices, startup
 from ship_sandboxd.lifecycle.records import SandboxRecord
 from ship_sandboxd.lifecycle.sandbox import Sandbox
 from ship_sandboxd.moments import Moment
+from ship_sandboxd.pids import ProcessIdentity
 from ship_sandboxd.templates import Template
 
 LIAR = Path(__file__).parent / "attacks" / "liar.py"
@@ -115,8 +116,9 @@ async def handing_out(sandbox: Sandbox) -> None:
 
 
 async def listeners(sandbox: Sandbox) -> None:
-    backend = bubblewrap.Bubblewrap("bwrap", *cast("Any", (None,) * 3), seccomp=b"", freezes=False)
-    await backend.listeners(sandbox.folder, "token")
+    nothing = cast("Any", (None,) * 3)
+    backend = bubblewrap.Bubblewrap("bwrap", *nothing, seccomp=b"", freezes=False, redirects=False)
+    await backend.listeners(sandbox.folder, "token", ProcessIdentity(os.getpid(), 0))
 
 
 async def visit_of_a_port(sandbox: Sandbox) -> None:

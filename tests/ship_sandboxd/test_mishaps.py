@@ -38,7 +38,7 @@ class SleepBackend:
 
     name = "sleep"
     keeps_memory = shares_kernel = True
-    prepares = parks_memory = False
+    prepares = parks_memory = redirects = False
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -60,7 +60,7 @@ class SleepBackend:
         if init is not None:
             await init.kill()
 
-    async def listeners(self, folder: Path, token: str) -> Listeners:
+    async def listeners(self, folder: Path, token: str, init: ProcessIdentity) -> Listeners:
         return Listeners(socket.create_server(("127.0.0.1", 0)))
 
     def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:

@@ -186,6 +186,7 @@ async def test_daemons_that_never_answer_hold_no_threads(
 ) -> None:
     monkeypatch.setattr(bubblewrap, "_HANDOVER_TIMEOUT_S", 0.5)
     backend = object.__new__(bubblewrap.Bubblewrap)
+    init = ProcessIdentity.of(os.getpid())
     with contextlib.ExitStack() as opened:
         folders = [tmp_path / str(number) for number in range(100)]
         for folder in folders:
@@ -194,7 +195,7 @@ async def test_daemons_that_never_answer_hold_no_threads(
             silent.bind(str(folder / "envd.sock"))
             silent.listen()
         before = threading.active_count()
-        asking = [asyncio.create_task(backend.listeners(folder, "token")) for folder in folders]
+        asking = [asyncio.create_task(backend.listeners(folder, "token", init)) for folder in folders]
         await asyncio.sleep(0)
         assert threading.active_count() == before
         failures = await asyncio.gather(*asking, return_exceptions=True)

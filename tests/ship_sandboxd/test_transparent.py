@@ -20,10 +20,12 @@ import traces
 from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, Sandbox
 
+from ship_sandboxd.network import netfilter
 from ship_sandboxd.network.addresses import address_of, is_public
 from ship_sandboxd.network.egress import LOOKUP_TIMEOUT_S
 from ship_sandboxd.network.names import RANGE
 from ship_sandboxd.network.netfilter import MAX_TRACKED, TIMEOUTS_S
+from ship_sandboxd.pids import ProcessIdentity
 
 pytestmark = pytest.mark.system
 
@@ -101,12 +103,12 @@ def hosts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Named(Host):
     """A host with names of its own, where far.example:PORT may be reached."""
 
-    def __init__(self, data: Path, hosts_file: Path, far: TextServer, *options: str) -> None:
+    def __init__(self, data: Path, hosts_file: Path, far: TextServer, backend: str, *options: str) -> None:
         prefix = ("unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts_file))
         allowed = (f"127.0.0.1/32:{far.port}",)
         upstream = ("--upstream", f"ship.internal:80=127.0.0.1:{far.port}")
         private = tuple(word for text in allowed for word in ("--allow-private", text))
-        super().__init__(data, (*upstream, *private, *options), prefix)
+        super().__init__(data, ("--backend", backend, *upstream, *private, *options), prefix)
 
     def refusals(self, sandbox: Sandbox) -> list[dict[str, Any]]:
         path = self.data / "sandboxes" / sandbox.sandbox_id / "egress.jsonl"
@@ -117,12 +119,25 @@ class Named(Host):
 
 
 @pytest.fixture(scope="module")
-def named(tmp_path_factory: pytest.TempPathFactory, hosts_file: Path, far: TextServer) -> Iterator[Named]:
-    if shutil.which("bwrap") is None or os.geteuid() != 0:
+def named(
+    tmp_path_factory: pytest.TempPathFactory, hosts_file: Path, far: TextServer, backend: str
+) -> Iterator[Named]:
+    if os.geteuid() != 0:
         pytest.skip("connections are redirected only where the host is root")
-    host = Named(tmp_path_factory.mktemp("transparent") / "data", hosts_file, far)
+    host = Named(tmp_path_factory.mktemp("transparent") / "data", hosts_file, far, backend)
     yield host
     host.close()
+
+
+def in_its_network(host: Host, sandbox: Sandbox, path: str) -> str:
+    """What a file of the machine's kernel says of a sandbox's network namespace."""
+    init = ProcessIdentity.of(host.record(sandbox.sandbox_id)["init"]["pid"])
+    assert init is not None
+    return netfilter.within(init, Path(path).read_text)
+
+
+def remembered_flows(host: Host, sandbox: Sandbox) -> int:
+    return int(in_its_network(host, sandbox, "/proc/sys/net/netfilter/nf_conntrack_count"))
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +190,13 @@ def test_programs_of_every_kind_get_through(closed: Sandbox, far: TextServer, co
     assert "hello GET / HTTP/1." in closed.commands.run(command.format(port=far.port)).stdout
 
 
-def test_an_address_gets_through_too(hosts_file: Path, tmp_path: Path) -> None:
+def test_an_address_gets_through_too(hosts_file: Path, tmp_path: Path, backend: str) -> None:
     """The machine's own address stands for one of another machine."""
     own = _own_address()
     if own is None or os.geteuid() != 0 or is_public(address_of(own)):
         pytest.skip("the machine has no private address, or the host is not root")
     server = TextServer(own)
-    host = Named(tmp_path / "data", hosts_file, server, "--allow-private", f"{own}/32:{server.port}")
+    host = Named(tmp_path / "data", hosts_file, server, backend, "--allow-private", f"{own}/32:{server.port}")
     sandbox = host.create(network={"deny_out": ["0.0.0.0/0"], "allow_out": [f"{own}:{server.port}"]})
     for target in (own, f"::ffff:{own}"):
         assert "hello GET" in sandbox.commands.run(f"{ASK} {target} {server.port}").stdout
@@ -206,7 +221,7 @@ def _own_address() -> str | None:
     "target",
     [
         "169.254.169.254", "10.0.0.1", "192.168.1.1", "172.17.0.1", "100.64.0.1", "::ffff:169.254.169.254",
-        "198.18.77.77", "198.18.0.1", "metadata.example", "inner.example", "six.example",
+        "198.18.77.77", "198.18.0.1", "192.0.0.1", "metadata.example", "inner.example", "six.example",
     ],
 )  # fmt: skip
 def test_nothing_near_is_reached(named: Named, inside: Sandbox, far: TextServer, target: str) -> None:
@@ -238,13 +253,14 @@ def ask(sandbox: Sandbox, name: str, kind: int = 1, *options: str) -> tuple[int,
     return int(code), address
 
 
-def test_names_are_answered_if_they_may_be_reached(closed: Sandbox, far: TextServer) -> None:
+def test_names_are_answered_if_they_may_be_reached(closed: Sandbox, far: TextServer, backend: str) -> None:
     code, address = ask(closed, "far.example")
     assert code == 0
     assert address_of(address) in RANGE
     assert ask(closed, "FAR.Example.") == (0, address)
     assert ask(closed, "far.example", 1, "8.8.8.8") == (0, address)
-    assert ask(closed, "far.example", 1, "127.0.0.1") == (0, address)
+    if backend == "bubblewrap":
+        assert ask(closed, "far.example", 1, "127.0.0.1") == (0, address)
     assert ask(closed, "far.example", 1, "9.9.9.9", "tcp") == (0, address)
     assert ask(closed, "ship.internal")[0] == 0
     # A program may look a name up by itself, and then go by the proxy.
@@ -321,12 +337,15 @@ def told(host: Host, sandbox: Sandbox, target: str) -> list[dict[str, str]]:
 def test_a_packet_that_may_not_pass_fails_at_once_and_is_told(
     named: Named,
     inside: Sandbox,
+    backend: str,
     kind: tuple[int, int, int],
     address: str,
     port: int,
     method: str,
     reason: str,
 ) -> None:
+    if backend == "gvisor" and (kind[2] == UDP_LITE or "IPv4" in reason):
+        pytest.skip("gVisor has no such packets")
     words = " ".join(str(int(number)) for number in kind)
     assert "refused" in failing(inside, f"{SEND} {words} {address} {port}")
     shown = address.removeprefix("::ffff:")
@@ -345,8 +364,16 @@ def test_a_datagram_that_nobody_waits_for_is_told_and_makes_no_call_fail(
     assert eventually(lambda: told(named, inside, "162.159.200.1:123"))
 
 
-def test_a_ping_is_not_answered_by_the_sandbox_itself(named: Named, inside: Sandbox) -> None:
-    """Programs in it cannot send one: root of the machine can."""
+def test_a_ping_is_not_answered_by_the_sandbox_itself(named: Named, inside: Sandbox, backend: str) -> None:
+    """Programs in it cannot send one, but for gVisor's: root of the machine can."""
+    if backend == "gvisor":
+        code = (
+            'import socket; s = socket.socket(2, 2, 1); s.settimeout(1); s.connect(("8.8.8.8", 0)); '
+            's.send(bytes.fromhex("0800f7ff00000000")); s.recv(99)'
+        )
+        failing(inside, f"python3 -c '{code}'")
+        assert eventually(lambda: told(named, inside, "8.8.8.8"))[0]["method"] == "ICMP"
+        return
     init = named.record(inside.sandbox_id)["init"]["pid"]
     code = (
         "import socket; s = socket.socket(2, 3, 1); s.settimeout(5); "
@@ -399,9 +426,9 @@ def test_a_flood_of_packets_is_told_within_bounds(named: Named) -> None:
 
 
 def test_a_host_that_comes_back_tells_of_packets_again(
-    tmp_path: Path, hosts_file: Path, far: TextServer
+    tmp_path: Path, hosts_file: Path, far: TextServer, backend: str
 ) -> None:
-    host = Named(tmp_path / "back" / "data", hosts_file, far)
+    host = Named(tmp_path / "back" / "data", hosts_file, far, backend)
     sandbox = host.create()
     host.stop(kill=True)
     host.start()
@@ -411,30 +438,55 @@ def test_a_host_that_comes_back_tells_of_packets_again(
     for _ in range(3):
         sandbox.pause(keep_memory=False)
         sandbox.connect()
-    sandbox.commands.run(f"{SEND} 10 1 0 2606:4700::1111 443 || true")
-    assert eventually(lambda: told(host, sandbox, "[2606:4700::1111]:443"))
+    sandbox.commands.run(f"{SEND} 2 2 0 9.9.9.10 443 || true")
+    assert eventually(lambda: told(host, sandbox, "9.9.9.10:443"))
+    if backend == "bubblewrap":
+        sandbox.commands.run(f"{SEND} 10 1 0 2606:4700::1111 443 || true")
+        assert eventually(lambda: told(host, sandbox, "[2606:4700::1111]:443"))
     assert traces.descriptors(host.process.pid) <= held + 2
     host.close()
 
 
 def test_a_kernel_that_cannot_tell_of_packets_is_told_of_once(
-    tmp_path: Path, hosts_file: Path, far: TextServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hosts_file: Path, far: TextServer, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "from ship_sandboxd.network import netfilter\n"
+    customize(
+        monkeypatch,
+        tmp_path,
         "true = netfilter._expression\n"
-        "netfilter._expression = lambda name, *values: true(name.replace('log', 'nolog'), *values)\n"
+        "netfilter._expression = lambda name, *values: true(name.replace('log', 'nolog'), *values)\n",
     )
-    paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(":")]
-    monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, paths)))
-    host = Named(tmp_path / "mute" / "data", hosts_file, far)
+    host = Named(tmp_path / "mute" / "data", hosts_file, far, backend)
     sandboxes = [host.create() for _ in range(2)]
     for sandbox in sandboxes:
         assert "hello" in sandbox.commands.run(f"{ASK} far.example {far.port}").stdout
         assert "refused" in failing(sandbox, f"{SEND} 2 2 0 8.8.8.8 443")
-        assert "unreachable" in failing(sandbox, f"{SEND} 10 1 0 2606:4700::1111 443")
+        unreachable = "No route" if backend == "gvisor" else "unreachable"
+        assert unreachable in failing(sandbox, f"{SEND} 10 1 0 2606:4700::1111 443")
     assert host.log().count("cannot tell of packets") == 1
     host.close()
+
+
+def test_gvisor_does_with_the_proxy_where_there_is_no_wire(
+    tmp_path: Path, hosts_file: Path, far: TextServer, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "bubblewrap":
+        pytest.skip("bubblewrap needs no wire")
+    code = "true = netfilter._text\nnetfilter._text = lambda kind, text: true(kind, text.replace('veth', 'none'))\n"
+    customize(monkeypatch, tmp_path, code)
+    host = Named(tmp_path / "cut" / "data", hosts_file, far, backend)
+    assert httpx.get(f"{host.url}/health").json()["transparent_egress"] is False
+    sandbox = host.create()
+    assert "hello" in sandbox.commands.run(f"curl -s http://far.example:{far.port}/").stdout
+    failing(sandbox, f"{ASK} far.example {far.port}")
+    host.close()
+
+
+def customize(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+    """Have hosts that are started from now on run this first, which changes `netfilter`."""
+    (folder / "sitecustomize.py").write_text(f"from ship_sandboxd.network import netfilter\n{code}")
+    paths = [str(folder), *os.environ.get("PYTHONPATH", "").split(":")]
+    monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, paths)))
 
 
 @pytest.mark.parametrize(
@@ -447,23 +499,35 @@ def test_a_kernel_that_cannot_tell_of_packets_is_told_of_once(
         "raise SystemExit(-struct.unpack_from('=i', s.recv(999), 16)[0])",
         's = socket.socket(16, 3, 0); s.send(struct.pack("=IHHII", 28, 25, 5, 1, 0) + bytes([2, 0, 0, 0, 255, 3, 254, 2]) + '
         "bytes(4)); raise SystemExit(-struct.unpack_from('=i', s.recv(999), 16)[0])",
+        # RTM_DELADDR of the address at the end of the wire
+        's = socket.socket(16, 3, 0); s.send(struct.pack("=IHHII", 32, 21, 5, 1, 0) + struct.pack("=4BI", 2, 30, 0, 0, 2) + '
+        "struct.pack('=HH', 8, 2) + bytes([192, 0, 0, 2])); raise SystemExit(-struct.unpack_from('=i', s.recv(999), 16)[0])",
         "socket.socket().setsockopt(1, 36, 1)",  # SO_MARK
         "socket.socket().setsockopt(0, 19, 1)",  # IP_TRANSPARENT
         "socket.socket(2, 3, 255)",  # a raw socket
     ],
-    ids=["table", "route", "mark", "transparent", "raw"],
+    ids=["table", "route", "address", "mark", "transparent", "raw"],
 )  # fmt: skip
-def test_a_sandbox_cannot_change_its_way_out(inside: Sandbox, far: TextServer, code: str) -> None:
+def test_a_sandbox_cannot_change_its_way_out(
+    named: Named, inside: Sandbox, far: TextServer, backend: str, code: str
+) -> None:
     inside.files.write("/tmp/attempt.py", f"import socket, struct\n{code}\n")
-    with pytest.raises(CommandExitException) as raised:
-        inside.commands.run("python3 /tmp/attempt.py")
-    assert raised.value.exit_code == 1  # EPERM, as an exit status or an exception
-    assert "rror" not in raised.value.stderr or "not permitted" in raised.value.stderr
+    if backend == "gvisor" and "setsockopt" in code:
+        inside.commands.run("python3 /tmp/attempt.py")  # its kernel makes nothing of these options
+    else:
+        with pytest.raises(CommandExitException) as raised:
+            inside.commands.run("python3 /tmp/attempt.py")
+        # EPERM, or gVisor's EACCES, as an exit status or an exception
+        assert raised.value.exit_code in ({1, 13} if backend == "gvisor" else {1})
+        errors = ("not permitted", "Protocol not supported") if backend == "gvisor" else ("not permitted",)
+        assert "rror" not in raised.value.stderr or any(word in raised.value.stderr for word in errors)
+    failing(inside, f"{ASK} 10.0.0.1 {far.port}")
+    assert named.was_refused(inside, "TCP", f"10.0.0.1:{far.port}")
     assert "hello" in inside.commands.run(f"{ASK} far.example {far.port}").stdout
 
 
 def test_the_kernel_remembers_a_bounded_number_of_flows(
-    named: Named, inside: Sandbox, far: TextServer
+    named: Named, inside: Sandbox, far: TextServer, backend: str
 ) -> None:
     # A question that is no refusal by itself, as the lines of a minute are bounded: for a text of a name in reach.
     code = (
@@ -474,17 +538,33 @@ def test_the_kernel_remembers_a_bounded_number_of_flows(
         "    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:\n"
         "        try: s.sendto(question, (f'9.{number >> 8}.{number & 255}.9', 53))\n"
         "        except PermissionError: refused += 1\n"
-        "print(refused, open('/proc/sys/net/netfilter/nf_conntrack_count').read())\n"
+        "print(refused)\n"
     )
     inside.files.write("/tmp/flood.py", code)
-    refused, remembered = inside.commands.run("python3 /tmp/flood.py").stdout.split()
-    assert int(refused) > 0
-    assert int(remembered) < MAX_TRACKED + 200
+    refused = int(inside.commands.run("python3 /tmp/flood.py").stdout)
+    assert refused > 0 or backend == "gvisor"  # whose kernel does not learn of it
+    assert remembered_flows(named, inside) < MAX_TRACKED + 200
     lines = eventually(lambda: [line for line in named.refusals(inside) if "flows" in line["reason"]])
     assert {line["method"] for line in lines} == {"UDP"}
     assert all(re.fullmatch(r"9\.\d+\.\d+\.9:53", line["target"]) for line in lines)
     # They are forgotten after seconds; then it goes on.
     eventually(lambda: "hello" in inside.commands.run(f"{ASK} far.example {far.port} || true").stdout, 60)
+
+
+def test_nothing_passes_over_ipv6_or_in_pieces(named: Named, inside: Sandbox, backend: str) -> None:
+    if backend == "bubblewrap":
+        pytest.skip("packets of a size that would be cut never come to be")
+    failing(inside, f"{ASK} 2606:4700:4700::1111 80")
+    code = (
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(bytes(4000), ('9.9.9.9', 53))"
+    )
+    inside.commands.run(f'python3 -c "{code}"')
+    # In the order of their sending: what came before this answer was seen to before.
+    assert ask(inside, "far.example")[0] == 0
+    counters = in_its_network(named, inside, "/proc/thread-self/net/snmp").splitlines()
+    names, numbers = (line.split() for line in counters if line.startswith("Ip:"))
+    received = dict(zip(names, numbers, strict=True))
+    assert received["ReasmReqds"] == "0" != received["InReceives"]
 
 
 def test_traffic_on_its_own_loopback_is_not_remembered(named: Named) -> None:
@@ -496,10 +576,13 @@ def test_traffic_on_its_own_loopback_is_not_remembered(named: Named) -> None:
         "for _ in range(400):\n"
         "    held += [socket.create_connection(('127.0.0.1', 4200)), listener.accept()[0]]\n"
         "    held[-1].send(b'x'), held[-2].recv(1)\n"
-        "print(open('/proc/sys/net/netfilter/nf_conntrack_count').read())\n"
+        "print('talked', flush=True)\n"
+        "input()\n"
     )
     sandbox.files.write("/tmp/talk.py", code)
-    assert int(sandbox.commands.run("python3 /tmp/talk.py").stdout) < 100
+    handle = sandbox.commands.run("python3 /tmp/talk.py", background=True, stdin=True)
+    assert next(iter(handle))[0] == "talked\n"
+    assert remembered_flows(named, sandbox) < 100
     sandbox.kill()
 
 
@@ -513,9 +596,11 @@ def test_its_own_loopback_stays_its_own(inside: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("option", ["", "--noproxy '*'"], ids=["proxy", "transparent"])
-def test_an_update_cuts_what_it_does_not_allow(named: Named, hosts_file: Path, option: str) -> None:
+def test_an_update_cuts_what_it_does_not_allow(
+    named: Named, hosts_file: Path, option: str, backend: str
+) -> None:
     server = TextServer()
-    host = Named(named.data.parent / f"cut{len(option)}" / "data", hosts_file, server)
+    host = Named(named.data.parent / f"cut{len(option)}" / "data", hosts_file, server, backend)
     sandbox = host.create()
     options = f"-sN {option} http://far.example:{server.port}/stream"
     handle = sandbox.commands.run(f"curl {options} > /tmp/out", background=True, timeout=0)
@@ -524,9 +609,12 @@ def test_an_update_cuts_what_it_does_not_allow(named: Named, hosts_file: Path, o
     size = len(sandbox.files.read("/tmp/out"))
     eventually(lambda: len(sandbox.files.read("/tmp/out")) > size + 20, 30)
     sandbox.update_network({"deny_out": ["0.0.0.0/0"], "allow_out": ["other.example"]})
-    with pytest.raises(CommandExitException) as raised:
-        handle.wait()
-    assert raised.value.exit_code in {18, 56}
+    if backend == "gvisor" and not option:
+        handle.wait()  # through gVisor's Unix sockets such an answer looks ended
+    else:
+        with pytest.raises(CommandExitException) as raised:
+            handle.wait()
+        assert raised.value.exit_code in {18, 56}
     assert server.cut.wait(30)
     assert host.was_refused(sandbox, "CUT", f"far.example:{server.port}")
     failing(sandbox, f"curl -sf {option} http://far.example:{server.port}/")
@@ -537,15 +625,16 @@ def test_an_update_cuts_what_it_does_not_allow(named: Named, hosts_file: Path, o
 
 
 def test_rules_and_names_outlive_the_host(
-    tmp_path: Path, hosts_file: Path, far: TextServer, named: Named
+    tmp_path: Path, hosts_file: Path, far: TextServer, named: Named, backend: str
 ) -> None:
-    host = Named(tmp_path / "own" / "data", hosts_file, far)
+    host = Named(tmp_path / "own" / "data", hosts_file, far, backend)
     network = {"deny_out": ["0.0.0.0/0"], "allow_out": ["far.example"]}
     sandbox = host.create(network=network)
     sandbox.files.write("/tmp/ask.py", ASK_NAME_SERVER)
     _, address = ask(sandbox, "far.example")
     handle = sandbox.commands.run(
-        "until test -e /tmp/away; do sleep 0.05; done; " + f"{ASK} far.example {far.port}",
+        "until test -e /tmp/away; do sleep 0.05; done; "
+        f"{ASK} {address} {far.port}; {ASK} far.example {far.port}",
         background=True,
         timeout=0,
     )
@@ -553,7 +642,7 @@ def test_rules_and_names_outlive_the_host(
     host.stop(kill=True)
     time.sleep(0.6)
     host.start()
-    assert "hello" in sandbox.commands.connect(handle.pid).wait().stdout
+    assert sandbox.commands.connect(handle.pid).wait().stdout.count("hello") == 2
     assert "hello" in sandbox.commands.run(f"{ASK} {address} {far.port}").stdout
     failing(sandbox, f"{ASK} changing.example {far.port}")
     with httpx.Client(base_url=host.url, headers={"X-API-Key": API_KEY}) as client:
@@ -567,6 +656,28 @@ def test_rules_and_names_outlive_the_host(
     host.close()
 
 
+def test_a_host_that_dies_breaks_connections(
+    tmp_path: Path, hosts_file: Path, far: TextServer, named: Named, backend: str
+) -> None:
+    host = Named(tmp_path / "own" / "data", hosts_file, far, backend)
+    sandbox = host.create()
+    code = (
+        "import socket\n"
+        f"s = socket.create_connection(('far.example', {far.port}))\n"
+        "s.sendall(b'GET /stream HTTP/1.0\\r\\n\\r\\n')\n"
+        "s.recv(1)\n"
+        "print('open', flush=True)\n"
+        "try:\n    while s.recv(65536): pass\n    print('ended')\n"
+        "except ConnectionResetError: print('reset')\n"
+    )
+    sandbox.files.write("/tmp/wait.py", code)
+    handle = sandbox.commands.run("python3 /tmp/wait.py", background=True, timeout=0)
+    assert next(iter(handle))[0] == "open\n"
+    host.restart(kill=True)
+    assert sandbox.commands.connect(handle.pid).wait().stdout == "open\nreset\n"
+    host.close()
+
+
 def test_a_sandbox_that_is_started_anew_keeps_its_way_out(named: Named, far: TextServer) -> None:
     sandbox = named.create(network={"deny_out": ["0.0.0.0/0"], "allow_out": ["far.example"]})
     sandbox.files.write("/home/user/ask.py", ASK_NAME_SERVER)
@@ -577,6 +688,47 @@ def test_a_sandbox_that_is_started_anew_keeps_its_way_out(named: Named, far: Tex
     assert "hello" in sandbox.commands.run(f"curl -s http://far.example:{far.port}/").stdout
     failing(sandbox, f"{ASK} changing.example {far.port}")
     sandbox.kill()
+
+
+def test_a_parked_sandbox_keeps_its_memory_and_its_way_out(
+    tmp_path: Path, hosts_file: Path, far: TextServer, named: Named, backend: str
+) -> None:
+    if backend == "bubblewrap":
+        pytest.skip("bubblewrap cannot write memory out")
+    host = Named(tmp_path / "own" / "data", hosts_file, far, backend, "--park-after", "0.2")
+    sandbox = host.create()
+    code = (
+        "import socket\n"
+        f"held = socket.create_connection(('far.example', {far.port}))\n"
+        "target = held.getpeername()\n"
+        "while True:\n"
+        "    try:\n"
+        "        with socket.create_connection(target, 5) as s:\n"
+        "            s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')\n"
+        "            if s.recv(1): open('/tmp/answers', 'a').write('x')\n"
+        "    except OSError:\n        pass\n"
+    )
+    sandbox.files.write("/tmp/ask.py", code)
+    handle = sandbox.commands.run("python3 /tmp/ask.py", background=True, timeout=0)
+
+    def answers() -> int:
+        return len(sandbox.commands.run("cat /tmp/answers || true").stdout)
+
+    eventually(answers)
+    host.restart(kill=True)  # which leaves nothing of the connections that were open
+    before = answers()
+    eventually(lambda: answers() > before)
+    sandbox.pause()
+    eventually(lambda: host.record(sandbox.sandbox_id)["init"] is None)
+    assert host.record(sandbox.sandbox_id)["memory_kept"], host.log()[-2000:]
+    host.restart(kill=True)
+    sandbox.connect()
+    before = answers()
+    eventually(lambda: answers() > before)
+    assert handle.pid in [process.pid for process in sandbox.commands.list()]
+    failing(sandbox, f"{ASK} 10.0.0.1 80")
+    assert host.was_refused(sandbox, "TCP", "10.0.0.1:80")
+    host.close()
 
 
 def test_too_many_connections_are_broken_off(named: Named, far: TextServer) -> None:

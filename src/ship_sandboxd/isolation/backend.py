@@ -84,6 +84,11 @@ class Backend(Protocol):
         """Whether a sandbox's processes are processes of this machine, which a cgroup can count. Where they are not, the
         daemon limits their number, and a cgroup counts the backend's own."""
 
+    @property
+    def redirects(self) -> bool:
+        """Whether what programs send that know of no proxy can be led to `Listeners`: by `netfilter.redirect`, or by
+        `redirect_wire` where the kernel is not shared."""
+
     async def launch(self, spec: LaunchSpec) -> Launched:
         """Start a sandbox and wait until its daemon answers.
 
@@ -103,9 +108,9 @@ class Backend(Protocol):
         """A connection to the daemon of the sandbox that was launched on this folder. Raises OSError when it does not
         answer."""
 
-    async def listeners(self, folder: Path, token: str) -> Listeners:
-        """`Launched.listeners` again, for a host that was started anew. `token` is the daemon's. Raises OSError, or
-        LaunchFailed when something else came than listeners."""
+    async def listeners(self, folder: Path, token: str, init: ProcessIdentity) -> Listeners:
+        """`Launched.listeners` again, for a host that was started anew. `token` is the daemon's, `init` the sandbox's
+        process 1. Raises OSError, or LaunchFailed when something else came than listeners."""
 
     def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
         """Before the `end` of a sandbox whose disk nobody wants any more: what it has not written out yet need not be.

@@ -89,9 +89,17 @@ class Bubblewrap:
     shares_kernel = True
 
     def __init__(
-        self, program: str, forks: ForkServer, roots: Roots, daemon: Path, seccomp: bytes, freezes: bool
+        self,
+        program: str,
+        forks: ForkServer,
+        roots: Roots,
+        daemon: Path,
+        seccomp: bytes,
+        freezes: bool,
+        redirects: bool,
     ) -> None:
         self.keeps_memory = freezes
+        self.redirects = redirects
         self._program = program
         self._forks = forks
         self._roots = roots
@@ -188,7 +196,7 @@ class Bubblewrap:
         with short_path(folder, "envd.sock") as path:
             return await asyncio.open_unix_connection(path, limit=CHUNK_BYTES)
 
-    async def listeners(self, folder: Path, token: str) -> Listeners:
+    async def listeners(self, folder: Path, token: str, init: ProcessIdentity) -> Listeners:
         async with asyncio.timeout(_HANDOVER_TIMEOUT_S):
             return await _fetch_listeners(folder, token)
 

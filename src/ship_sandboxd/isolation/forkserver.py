@@ -45,7 +45,8 @@ class Launch:
     """What a child does, in this order: join `cgroups`; assemble `root` or, where roots cannot be assembled, bind
     `staged` to `stage/0`, `stage/1` and so on; become `uid`; run `argv` with no environment.
 
-    `feeds_stdin`: the first descriptor that is handed to it becomes its standard input.
+    `feeds_stdin`: the first descriptor that is handed to it becomes its standard input. `hides`: a folder of /proc that it
+    finds empty; there is a `root` then.
     """
 
     argv: tuple[str, ...]
@@ -55,6 +56,7 @@ class Launch:
     stage: str = ""
     staged: tuple[str, ...] = ()
     feeds_stdin: bool = False
+    hides: str = ""
 
 
 class ForkServer:
@@ -293,6 +295,8 @@ def _prepare(launch: Launch, device: int | None, stage: str) -> None:
         mounts.unmount(stage)
     if launch.root is not None:
         assemble(launch.root, device)
+        if launch.hides:
+            mounts.hide(launch.hides, launch.root.stage)
     elif launch.staged:
         mounts.mount("tmpfs", stage, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755,size=1m")
         for number, source in enumerate(launch.staged):

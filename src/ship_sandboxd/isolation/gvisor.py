@@ -3,7 +3,7 @@
 `runsc` starts two processes for a sandbox: its kernel (the sentry), as `nobody` in a user namespace, with an empty root, no
 network and a short list of system calls; and its file server (the gofer), as an id of the sandbox's own, which sees
 the sandbox's files and nothing else. Neither takes descriptors from us, so the daemon inside dials the host, see
-`lines.py`.
+`lines.py`. What its programs send elsewhere comes to the host over a wire, see `network/netfilter.py`.
 """
 
 import asyncio
@@ -16,11 +16,13 @@ import signal
 import subprocess
 import uuid
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
 from .. import durable
 from ..envd.daemon import OPEN_FILES
 from ..errors import CheckpointFailed, LaunchFailed, SetupError
+from ..network import netfilter
 from ..network.listeners import PROXY_PORT, Listeners
 from ..pids import ProcessIdentity
 from . import daemon_log, layout, lines, oci
@@ -32,7 +34,8 @@ from .rootfs import PreparedRoot, RootPlan, Roots
 
 _READY_TIMEOUT_S = 30.0
 _CHECKPOINT_TIMEOUT_S = 60.0
-_PROGRAMS = ("runsc", "runsc-sandbox", "runsc-gofer")
+_KERNEL = "runsc-sandbox"
+_PROGRAMS = ("runsc", _KERNEL, "runsc-gofer")
 _BUNDLE, _MEMORY = "gvisor", "memory"
 _LIBRARY, _LINK, _BOOT = "/run/envd/lib", "/run/envd/link", "/run/envd/boot"
 _DAEMON = f"import sys; sys.path.insert(0, '{_LIBRARY}'); from envd.daemon import main; main()"
@@ -44,6 +47,9 @@ _MOUNTS = (
     (_BOOT, "/proc/sys/kernel/random", "ro"),
 )
 _NEWER_OPTIONS = ("--overlay2=none", "--directfs=false")
+# Debian's build takes a network namespace where it finds rmem_default in this folder for the machine's own, and refuses it;
+# newer versions of Linux show that in each.
+_HIDDEN = "/proc/sys/net"
 _SLOW_PLATFORM = "ptrace"
 # There, each process of a sandbox costs a thread of the machine for each thread of its kernel.
 _MAX_PROCESSES_PTRACE = 128
@@ -75,16 +81,21 @@ class GVisor:
     parks_memory = True
     shares_kernel = False
 
-    def __init__(self, program: str, forks: ForkServer, roots: Roots, daemon: Path, freezes: bool) -> None:
+    def __init__(
+        self, program: str, forks: ForkServer, roots: Roots, daemon: Path, freezes: bool, redirects: bool
+    ) -> None:
         self.keeps_memory = freezes
+        self.redirects = redirects
         self._program = program
         flags = _flags(program)
         self._platform = "systrap" if "systrap" in flags else _SLOW_PLATFORM
         self._options = [
             f"--platform={self._platform}",
-            "--network=none",
+            f"--network={'sandbox' if redirects else 'none'}",
             "--ignore-cgroups",
             "--host-uds=open",
+            # The build of 2022 sends empty datagrams for ever once its queue was full.
+            "--qdisc=none",
         ]
         # Of newer builds: writes go to the sandbox's disk, and the file server alone opens files.
         self._options += [option for option in _NEWER_OPTIONS if option.partition("=")[0][1:] in flags]
@@ -147,7 +158,6 @@ class GVisor:
         if root.plan is None:
             raise LaunchFailed(f"gVisor needs sandboxes to have a root of their own: {self._roots.obstacle}")
         plan = replace(root.plan, server=root.plan.uid + oci.ROOT_OFFSET)
-        _write_bundle(spec, plan)
         bundle = str(spec.folder / _BUNDLE)
         launch = Launch(
             argv=tuple(self._command(spec.folder, *verb, "--detach", "--bundle", bundle, spec.id)),
@@ -156,24 +166,37 @@ class GVisor:
             root=plan,
             stage=root.stage,
             feeds_stdin=config is not None,
+            hides=_HIDDEN if self.redirects else "",
         )
         found = await self._opened(spec.folder)
-        with memory_file("config", config or b"") as stdin, daemon_log.opened(spec.folder) as log:
+        with (
+            await self._network() as network,
+            memory_file("config", config or b"") as stdin,
+            daemon_log.opened(spec.folder) as log,
+        ):
+            _write_bundle(spec, plan, network)
             pid = await self._forks.launch(launch, log, root.device, [stdin])
-        runtime = ProcessIdentity.of(pid)
-        if runtime is not None:
-            await runtime.wait()
+            runtime = ProcessIdentity.of(pid)
+            if runtime is not None:
+                await runtime.wait()
         kernel, files = _processes(spec)
         await _dialled(found, kernel)
-        return Launched(kernel, files, _listeners(spec.folder), memory_kept=config is None)
+        return Launched(kernel, files, await self._listeners(spec.folder, kernel), config is None)
+
+    async def _network(self) -> contextlib.AbstractContextManager[FileIO | None]:
+        """The network namespace of a sandbox that is being started; None where runsc makes an empty one."""
+        return await asyncio.to_thread(netfilter.wired) if self.redirects else contextlib.nullcontext()
 
     async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
         scratch = folder / f"{_MEMORY}.new"
         try:
             await _remove(scratch)
             async with asyncio.timeout(_CHECKPOINT_TIMEOUT_S):
+                # This kernel saves no connections that lead out of it: those that were open are broken by now, new ones are
+                # refused.
+                for kernel in _find(folder.name, _KERNEL) if self.redirects else ():
+                    await asyncio.to_thread(netfilter.refuse_on_wire, kernel)
                 await thaw(cgroups)
-                # This kernel does not save connections with the machine.
                 await (await self._opened(folder)).hang_up(token)
                 await self._write_memory(folder, scratch)
             scratch.rename(folder / _MEMORY)
@@ -184,17 +207,21 @@ class GVisor:
             await self._forget(folder.name)
 
     async def _write_memory(self, folder: Path, target: Path) -> None:
-        command = self._command(folder, "checkpoint", f"--image-path={target}", folder.name)
+        # From then on no program begins a connection, and the last ones are refused before memory is read.
+        await self._run(folder, "pause", folder.name)
+        await self._run(folder, "checkpoint", f"--image-path={target}", folder.name)
+        await asyncio.to_thread(_flush, target)
+
+    async def _run(self, folder: Path, *words: str) -> None:
         process = await asyncio.create_subprocess_exec(
-            *command,
+            *self._command(folder, *words),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
-        _, words = await process.communicate()
+        _, complaint = await process.communicate()
         if process.returncode != 0:
-            raise OSError(_reason(words))
-        await asyncio.to_thread(_flush, target)
+            raise OSError(_reason(complaint))
 
     def _command(self, folder: Path, *words: str) -> list[str]:
         return [self._program, f"--root={folder / _BUNDLE / 'state'}", *self._options, *words]
@@ -202,9 +229,18 @@ class GVisor:
     async def connect(self, folder: Path) -> Streams:
         return await (await self._opened(folder)).take()
 
-    async def listeners(self, folder: Path, token: str) -> Listeners:
+    async def listeners(self, folder: Path, token: str, init: ProcessIdentity) -> Listeners:
         await self._opened(folder)
-        return _listeners(folder)
+        return await self._listeners(folder, init)
+
+    async def _listeners(self, folder: Path, kernel: ProcessIdentity) -> Listeners:
+        if not self.redirects:
+            return Listeners(lines.listen(folder, lines.EGRESS))
+
+        def opened() -> Listeners:
+            return Listeners.opened(lines.listen(folder, lines.EGRESS))
+
+        return await asyncio.to_thread(netfilter.within, kernel, opened)
 
     def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
         self._roots.disks.abandon(folder, monitor)
@@ -264,14 +300,15 @@ def _flags(program: str) -> str:
     return told.stdout + told.stderr
 
 
-def _write_bundle(spec: LaunchSpec, plan: RootPlan) -> None:
+def _write_bundle(spec: LaunchSpec, plan: RootPlan, network: FileIO | None) -> None:
     command = [layout.SANDBOX_PYTHON, "-I", "-S", "-B", "-c", _DAEMON, "0", spec.id]
     limits = {
         "RLIMIT_NOFILE": OPEN_FILES,
         "RLIMIT_CORE": 0,
         "RLIMIT_FSIZE": spec.disk_mb * 1024 * 1024,
     }
-    oci.write_config(spec.folder / _BUNDLE, plan.root, _MOUNTS, command, plan.uid, limits)
+    path = "" if network is None else f"/proc/{os.getpid()}/fd/{network.fileno()}"
+    oci.write_config(spec.folder / _BUNDLE, plan.root, _MOUNTS, command, plan.uid, limits, path)
 
 
 def _new_boot(folder: Path) -> None:
@@ -285,7 +322,7 @@ def _new_boot(folder: Path) -> None:
 def _reason(words: bytes) -> str:
     """What of runsc's pages-long complaint says why: the end of its first line but for the objects that it dumps."""
     text = words.decode(errors="replace").partition("\ngoroutine ")[0].strip()
-    return text.rpartition("}: ")[2][-500:].rstrip(":") or "runsc checkpoint failed"
+    return text.rpartition("}: ")[2][-500:].rstrip(":") or "runsc failed"
 
 
 def _flush(folder: Path) -> None:
@@ -298,14 +335,9 @@ async def _remove(folder: Path) -> None:
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _listeners(folder: Path) -> Listeners:
-    """The proxy alone: there is no way to redirect what goes elsewhere, as the sandbox's network is its own kernel's."""
-    return Listeners(lines.listen(folder, lines.EGRESS))
-
-
 def _processes(spec: LaunchSpec) -> tuple[ProcessIdentity, ProcessIdentity]:
     """The kernel and the file server of a sandbox that runs."""
-    kernel, files = _find(spec.id, "runsc-sandbox"), _find(spec.id, "runsc-gofer")
+    kernel, files = _find(spec.id, _KERNEL), _find(spec.id, "runsc-gofer")
     if not kernel or not files:
         raise LaunchFailed("runsc refused")
     return kernel[0], files[0]

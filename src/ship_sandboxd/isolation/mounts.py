@@ -112,6 +112,15 @@ def bind(source: str, target: str) -> None:
     mount(source, target, None, _BIND | _REC)
 
 
+def hide(folder: str, stage: str) -> None:
+    """Show a folder of /proc as an empty one. A whole /proc stays at `stage`/proc: where there is none, the kernel lets no
+    user namespace mount one of its own."""
+    point = Path(stage, "proc")
+    point.mkdir()
+    bind("/proc", str(point))
+    mount("tmpfs", folder, "tmpfs", NOSUID | NODEV, "mode=0555,size=1m")
+
+
 def owners(pairs: Iterable[tuple[int, int]]) -> int:
     """A user namespace that says who is shown as whom: pairs of an owner on disk and the one to show. Answers its
     descriptor."""

@@ -14,7 +14,7 @@ INSIDE_ID = 1000
 # The root of a sandbox's user namespace is an id of the machine that owns nothing, another one for each sandbox.
 ROOT_OFFSET = 100_000
 _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
-_NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "user")
+_NAMESPACES = ("pid", "ipc", "uts", "mount", "user")
 
 
 def write_config(
@@ -24,10 +24,11 @@ def write_config(
     command: Sequence[str],
     uid: int,
     limits: dict[str, int],
+    network: str = "",
 ) -> None:
     """Write it. The command runs as `user` without a capability, and no other user than this and `uid` exists in the
     sandbox or outside. `mounts` are folders of the root that need a mount of their own, (folder, where it shows, `ro` or `rw`); `limits` go by
-    the names of rlimits."""
+    the names of rlimits; `network` is the path of a network namespace, of a new one if it is empty."""
     ids = [
         {"containerID": 0, "hostID": uid + ROOT_OFFSET, "size": 1},
         {"containerID": INSIDE_ID, "hostID": uid, "size": 1},
@@ -54,7 +55,10 @@ def write_config(
             "rlimits": [{"type": name, "hard": limit, "soft": limit} for name, limit in limits.items()],
         },
         "linux": {
-            "namespaces": [{"type": kind} for kind in _NAMESPACES],
+            "namespaces": [
+                *({"type": kind} for kind in _NAMESPACES),
+                {"type": "network", **({"path": network} if network else {})},
+            ],
             "uidMappings": ids,
             "gidMappings": ids,
         },

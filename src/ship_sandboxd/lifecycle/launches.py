@@ -125,8 +125,11 @@ class Launches:
 
     async def find_egress(self, sandbox: Sandbox) -> None:
         """Take up the way out of a sandbox that an earlier host process has started. It must not be frozen."""
+        init = sandbox.record.init
+        if init is None:
+            return
         try:
-            listeners = await sandbox.backend.listeners(sandbox.folder, sandbox.record.token)
+            listeners = await sandbox.backend.listeners(sandbox.folder, sandbox.record.token, init)
             await self._open_egress(sandbox, listeners, await self._hear(sandbox, listeners))
         except (OSError, LaunchFailed) as error:
             sandbox.tell("no way out for this sandbox", "error", reason=str(error))
@@ -134,10 +137,11 @@ class Launches:
     async def _redirect(self, sandbox: Sandbox, listeners: Listeners) -> socket.socket | None:
         """Lead connections of programs that know of no proxy to us. Without it the proxy is the one way out. Answers what
         tells of refused packets."""
-        init, gateway = sandbox.record.init, self._gateway
-        if init is None or listeners.redirected is None or not gateway.redirects:
+        init, backend = sandbox.record.init, sandbox.backend
+        if init is None or listeners.redirected is None or not backend.redirects:
             return None
-        redirect = partial(netfilter.redirect, refuses=gateway.refuses)
+        way = netfilter.redirect if backend.shares_kernel else netfilter.redirect_wire
+        redirect = partial(way, refuses=self._gateway.refuses)
         try:
             return await asyncio.to_thread(redirect, init, REDIRECTED_PORT, NAMES_PORT)
         except OSError as error:

@@ -12,20 +12,18 @@ from .rules import Block, Rules, Upstream
 class Gateway:
     """`upstreams` are the reserved names, `private` the special addresses that sandboxes may reach. `refusals` counts what
     was not let through since the start, by the kind of the reason: rule, address, reserved, request, protocol, limit,
-    unreachable. `redirects` and `refuses` say whether `netfilter` can do so for sandboxes whose kernel is the machine's."""
+    unreachable. `refuses` says whether `netfilter` can refuse packets and tell of them."""
 
     def __init__(
         self,
         upstreams: tuple[Upstream, ...] = (),
         private: tuple[Block, ...] = (),
-        redirects: bool = False,
         refuses: bool = False,
     ) -> None:
         self.upstreams = upstreams
         self.nodes = Nodes()
         self.private = private
         self.lookups = Lookups(Resolver())
-        self.redirects = redirects
         self.refuses = refuses
         self.refusals: Counter[str] = Counter()
 

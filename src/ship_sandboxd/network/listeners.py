@@ -51,6 +51,23 @@ class Listeners:
             raise
         return cls(*sockets)
 
+    @classmethod
+    def opened(cls, proxy: socket.socket) -> "Listeners":
+        """`proxy`, which is closed where this raises OSError, and the others, opened in the network namespace of the thread
+        that asks."""
+        with contextlib.ExitStack() as opened:
+            sockets = [opened.enter_context(proxy)]
+            for kind, port in OPENED[1:]:
+                listener = opened.enter_context(socket.socket(socket.AF_INET, _KINDS[kind]))
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(("", port))
+                if kind == "tcp":
+                    listener.listen(128)
+                listener.setblocking(False)
+                sockets.append(listener)
+            opened.pop_all()
+        return cls(*sockets)
+
     def close(self) -> None:
         for item in (self.proxy, self.redirected, self.names, self.names_udp):
             if item is not None:

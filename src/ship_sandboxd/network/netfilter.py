@@ -1,6 +1,7 @@
 """A sandbox's network namespace, changed from outside by netlink messages (linux/netfilter/nf_tables.h, rtnetlink):
 every TCP connection that does not go to loopback, and every question to a name server, wherever that is said to be, is
-led to listeners on loopback. Other packets that do not go to loopback are refused, and told (`packets`).
+led to listeners on loopback. Other packets that do not go to loopback are refused, and told (`packets`). Where a kernel of
+the sandbox's own sends all this, it comes over a wire, to listeners at its other end.
 
 A message costs microseconds, the `nft` and `ip` programs cost milliseconds each and would have to be installed.
 """
@@ -13,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,20 +50,28 @@ _TOLD_A_SECOND, _TOLD_AT_ONCE = 50, 250
 _TOLD_WITHIN_S = 0.1
 _LOG_BUFFER_BYTES = 128 * 1024
 
-_NEW_ROUTE = 24
-_TABLE_LOCAL, _BOOT, _SCOPE_HOST, _LOCAL = 255, 3, 254, 2
-_OUT_INTERFACE = 4
+_NEW_LINK, _NEW_ADDRESS, _NEW_ROUTE, _NEW_NEIGHBOUR = 16, 20, 24, 28
+_TABLE_MAIN, _TABLE_LOCAL, _BOOT, _SCOPE_HOST, _UNICAST, _LOCAL = 254, 255, 3, 254, 1, 2
+_OUT_INTERFACE, _GATEWAY = 4, 5
+_LINK_ADDRESS, _LINK_NAME, _LINK_INFO = 1, 3, 18
+_UP = 1
+_PERMANENT = 0x80
 _LOOPBACK_INDEX = 1  # the first interface of every network namespace
+_SANDBOX_INDEX, _HOST_INDEX = 2, 3
+# Of a block for such pairs (RFC 6333), which no other machine has.
+_SANDBOX_ADDRESS, _HOST_ADDRESS = "192.0.0.2", "192.0.0.1"
+_SANDBOX_LINK, _HOST_LINK = b"\x02\0\0\0\0\x02", b"\x02\0\0\0\0\x01"
+_PREFIX_BITS = 30
 
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NFTABLES = 10
-_NEW_TABLE, _NEW_CHAIN, _NEW_RULE = (_NFTABLES << 8 | number for number in (0, 3, 6))
-_HOOK_INPUT, _HOOK_OUTPUT = 1, 3
+_NEW_TABLE, _NEW_CHAIN, _NEW_RULE, _DELETE_RULE = (_NFTABLES << 8 | number for number in (0, 3, 6, 8))
+_HOOK_PREROUTING, _HOOK_INPUT, _HOOK_OUTPUT = 0, 1, 3
 _DROP, _ACCEPT, _JUMP, _GOTO, _RETURN = 0, 1, -3, -4, -5
 _VERDICT, _REGISTER = 0, 1
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
-_KEY_L4_PROTOCOL, _KEY_STATE = 16, 0
-_STATE_ESTABLISHED, _STATE_NEW = 2, 8
+_KEY_IN_INTERFACE, _KEY_L4_PROTOCOL, _KEY_STATE = 4, 16, 0
+_STATE_ESTABLISHED, _STATE_RELATED, _STATE_NEW = 2, 4, 8
 _EQUAL, _NOT_EQUAL = 0, 1
 _OVER = 1
 _ECHO_REQUEST = b"\x08"
@@ -93,8 +103,7 @@ def redirect(
             if refuses:
                 with contextlib.suppress(OSError):  # a kernel without IPv6 has no packets of it either
                     _exchange(_NETLINK_ROUTE, [_route_to_loopback(socket.AF_INET6)])
-            for name, seconds in TIMEOUTS_S.items():
-                (_SETTINGS / name).write_text(str(seconds))
+            _forget_flows_soon()
             undone.pop_all()
         return told
 
@@ -105,16 +114,82 @@ def listen(process: ProcessIdentity) -> socket.socket:
     """A socket that is told of the refused packets of the namespace of `process`, for `packets`; it holds the namespace for
     as long as it is open. What is refused while there is none is told to nobody. Raises OSError as `redirect` does."""
 
-    def work() -> socket.socket:
+    return within(process, _listen)
+
+
+def within(process: ProcessIdentity, work: Callable[[], _T]) -> _T:
+    """What `work` makes of the network namespace of `process`. Raises OSError where that has ended, and what `work`
+    raises."""
+
+    def enter_and_work() -> _T:
         _enter(process)
-        return _listen()
+        return work()
+
+    return _in_a_thread(enter_and_work)
+
+
+def wired() -> FileIO:
+    """A network namespace for a sandbox's own kernel: it takes one end of a wire, and what it finds there, for its own, and
+    drives it. The other end lies in the same namespace and is cut off until `redirect_wire`, so that it finds nothing else.
+
+    All ends with whoever uses the namespace last: the kernel, this descriptor, sockets that were opened there.
+    Raises OSError where this machine has no such thing.
+    """
+
+    def work() -> FileIO:
+        _check(_libc.unshare(_CLONE_NEWNET))
+        with contextlib.suppress(FileNotFoundError):  # no IPv6 on this machine
+            Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+        _exchange(_NETLINK_ROUTE, _wire())
+        return FileIO("/proc/thread-self/ns/net")
 
     return _in_a_thread(work)
+
+
+def redirect_wire(
+    process: ProcessIdentity, tcp_port: int, dns_port: int, *, refuses: bool
+) -> socket.socket | None:
+    """As `redirect`, for what comes over the wire of the namespace of `process`, which has taken its end: to ports of the
+    other one."""
+
+    def work() -> socket.socket | None:
+        _enter(process)
+        with contextlib.ExitStack() as undone:
+            told = undone.enter_context(_listen()) if refuses else None
+            _exchange(_NETLINK_NETFILTER, _wire_rules(tcp_port, dns_port, refuses=refuses))
+            _exchange(_NETLINK_ROUTE, _wire_joined())
+            _forget_flows_soon()
+            undone.pop_all()
+        return told
+
+    return _in_a_thread(work)
+
+
+def refuse_on_wire(process: ProcessIdentity) -> None:
+    """From now on, what comes over the wire of the namespace of `process` is refused where nobody listens; else it would
+    wait. Of one that has no wire: nothing happens. Raises OSError."""
+
+    def work() -> None:
+        _enter(process)
+        with contextlib.suppress(FileNotFoundError):
+            _exchange(_NETLINK_NETFILTER, _batch([_without_rules("wait")]))
+
+    _in_a_thread(work)
 
 
 def is_available() -> bool:
     """Whether this process may do so, and the kernel has what it needs: tried on a namespace of its own."""
     return _obstacle(lambda: _exchange(_NETLINK_NETFILTER, _rules(1, 1, refuses=False))) is None
+
+
+def can_wire() -> bool:
+    """As `is_available`, for `wired` and `redirect_wire`."""
+
+    def attempt() -> None:
+        _exchange(_NETLINK_ROUTE, _wire())
+        _exchange(_NETLINK_NETFILTER, _wire_rules(1, 1, refuses=False))
+
+    return _obstacle(attempt) is None
 
 
 def refusing_obstacle() -> OSError | None:
@@ -158,6 +233,11 @@ def _in_a_thread(work: Callable[[], _T]) -> _T:
     if failures:
         raise failures[0]
     return results[0]
+
+
+def _forget_flows_soon() -> None:
+    for name, seconds in TIMEOUTS_S.items():
+        (_SETTINGS / name).write_text(str(seconds))
 
 
 def _enter(process: ProcessIdentity) -> None:
@@ -225,21 +305,85 @@ def _acknowledged(data: bytes) -> set[int]:
     return numbers
 
 
-def _route_to_loopback(family: int = socket.AF_INET) -> Message:
+def _route_to_loopback(family: int = socket.AF_INET, table: int = _TABLE_LOCAL) -> Message:
     """`ip route add local default dev lo`: what has no way out comes back in, where the rules catch it."""
-    head = struct.pack("=8BI", family, 0, 0, 0, _TABLE_LOCAL, _BOOT, _SCOPE_HOST, _LOCAL, 0)
+    head = struct.pack("=8BI", family, 0, 0, 0, table, _BOOT, _SCOPE_HOST, _LOCAL, 0)
     device = _attribute(_OUT_INTERFACE, struct.pack("=I", _LOOPBACK_INDEX))
     return _NEW_ROUTE, _ACK | _CREATE | _EXCLUSIVE, head + device
+
+
+def _wire() -> list[Message]:
+    """In ip's words:
+
+        link add eth0 address 02:00:00:00:00:02 type veth peer name host address 02:00:00:00:00:01
+        link set lo up
+        link set eth0 up
+        addr add 192.0.0.2/30 dev eth0
+        route add default via 192.0.0.1
+
+    What is up and has an address is what the sandbox's kernel takes.
+    """
+    peer = _link(_HOST_INDEX, "host", _HOST_LINK)
+    kind = _text(1, "veth") + _attribute(2 | _NESTED, _attribute(1 | _NESTED, peer))
+    pair = _link(_SANDBOX_INDEX, "eth0", _SANDBOX_LINK) + _attribute(_LINK_INFO | _NESTED, kind)
+    head = struct.pack("=8BI", socket.AF_INET, 0, 0, 0, _TABLE_MAIN, _BOOT, 0, _UNICAST, 0)
+    gateway = _attribute(_GATEWAY, socket.inet_aton(_HOST_ADDRESS))
+    return [
+        (_NEW_LINK, _ACK | _CREATE | _EXCLUSIVE, pair),
+        _up(_LOOPBACK_INDEX),
+        _up(_SANDBOX_INDEX),
+        _has_address(_SANDBOX_INDEX, _SANDBOX_ADDRESS),
+        (_NEW_ROUTE, _ACK | _CREATE | _EXCLUSIVE, head + gateway),
+    ]
+
+
+def _wire_joined() -> list[Message]:
+    """In ip's words:
+
+        addr add 192.0.0.1/30 dev host
+        link set host up
+        neigh add 192.0.0.2 lladdr 02:00:00:00:00:02 dev host nud permanent
+        route add local default dev lo
+
+    The table of neighbours is one for the whole machine, and small; what is permanent does not count. The last route is
+    not as near as that to the other end, so it is in another table than where everything is local.
+    """
+    neighbour = struct.pack("=BxxxiHBB", socket.AF_INET, _HOST_INDEX, _PERMANENT, 0, _UNICAST)
+    neighbour += _attribute(1, socket.inet_aton(_SANDBOX_ADDRESS)) + _attribute(2, _SANDBOX_LINK)
+    return [
+        _has_address(_HOST_INDEX, _HOST_ADDRESS),
+        _up(_HOST_INDEX),
+        (_NEW_NEIGHBOUR, _ACK | _CREATE | _EXCLUSIVE, neighbour),
+        _route_to_loopback(table=_TABLE_MAIN),
+    ]
+
+
+def _link(index: int, name: str, address: bytes) -> bytes:
+    head = struct.pack("=BxHiII", 0, 0, index, 0, 0)
+    return head + _text(_LINK_NAME, name) + _attribute(_LINK_ADDRESS, address)
+
+
+def _up(index: int) -> Message:
+    return _NEW_LINK, _ACK, struct.pack("=BxHiII", 0, 0, index, _UP, _UP)
+
+
+def _has_address(index: int, address: str) -> Message:
+    head = struct.pack("=4BI", socket.AF_INET, _PREFIX_BITS, 0, 0, index)
+    packed = socket.inet_aton(address)
+    return _NEW_ADDRESS, _ACK | _CREATE | _EXCLUSIVE, head + _attribute(2, packed) + _attribute(1, packed)
 
 
 @cache
 def _rules(tcp_port: int, dns_port: int, *, refuses: bool) -> list[Message]:
     """One batch, of which the kernel carries out all or nothing."""
     refusing = _refusing_rules(dns_port) if refuses else []
+    return _batch([*_redirecting_rules(tcp_port, dns_port), *refusing])
+
+
+def _batch(changes: list[Message]) -> list[Message]:
     return [
         (_BATCH_BEGIN, 0, _family(0, _NFTABLES)),
-        *_redirecting_rules(tcp_port, dns_port),
-        *refusing,
+        *changes,
         (_BATCH_END, 0, _family(0, _NFTABLES)),
     ]
 
@@ -321,18 +465,10 @@ def _refusing_rules(dns_port: int) -> list[Message]:
     """
     six = socket.AF_INET6
     answers = [_load(_NETWORK_HEADER, 12, 4), _compare(socket.inet_aton("127.0.0.1")), _source_port(dns_port)]
-    not_echo = [_load(_TRANSPORT_HEADER, 0, 1), _compare(_ECHO_REQUEST, _NOT_EQUAL)]
     return [
-        *_telling_chains((FULL, REFUSED)),
-        _rule("full", [_verdict(_JUMP, "tell-full")], first=True),
-        _chain("refused"),
-        _rule("refused", [_verdict(_JUMP, "tell-refused")]),
-        _rule("refused", [_reject(socket.AF_INET)]),
-        _chain("in", "filter", 0, _HOOK_INPUT),
+        *_refusing_chains(),
         _rule("in", [_load(_NETWORK_HEADER, 16, 1), _compare(b"\x7f"), _verdict(_RETURN)]),
-        _rule("in", [_load(_NETWORK_HEADER, 16, 1), _masked(b"\xf0"), _compare(b"\xe0"), _verdict(_RETURN)]),
         _rule("in", [_protocol(socket.IPPROTO_TCP), _verdict(_RETURN)]),
-        _rule("in", [_protocol(socket.IPPROTO_ICMP), *not_echo, _verdict(_RETURN)]),
         _rule("in", [_is(_STATE_ESTABLISHED), _verdict(_RETURN)]),
         _rule("in", [_protocol(socket.IPPROTO_UDP), *answers, _verdict(_RETURN)]),
         _rule("in", [_verdict(_GOTO, "refused")]),
@@ -347,6 +483,84 @@ def _refusing_rules(dns_port: int) -> list[Message]:
         _rule("in", [_load(_NETWORK_HEADER, 24, 1), _compare(b"\xff"), _verdict(_RETURN)], six),
         _rule("in", [_verdict(_GOTO, "refused")], six),
     ]
+
+
+def _refusing_chains() -> list[Message]:
+    not_echo = [_load(_TRANSPORT_HEADER, 0, 1), _compare(_ECHO_REQUEST, _NOT_EQUAL)]
+    return [
+        *_telling_chains((FULL, REFUSED)),
+        _rule("full", [_verdict(_JUMP, "tell-full")], first=True),
+        _chain("refused"),
+        _rule("refused", [_verdict(_JUMP, "tell-refused")]),
+        _rule("refused", [_reject(socket.AF_INET)]),
+        _chain("in", "filter", 0, _HOOK_INPUT),
+        _rule("in", [_load(_NETWORK_HEADER, 16, 1), _masked(b"\xf0"), _compare(b"\xe0"), _verdict(_RETURN)]),
+        _rule("in", [_protocol(socket.IPPROTO_ICMP), *not_echo, _verdict(_RETURN)]),
+    ]
+
+
+@cache
+def _wire_rules(tcp_port: int, dns_port: int, *, refuses: bool) -> list[Message]:
+    """In nft's words, with `_refusing_chains` if it `refuses`:
+
+        table ip ship {
+            chain track { type filter hook prerouting priority -450; policy accept;
+                iif eth0 drop
+                ip frag-off & 0x3fff != 0 drop
+                meta l4proto tcp return
+                udp dport 53 return
+                notrack
+                meta l4proto icmp drop   # unless it refuses
+                }
+            chain full { drop }
+            chain bound { type filter hook prerouting priority -150; policy accept;
+                ct state new ct count over MAX_TRACKED goto full }
+            chain out { type nat hook prerouting priority -100; policy accept;
+                udp dport 53 redirect to :dns_port
+                tcp dport 53 redirect to :dns_port
+                meta l4proto tcp redirect to :tcp_port }
+            chain in { type filter hook input priority 0; policy accept;   # if it refuses
+                ip daddr 224.0.0.0/4 return
+                icmp type != echo-request return
+                ct state { new, established } return
+                goto refused }
+            chain wait { type filter hook output priority 0; policy accept;
+                tcp sequence 0 drop
+                ct state related drop } }
+
+    What the sandbox's kernel is to read comes to this kernel as well. Pieces of packets would be kept, in memory that no
+    cgroup accounts for. The last chain drops what this kernel answers where nobody listens: whoever gets no answer while the
+    host is started anew asks again.
+    """
+    to_names = [_destination_port(53), *_redirect_to(dns_port)]
+    udp, tcp = _protocol(socket.IPPROTO_UDP), _protocol(socket.IPPROTO_TCP)
+    refusing = [
+        *_refusing_chains(),
+        _rule("in", [_is(_STATE_NEW | _STATE_ESTABLISHED), _verdict(_RETURN)]),
+        _rule("in", [_verdict(_GOTO, "refused")]),
+    ]
+    rules = [
+        (_NEW_TABLE, _CREATE | _EXCLUSIVE | _ACK, _family() + _text(1, _TABLE)),
+        _chain("track", "filter", -450, _HOOK_PREROUTING),
+        _rule("track", [_in_interface(_SANDBOX_INDEX), _verdict(_DROP)]),
+        _rule("track", [_load(_NETWORK_HEADER, 6, 2), _has(b"\x3f\xff"), _verdict(_DROP)]),
+        _rule("track", [tcp, _verdict(_RETURN)]),
+        _rule("track", [udp, _destination_port(53), _verdict(_RETURN)]),
+        _rule("track", [_expression("notrack")]),
+        _chain("full"),
+        _rule("full", [_verdict(_DROP)]),
+        _chain("bound", "filter", -150, _HOOK_PREROUTING),
+        _rule("bound", [_is(_STATE_NEW), _count_over(MAX_TRACKED), _verdict(_GOTO, "full")]),
+        _chain("out", "nat", -100, _HOOK_PREROUTING),
+        _rule("out", [udp, *to_names]),
+        _rule("out", [tcp, *to_names]),
+        _rule("out", [tcp, *_redirect_to(tcp_port)]),
+        _chain("wait", "filter", 0),
+        _rule("wait", [tcp, _load(_TRANSPORT_HEADER, 4, 4), _compare(bytes(4)), _verdict(_DROP)]),
+        _rule("wait", [_is(_STATE_RELATED), _verdict(_DROP)]),
+    ]
+    no_echo = [_rule("track", [_protocol(socket.IPPROTO_ICMP), _verdict(_DROP)])]
+    return _batch([*rules, *(refusing if refuses else no_echo)])
 
 
 def _telling_chains(prefixes: tuple[str, ...], family: int = socket.AF_INET) -> list[Message]:
@@ -386,6 +600,10 @@ def _rule(
     return _NEW_RULE, _CREATE | _ACK | (0 if first else _APPEND), _family(family) + rule
 
 
+def _without_rules(chain: str) -> Message:
+    return _DELETE_RULE, _ACK, _family() + _text(1, _TABLE) + _text(2, chain)
+
+
 def _expression(name: str, *values: bytes) -> bytes:
     """One step of a rule; its attributes are numbered from 1."""
     data = b"".join(_attribute(number, value) for number, value in enumerate(values, 1))
@@ -402,6 +620,10 @@ def _compare(value: bytes, operator: int = _EQUAL) -> bytes:
 
 def _protocol(number: int) -> bytes:
     return _expression("meta", _u32(_REGISTER), _u32(_KEY_L4_PROTOCOL)) + _compare(bytes([number]))
+
+
+def _in_interface(index: int) -> bytes:
+    return _expression("meta", _u32(_REGISTER), _u32(_KEY_IN_INTERFACE)) + _compare(struct.pack("=I", index))
 
 
 def _source_port(port: int) -> bytes:

@@ -30,10 +30,12 @@ class Redirected:
             host = self._egress.behind(host)
             target = f"{host}:{port}"
             server = Connection(*await self._egress.open(host, port))
+            _break_when_closed(writer, True)
             try:
                 await relay(client, server)
             finally:
                 await server.close()
+            _break_when_closed(writer, False)
         except Refused as refusal:
             self._egress.refusals.record("TCP", target, refusal)
             client.abort()
@@ -44,6 +46,13 @@ class Redirected:
             raise
         finally:
             await client.close()
+
+
+def _break_when_closed(writer: asyncio.StreamWriter, breaks: bool) -> None:
+    """What the kernel does with a connection that is closed: a host that dies must not seem to have ended it properly."""
+    writer.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", breaks, 0)
+    )
 
 
 def _original_destination(writer: asyncio.StreamWriter) -> tuple[str, int]:
