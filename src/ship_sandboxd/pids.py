@@ -5,16 +5,20 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from .moments import boot_id
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A pid and the time of its start, in clock ticks since boot."""
+    """A pid and the time of its start, in clock ticks since the boot ``boot``: a machine that boots as it always does
+    gives the same pids at the same times."""
 
     pid: int
     started: int
+    boot: str = field(default_factory=boot_id)
 
     @classmethod
     def of(cls, pid: int) -> "ProcessIdentity | None":

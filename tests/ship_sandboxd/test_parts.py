@@ -187,6 +187,7 @@ def test_a_process_that_has_another_start_is_another_process() -> None:
     assert own is not None
     assert own.alive
     assert not ProcessIdentity(own.pid, own.started + 1).alive
+    assert not ProcessIdentity(own.pid, own.started, "another boot").alive
     assert ProcessIdentity.of(2**22 + 1) is None
 
 

@@ -199,3 +199,24 @@ async def test_daemons_that_never_answer_hold_no_threads(
         assert threading.active_count() == before
         failures = await asyncio.gather(*asking, return_exceptions=True)
         assert {type(failure) for failure in failures} == {TimeoutError}
+
+
+def test_a_process_of_this_boot_is_never_taken_for_one_of_the_boot_before(own_host: MakeHost) -> None:
+    """It may have the same pid and have been started at the same time after the boot."""
+    host = own_host()
+    sandbox = host.create()
+    record = host.record(sandbox.sandbox_id)
+    sandbox.kill()
+    host.stop()
+    with subprocess.Popen(["sleep", "1000"], process_group=0) as stranger:
+        try:
+            taken = vars(ProcessIdentity.of(stranger.pid)) | {"boot": "the one before"}
+            folder = host.data / "sandboxes" / sandbox.sandbox_id
+            folder.mkdir()
+            (folder / "sandbox.json").write_text(json.dumps({**record, "init": taken, "monitor": taken}))
+            host.start()
+            assert not sandbox.is_running()
+            eventually(lambda: not folder.exists())
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
