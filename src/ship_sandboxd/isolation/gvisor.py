@@ -176,7 +176,8 @@ class GVisor:
                 # This kernel does not save connections with the machine.
                 await (await self._opened(folder)).hang_up(token)
                 await self._write_memory(folder, scratch)
-            scratch.rename(folder / _MEMORY)
+            await self._roots.disks.sync(folder)
+            await asyncio.to_thread(_keep, scratch, folder)
         except (OSError, TimeoutError) as error:
             await _remove(scratch)
             raise CheckpointFailed(f"gVisor: {error}") from error
@@ -194,7 +195,6 @@ class GVisor:
         _, words = await process.communicate()
         if process.returncode != 0:
             raise OSError(_reason(words))
-        await asyncio.to_thread(_flush, target)
 
     def _command(self, folder: Path, *words: str) -> list[str]:
         return [self._program, f"--root={folder / _BUNDLE / 'state'}", *self._options, *words]
@@ -288,10 +288,12 @@ def _reason(words: bytes) -> str:
     return text.rpartition("}: ")[2][-500:].rstrip(":") or "runsc checkpoint failed"
 
 
-def _flush(folder: Path) -> None:
-    """See to it that the files of a folder survive a loss of power."""
-    for path in (*folder.iterdir(), folder):
-        durable.sync(path)
+def _keep(memory: Path, folder: Path) -> None:
+    """Give what was written its name. Whoever restores it believes that, also after a loss of power, and needs the disk and
+    the key that it knows: all of them are on the machine's disk before."""
+    for path in (memory, *folder.glob("boot"), folder):
+        durable.sync_files(path)
+    memory.rename(folder / _MEMORY)
 
 
 async def _remove(folder: Path) -> None:
