@@ -1,10 +1,10 @@
 """Processes of the host, told apart for good: a pid alone may come to mean another process."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class ProcessIdentity:
     def alive(self) -> bool:
         return ProcessIdentity.of(self.pid) == self
 
-    @contextmanager
+    @contextlib.contextmanager
     def opened(self) -> Iterator[int | None]:
         """A pidfd for it while it lives, else None."""
         try:
@@ -47,19 +47,24 @@ class ProcessIdentity:
         """Send it a signal, if it lives."""
         with self.opened() as fd:
             if fd is not None:
-                signal.pidfd_send_signal(fd, number)
+                _send(fd, number)
 
     async def kill(self) -> None:
         """End it for sure, and return when it has ended."""
         with self.opened() as fd:
             if fd is not None:
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                _send(fd, signal.SIGKILL)
                 await readable(fd)
 
     async def wait(self) -> None:
         with self.opened() as fd:
             if fd is not None:
                 await readable(fd)
+
+
+def _send(fd: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended since it was looked for
+        signal.pidfd_send_signal(fd, number)
 
 
 async def readable(fd: int) -> None:

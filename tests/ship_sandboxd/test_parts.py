@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import signal
+import subprocess
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -208,6 +210,21 @@ def test_a_process_that_has_another_start_is_another_process() -> None:
     assert not ProcessIdentity(own.pid, own.started + 1).alive
     assert not ProcessIdentity(own.pid, own.started, "another boot").alive
     assert ProcessIdentity.of(2**22 + 1) is None
+
+
+def test_a_process_that_ends_just_before_its_signal_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends_now(identity: ProcessIdentity) -> bool:
+        process.kill()
+        process.wait()
+        return True
+
+    monkeypatch.setattr(ProcessIdentity, "alive", property(ends_now))
+    for end in (
+        lambda identity: asyncio.run(identity.kill()),
+        lambda identity: identity.signal(signal.SIGKILL),
+    ):
+        process = subprocess.Popen(["sleep", "1000"])
+        end(ProcessIdentity.of(process.pid))
 
 
 async def test_one_key_makes_one_value_and_a_failure_may_be_tried_again() -> None:
