@@ -6,6 +6,7 @@
 #   make check    linters, types, layers, the web app's checks
 #   make test     every test
 #   make chaos    kill, halt and cut off every part under load for ten minutes, then hold every log against its clients
+#   make machine  the sandbox host in a virtual machine: limits by cgroup v2, a reboot, a power cut
 #   make bench    measure, print tables and JSON
 #   make fix      let the formatters and linters mend what they can
 #   make wheel    one installable file, proved in an empty environment
@@ -15,7 +16,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo up check check-python check-web test chaos bench fix wheel lock clean system system-for-tests
+.PHONY: help setup demo up check check-python check-web test chaos machine bench fix wheel lock clean system system-for-tests system-for-machine
 
 BIN := .venv/bin
 # How many processes run the tests: `auto` is one for each core, 0 none but pytest's own.
@@ -57,6 +58,9 @@ test: setup system-for-tests
 chaos: setup system-for-tests
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+machine: setup system-for-machine
+	$(BIN)/pytest tests/machine $(ARGS)
+
 bench: setup
 	@$(BIN)/python scripts/bench.py $(ARGS)
 
@@ -78,6 +82,9 @@ system:
 
 system-for-tests:
 	@scripts/system-packages.sh --tests
+
+system-for-machine:
+	@scripts/system-packages.sh --machine
 
 $(PYTHON_READY): requirements.lock scripts/python-environment.sh | system
 	@scripts/python-environment.sh

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs the system packages that Ship needs and this machine lacks; silent when there is nothing to do.
 #
-#   scripts/system-packages.sh           what Ship needs to run
-#   scripts/system-packages.sh --tests   also what its tests need
+#   scripts/system-packages.sh             what Ship needs to run
+#   scripts/system-packages.sh --tests     also what its tests need
+#   scripts/system-packages.sh --machine   also what the tests in a virtual machine need
 #
 # Debian and Ubuntu: by apt, with sudo where not root. Elsewhere it lists what to install by hand, and
 # fails only when Ship cannot run without it.
@@ -56,6 +57,11 @@ if [[ ${1:-} == --tests ]]; then
     need optional mmdebstrap "makes the Debian root that templates are built on" command -v mmdebstrap
     need optional nats-server "the broker between several nodes of Ship" on_sbin nats-server
     need optional runsc "the second way to isolate sandboxes, gVisor" command -v runsc
+fi
+
+if [[ ${1:-} == --machine ]]; then
+    need optional mmdebstrap "makes the Debian of the virtual machine" command -v mmdebstrap
+    need optional qemu-system-x86 "the virtual machine whose power is cut" command -v qemu-system-x86_64
 fi
 
 by_hand() { # by_hand WHY

@@ -31,6 +31,13 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What emulates a machine takes minutes, and all of this one: it runs where it is named, as `make machine` does."""
+    machine = Path(__file__).parent / "machine"
+    named = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
+    return (collection_path == machine and not any(path.is_relative_to(machine) for path in named)) or None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, then what starts real processes; short tests fill up the end."""
     folder = Path(__file__).parent

@@ -47,3 +47,11 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_files(folder: Path) -> None:
+    """Bring to the disk a folder and the files in it, but not what lies in further folders. Raises OSError."""
+    for path in folder.iterdir():
+        if path.is_file():
+            sync(path)
+    sync(folder)

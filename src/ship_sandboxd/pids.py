@@ -1,20 +1,24 @@
 """Processes of the host, told apart for good: a pid alone may come to mean another process."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from .moments import boot_id
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A pid and the time of its start, in clock ticks since boot."""
+    """A pid and the time of its start, in clock ticks since the boot ``boot``: a machine that boots as it always does
+    gives the same pids at the same times."""
 
     pid: int
     started: int
+    boot: str = field(default_factory=boot_id)
 
     @classmethod
     def of(cls, pid: int) -> "ProcessIdentity | None":
@@ -26,7 +30,7 @@ class ProcessIdentity:
     def alive(self) -> bool:
         return ProcessIdentity.of(self.pid) == self
 
-    @contextmanager
+    @contextlib.contextmanager
     def opened(self) -> Iterator[int | None]:
         """A pidfd for it while it lives, else None."""
         try:
@@ -43,19 +47,24 @@ class ProcessIdentity:
         """Send it a signal, if it lives."""
         with self.opened() as fd:
             if fd is not None:
-                signal.pidfd_send_signal(fd, number)
+                _send(fd, number)
 
     async def kill(self) -> None:
         """End it for sure, and return when it has ended."""
         with self.opened() as fd:
             if fd is not None:
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                _send(fd, signal.SIGKILL)
                 await readable(fd)
 
     async def wait(self) -> None:
         with self.opened() as fd:
             if fd is not None:
                 await readable(fd)
+
+
+def _send(fd: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended since it was looked for
+        signal.pidfd_send_signal(fd, number)
 
 
 async def readable(fd: int) -> None:

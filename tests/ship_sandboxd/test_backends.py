@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,6 +18,9 @@ import pytest
 import traces
 from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, FileType, Sandbox, SandboxException
+
+from ship_sandboxd import durable
+from ship_sandboxd.isolation.gvisor import GVisor
 
 pytestmark = pytest.mark.system
 
@@ -435,3 +439,39 @@ def _alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+async def test_memory_is_kept_once_all_that_it_goes_with_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is restored on the disk that it knows, and speaks to whoever has the key that it knows."""
+    program = tmp_path / "runsc"
+    program.write_text(
+        "#!/bin/bash\nfor word; do case $word in --image-path=*) mkdir ${word#*=}; echo > ${word#*=}/image;; esac; done\n"
+    )
+    program.chmod(0o755)
+    folder = tmp_path / "sandbox"
+    (folder / "boot").mkdir(parents=True)
+    for name in ("link.key", "disk.img", "boot/boot_id"):
+        (folder / name).touch()
+    synced = set()
+
+    def note(path: Path) -> None:
+        assert not (folder / "memory").exists()
+        synced.add(path.name)
+
+    monkeypatch.setattr(durable, "sync", note)
+
+    async def comply(*_: object) -> None:
+        pass
+
+    async def sync_disk(folder: Path) -> None:
+        note(folder / "what the sandbox has written")
+
+    backend = object.__new__(GVisor)
+    backend._program, backend._options = str(program), []
+    backend._lines = {"sandbox": SimpleNamespace(hang_up=comply, close=comply)}
+    backend._roots = SimpleNamespace(disks=SimpleNamespace(sync=sync_disk))
+    await backend.checkpoint(folder, "token", [])
+    assert (folder / "memory" / "image").exists()
+    assert synced >= {"image", "link.key", "boot_id", "what the sandbox has written"}

@@ -90,16 +90,19 @@ def own_pids_group() -> Iterator[Path]:
     except OSError:
         pytest.skip("this machine lets us make no group of version 1 that counts processes")
     yield folder
-    for group in (folder / "ship-sandboxd", folder):
-        if group.exists():
-            group.rmdir()
+    for group in (*folder.glob("*/ship-sandboxd"), *folder.glob("*/"), folder):
+        group.rmdir()
+
+
+def inside(group: Path) -> tuple[str, ...]:
+    """What the command of a host that runs in this group begins with."""
+    return ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
 
 
 def test_a_limit_that_could_not_be_set_is_told_and_no_longer_promised(
     own_pids_group: Path, tmp_path: Path
 ) -> None:
-    enter = f'echo $$ > {own_pids_group}/cgroup.procs && exec "$@"'
-    host = Host(tmp_path / "data", ("--spares", "0"), ("sh", "-c", enter, "sh"))
+    host = Host(tmp_path / "data", ("--spares", "0"), inside(own_pids_group))
     try:
         before = httpx.get(f"{host.url}/health").json()
         assert before["limits"]["pids"]
@@ -114,6 +117,30 @@ def test_a_limit_that_could_not_be_set_is_told_and_no_longer_promised(
         # The next best thing then holds.
         assert sandbox.commands.run("ulimit -u").stdout == "2048\n"
         sandbox.kill()
+    finally:
+        host.close()
+
+
+def test_a_parked_sandbox_is_limited_anew_by_a_host_that_is_in_another_group(
+    own_pids_group: Path, tmp_path: Path
+) -> None:
+    """Another session or unit of systemd, or after a reboot another version of cgroups."""
+    host = Host(tmp_path / "data", ("--spares", "0"), inside(own_pids_group))
+    try:
+        sandbox = host.create()
+        sandbox.pause(keep_memory=False)
+        host.stop()
+        other = own_pids_group / "other"
+        other.mkdir()
+        host.prefix = inside(other)
+        host.start()
+        sandbox.connect()
+        group = other / "ship-sandboxd" / sandbox.sandbox_id
+        assert (group / "pids.max").read_text() == "2048\n"
+        processes = (group / "cgroup.procs").read_text().split()
+        assert str(host.record(sandbox.sandbox_id)["init"]["pid"]) in processes
+        sandbox.kill()
+        assert not group.exists()
     finally:
         host.close()
 

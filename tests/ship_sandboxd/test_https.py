@@ -18,6 +18,7 @@ import websockets
 from conftest import API_KEY, Host, eventually
 from e2b import Sandbox
 
+from ship_sandboxd import durable
 from ship_sandboxd.edge import tls, visits
 from ship_sandboxd.edge.endpoints import Endpoints
 from ship_sandboxd.edge.tls import Certificate, LocalAuthority
@@ -362,6 +363,17 @@ def test_a_domain_names_its_port_unless_every_client_knows_it(
             listening.close()
         monkeypatch.setattr("ship_sandboxd.edge.endpoints.HTTPS_PORT", port)
         settings = replace(settings, tls=Tls("127.0.0.1", port))
+
+
+def test_an_authority_is_on_the_disk_before_it_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = set()
+    monkeypatch.setattr(
+        durable, "sync", lambda path: synced.add((path.name, (tmp_path / "one.test").exists()))
+    )
+    LocalAuthority(tmp_path, "one.test")
+    assert {("authority.key", False), ("authority.pem", False)} <= synced
 
 
 def test_a_certificate_that_soon_ends_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
+from ship_sandboxd import durable
 from ship_sandboxd.errors import Conflict, FreezeFailed, LaunchFailed, NotFound
 from ship_sandboxd.isolation.backend import Backends, Launched, LaunchSpec
 from ship_sandboxd.isolation.cgroups import Cgroups
@@ -273,6 +274,18 @@ async def test_memory_that_cannot_be_written_out_is_given_up(tmp_path: Path) -> 
         sandbox = await sandboxes.create(NewSandbox())
         await sandboxes.pause(sandbox.id)
         await come_true(lambda: _is_parked(sandbox.record))
+
+
+async def test_what_happened_to_a_paused_sandbox_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    async with hosted(tmp_path, SleepBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox())
+        monkeypatch.setattr(durable, "sync", synced.append)
+        await sandboxes.pause(sandbox.id)
+        await come_true(lambda: sandbox.folder in synced)
+    assert {sandbox.folder / FILE_NAME, sandbox.folder / "log.jsonl"} <= set(synced)
 
 
 class TenaciousBackend(SleepBackend):

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import signal
+import subprocess
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -150,6 +152,25 @@ def test_cgroups_of_version_2_take_the_controllers_that_are_handed_on(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("slice_offers", ["cpu memory pids", "pids"])
+def test_cgroups_of_version_2_are_made_where_one_above_the_own_hands_most_on(
+    tmp_path: Path, slice_offers: str
+) -> None:
+    """The own one has processes, so it may hand nothing on: here it has no file to say so."""
+    own = tmp_path / "slice" / "service"
+    own.mkdir(parents=True)
+    (own / "cgroup.controllers").write_text(slice_offers)
+    for folder, offered in ((tmp_path, "cpu memory pids io"), (own.parent, slice_offers)):
+        (folder / "ship-sandboxd").mkdir()
+        for group in (folder, folder / "ship-sandboxd"):
+            (group / "cgroup.controllers").write_text(offered)
+            (group / "cgroup.subtree_control").write_text(offered)
+    found = cgroups.detect("0::/slice/service\n", f"cgroup2 {tmp_path} cgroup2 rw 0 0\n")
+    assert found.controllers == {"memory", "pids", "cpu"}
+    chosen = tmp_path if slice_offers == "pids" else own.parent
+    assert found.folders("name") == [str(chosen / "ship-sandboxd" / "name")]
+
+
 def test_without_cgroups_nothing_is_limited_and_nothing_fails(tmp_path: Path) -> None:
     found = cgroups.detect("0::/\n", f"cgroup2 {tmp_path}/none cgroup2 rw 0 0\n")
     assert found.controllers == set()
@@ -187,7 +208,23 @@ def test_a_process_that_has_another_start_is_another_process() -> None:
     assert own is not None
     assert own.alive
     assert not ProcessIdentity(own.pid, own.started + 1).alive
+    assert not ProcessIdentity(own.pid, own.started, "another boot").alive
     assert ProcessIdentity.of(2**22 + 1) is None
+
+
+def test_a_process_that_ends_just_before_its_signal_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends_now(identity: ProcessIdentity) -> bool:
+        process.kill()
+        process.wait()
+        return True
+
+    monkeypatch.setattr(ProcessIdentity, "alive", property(ends_now))
+    for end in (
+        lambda identity: asyncio.run(identity.kill()),
+        lambda identity: identity.signal(signal.SIGKILL),
+    ):
+        process = subprocess.Popen(["sleep", "1000"])
+        end(ProcessIdentity.of(process.pid))
 
 
 async def test_one_key_makes_one_value_and_a_failure_may_be_tried_again() -> None:

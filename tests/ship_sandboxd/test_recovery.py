@@ -11,11 +11,13 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Host, eventually
 from e2b import CommandExitException, Sandbox
 
+from ship_sandboxd.errors import LaunchFailed
 from ship_sandboxd.isolation import bubblewrap
 from ship_sandboxd.isolation.bubblewrap import short_path
 from ship_sandboxd.pids import ProcessIdentity
@@ -200,3 +202,35 @@ async def test_daemons_that_never_answer_hold_no_threads(
         assert threading.active_count() == before
         failures = await asyncio.gather(*asking, return_exceptions=True)
         assert {type(failure) for failure in failures} == {TimeoutError}
+
+
+async def test_a_launch_that_takes_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bubblewrap, "_READY_TIMEOUT_S", 0.01)
+    backend = object.__new__(bubblewrap.Bubblewrap)
+    backend._waiting = {}
+    backend._roots = SimpleNamespace(disks=SimpleNamespace(forget=lambda name: None))
+    spec = SimpleNamespace(id="nothing-of-this-name", folder=tmp_path, cgroups=[])
+    with pytest.raises(LaunchFailed, match="it did not answer within 0 s; nothing was logged"):
+        async with backend._within_time(spec):
+            await asyncio.Event().wait()
+
+
+def test_a_process_of_this_boot_is_never_taken_for_one_of_the_boot_before(own_host: MakeHost) -> None:
+    """It may have the same pid and have been started at the same time after the boot."""
+    host = own_host()
+    sandbox = host.create()
+    record = host.record(sandbox.sandbox_id)
+    sandbox.kill()
+    host.stop()
+    with subprocess.Popen(["sleep", "1000"], process_group=0) as stranger:
+        try:
+            taken = vars(ProcessIdentity.of(stranger.pid)) | {"boot": "the one before"}
+            folder = host.data / "sandboxes" / sandbox.sandbox_id
+            folder.mkdir()
+            (folder / "sandbox.json").write_text(json.dumps({**record, "init": taken, "monitor": taken}))
+            host.start()
+            assert not sandbox.is_running()
+            eventually(lambda: not folder.exists())
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ship_sandboxd import durable
 from ship_sandboxd.builds import uploads
 from ship_sandboxd.builds.uploads import TooLarge, Uploads
 from ship_sandboxd.errors import BadRequest, QuotaExceeded, Unauthorized
@@ -26,6 +27,21 @@ def test_an_archive_is_kept_for_its_own_tenant(tmp_path: Path) -> None:
     asyncio.run(made.store("one", HASH, pieces(b"a", b"b")))
     assert made.path("one", HASH).read_bytes() == b"ab"
     assert not made.path("two", HASH).exists()
+
+
+def test_an_archive_is_on_the_disk_before_it_is_there_for_anyone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    made = Uploads(tmp_path / "files", Quotas(tmp_path))
+
+    def note(path: Path) -> None:
+        assert not made.path("one", HASH).exists()
+        synced.append(path.read_bytes())
+
+    monkeypatch.setattr(durable, "sync", note)
+    asyncio.run(made.store("one", HASH, pieces(b"a", b"b")))
+    assert synced == [b"ab"]
 
 
 @pytest.mark.parametrize("files_hash", ["", "..", "../" * 20 + "x", "A" * 64, "1" * 63])

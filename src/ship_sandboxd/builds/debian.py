@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import ApiError, NotFound, Unsupported
@@ -99,17 +99,21 @@ async def make(folder: Path, owner: int, report: Report) -> None:
     there half-made.
     """
     check()
-    # In namespaces of its own: whatever it mounts and starts is gone when it is.
-    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    words += ["mmdebstrap", "--variant=minbase", "--mode=root", "--format=directory"]
-    words += [f"--include={','.join(PACKAGES)}"]
-    words += [f"--dpkgopt={option}" for option in _LEFT_OUT]
-    words += [f"--aptopt={option}" for option in await asyncio.to_thread(_proxies)]
-    words += [SUITE, str(folder), *await asyncio.to_thread(sources)]
-    last = await _follow(words, report)
+    last = await _follow(await asyncio.to_thread(command, folder, PACKAGES), report)
     if last is not None:
         raise DebianFailed(f"the Debian root could not be made: {last}")
     await asyncio.to_thread(_finish, folder, owner)
+
+
+def command(folder: Path, packages: Iterable[str]) -> list[str]:
+    """What makes a Debian with these packages in `folder`, when root runs it."""
+    # In namespaces of its own: whatever it mounts and starts is gone when it is.
+    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    words += ["mmdebstrap", "--variant=minbase", "--mode=root", "--format=directory"]
+    words += [f"--include={','.join(packages)}"]
+    words += [f"--dpkgopt={option}" for option in _LEFT_OUT]
+    words += [f"--aptopt={option}" for option in _proxies()]
+    return [*words, SUITE, str(folder), *sources()]
 
 
 class DebianRoot:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import durable
 from ..errors import ApiError, BadRequest, Unauthorized
 from ..quotas import Quotas
 
@@ -93,6 +94,8 @@ class Uploads:
                         buffer.clear()
                 await asyncio.to_thread(file.write, bytes(buffer))
             await asyncio.to_thread(self._make_room, tenant, path, size)
+            # Nobody sends again what is there: it must be whole, also after a loss of power.
+            await asyncio.to_thread(durable.sync, scratch)
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)

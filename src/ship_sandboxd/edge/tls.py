@@ -97,9 +97,7 @@ class LocalAuthority:
     def _make_authority(self) -> None:
         allowed = [f"permitted;DNS:{name}" for name in (self._domain, "localhost")]
         allowed += [f"permitted;IP:{address.ip}/{address.netmask}" for address in _ADDRESSES]
-        with tempfile.TemporaryDirectory(prefix=durable.HALF_MADE, dir=self._folder.parent) as scratch:
-            made = Path(scratch) / "authority"
-            made.mkdir(mode=0o700)
+        with durable.made(self._folder) as made:
             self._run(
                 *("req", "-x509", *_NEW_KEY, "-keyout", str(made / "authority.key")),
                 *("-out", str(made / "authority.pem"), "-days", str(_AUTHORITY_DAYS)),
@@ -108,7 +106,6 @@ class LocalAuthority:
                 *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
                 *("-addext", f"nameConstraints=critical,{','.join(allowed)}"),
             )
-            made.rename(self._folder)
 
     def _make_server(self, scratch: Path) -> None:
         names = [f"DNS:{name}" for name in (self._domain, f"*.{self._domain}", "localhost")]

@@ -154,8 +154,9 @@ class Bubblewrap:
                 yield
         except (LaunchFailed, OSError) as error:
             await self.end(spec.id, None, None, spec.cgroups)
+            reason = str(error) or f"it did not answer within {_READY_TIMEOUT_S:.0f} s"
             raise LaunchFailed(
-                f"the sandbox did not start: {error}; {daemon_log.last_words(spec.folder)}"
+                f"the sandbox did not start: {reason}; {daemon_log.last_words(spec.folder)}"
             ) from error
 
     async def _start(self, spec: LaunchSpec, root: PreparedRoot) -> "_Waiting":

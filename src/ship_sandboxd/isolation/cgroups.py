@@ -1,7 +1,8 @@
 """Limits of memory, processes and processor time by cgroup, version 1 or 2, where this process may make them; and
 halting all processes of a group.
 
-Sandboxes' groups are made below the group that the host itself runs in, so a limit on the host bounds them too.
+Sandboxes' groups are made below the group that the host itself runs in, so a limit on the host bounds them too; with version
+2 below the nearest one above it that may have groups with limits.
 """
 
 import asyncio
@@ -276,46 +277,55 @@ def detect(membership: str, mounts: str) -> Cgroups:
         _, names, path = line.split(":", 2)
         for name in names.split(","):
             own[name] = path
-    hierarchies = []
+    hierarchies: list[Hierarchy | None] = []
     for line in mounts.splitlines():
         _, point, kind, options = line.split(" ")[:4]
         if kind == "cgroup":
             known = (*_CONTROLLERS, _FREEZER_1, _ACCOUNT_1)
             controllers = tuple(name for name in known if name in options.split(",") and name in own)
             if controllers:
-                hierarchies.append(Hierarchy(1, Path(point + own[controllers[0]]), controllers))
+                hierarchies.append(_prepare(Hierarchy(1, Path(point + own[controllers[0]]), controllers)))
         elif kind == "cgroup2" and "" in own:
-            hierarchies += _version_2(Path(point), Path(point + own[""]))
-    return Cgroups([prepared for hierarchy in hierarchies if (prepared := _prepare(hierarchy)) is not None])
+            hierarchies.append(_version_2(Path(point), Path(point + own[""])))
+    return Cgroups([hierarchy for hierarchy in hierarchies if hierarchy is not None])
 
 
-def _version_2(root: Path, own: Path) -> list[Hierarchy]:
-    """A group with processes cannot hand controllers on, unless it is the root; so ours is below the host's own group
-    where that hands them on already, and else below the root, where root alone may write. Where version 1 has the
-    controllers, a group of version 2 can still halt its processes."""
-    for folder in (own, root):
-        try:
-            offered = (folder / "cgroup.controllers").read_text().split()
-            wanted = [name for name in _CONTROLLERS if name in offered]
-            missing = [
-                name for name in wanted if name not in (folder / "cgroup.subtree_control").read_text().split()
-            ]
-            if missing:
-                _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
-        except OSError:
-            continue
-        if wanted:
-            return [Hierarchy(2, folder, tuple(wanted))]
-    return [Hierarchy(2, own, ())]
+def _version_2(root: Path, own: Path) -> Hierarchy | None:
+    """A group with processes cannot hand controllers on, unless it is the root of all; so ours is below the nearest one
+    above the host's own that may. Where none does, as where version 1 has the controllers, a group of version 2 can still
+    halt its processes."""
+    ladder = [folder for folder in (own, *own.parents) if folder.is_relative_to(root)]
+    for folder in sorted(ladder, key=lambda folder: len(_offered(folder)), reverse=True):
+        controllers = _offered(folder)
+        if controllers and (prepared := _prepare(Hierarchy(2, folder, controllers))) is not None:
+            return prepared
+    return _prepare(Hierarchy(2, own, ()))
+
+
+def _offered(folder: Path) -> tuple[str, ...]:
+    """Those of our controllers that a group may hand on."""
+    with contextlib.suppress(OSError):
+        offered = (folder / "cgroup.controllers").read_text().split()
+        return tuple(name for name in _CONTROLLERS if name in offered)
+    return ()
+
+
+def _hand_on(folder: Path, controllers: tuple[str, ...]) -> None:
+    """Let groups below this one have the controllers. Raises OSError."""
+    switch = folder / "cgroup.subtree_control"
+    if missing := set(controllers).difference(switch.read_text().split()):
+        _write(switch, " ".join(f"+{name}" for name in missing))
 
 
 def _prepare(hierarchy: Hierarchy) -> Hierarchy | None:
     """Make our parent group, or answer None when we may not."""
     folder = hierarchy.folder / _PARENT
     try:
+        if hierarchy.version == 2:
+            _hand_on(hierarchy.folder, hierarchy.controllers)
         folder.mkdir(exist_ok=True)
-        if hierarchy.version == 2 and hierarchy.controllers:
-            _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in hierarchy.controllers))
+        if hierarchy.version == 2:
+            _hand_on(folder, hierarchy.controllers)
         probe = folder / f"probe-{os.getpid()}"  # another host may start at the same time
         probe.mkdir()
         probe.rmdir()

@@ -148,8 +148,9 @@ class GVisor:
                     return await self._start(spec, root, verb, config)
         except (LaunchFailed, OSError) as error:
             await self.end(spec.id, None, None, spec.cgroups)
+            reason = str(error) or f"it did not answer within {_READY_TIMEOUT_S:.0f} s"
             raise LaunchFailed(
-                f"the sandbox did not start: {error}; {daemon_log.last_words(spec.folder)}"
+                f"the sandbox did not start: {reason}; {daemon_log.last_words(spec.folder)}"
             ) from error
 
     async def _start(
@@ -199,7 +200,8 @@ class GVisor:
                 await thaw(cgroups)
                 await (await self._opened(folder)).hang_up(token)
                 await self._write_memory(folder, scratch)
-            scratch.rename(folder / _MEMORY)
+            await self._roots.disks.sync(folder)
+            await asyncio.to_thread(_keep, scratch, folder)
         except (OSError, TimeoutError) as error:
             await _remove(scratch)
             raise CheckpointFailed(f"gVisor: {error}") from error
@@ -210,7 +212,6 @@ class GVisor:
         # From then on no program begins a connection, and the last ones are refused before memory is read.
         await self._run(folder, "pause", folder.name)
         await self._run(folder, "checkpoint", f"--image-path={target}", folder.name)
-        await asyncio.to_thread(_flush, target)
 
     async def _run(self, folder: Path, *words: str) -> None:
         process = await asyncio.create_subprocess_exec(
@@ -325,10 +326,12 @@ def _reason(words: bytes) -> str:
     return text.rpartition("}: ")[2][-500:].rstrip(":") or "runsc failed"
 
 
-def _flush(folder: Path) -> None:
-    """See to it that the files of a folder survive a loss of power."""
-    for path in (*folder.iterdir(), folder):
-        durable.sync(path)
+def _keep(memory: Path, folder: Path) -> None:
+    """Give what was written its name. Whoever restores it believes that, also after a loss of power, and needs the disk and
+    the key that it knows: all of them are on the machine's disk before."""
+    for path in (memory, *folder.glob("boot"), folder):
+        durable.sync_files(path)
+    memory.rename(folder / _MEMORY)
 
 
 async def _remove(folder: Path) -> None:

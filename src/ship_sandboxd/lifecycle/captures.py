@@ -9,11 +9,10 @@ from pathlib import Path
 
 from .. import durable
 from ..errors import Unsupported
-from ..isolation import disks
 from ..isolation.disks import Disks
 from ..storage.layers import Layer, Layers
 from ..templates import Template, laid
-from .records import FILE_NAME, RUNNING
+from .records import RUNNING
 from .sandbox import Sandbox
 
 _OS_RELEASE = Path("/etc/os-release")
@@ -29,10 +28,10 @@ class Captures:
         self._obstacle = obstacle
 
     async def sync(self, sandbox: Sandbox) -> None:
-        """Bring its files and its record to the machine's own disk. Raises OSError."""
+        """Bring its files, its record, its log and what else the host keeps of it to the machine's own disk. Raises OSError."""
         if not self._obstacle:
             await self._disks.sync(sandbox.folder)
-        await asyncio.to_thread(_sync_files, sandbox.folder)
+        await asyncio.to_thread(durable.sync_files, sandbox.folder)
 
     async def take(self, sandbox: Sandbox) -> tuple[Template, int]:
         """A template that starts with this sandbox's files, environment and limits, and the bytes that its new layer takes
@@ -74,12 +73,6 @@ class Captures:
                 return await self._layers.pack(upper, lambda: backend.thaw(groups))
             finally:
                 await backend.thaw(groups)
-
-
-def _sync_files(folder: Path) -> None:
-    for path in (folder / FILE_NAME, folder / disks.IMAGE, folder):
-        if path.exists():
-            durable.sync(path)
 
 
 def machine_system() -> str:

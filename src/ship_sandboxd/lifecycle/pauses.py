@@ -169,6 +169,8 @@ class Pauses:
     async def _start_anew(self, sandbox: Sandbox) -> None:
         record = sandbox.record
         paused, record.state, record.memory_kept = record.paused, RESUMING, False
+        # The host may be in another group than when it was made, and after a reboot the groups of another version.
+        record.cgroups = self._launches.groups_of(record.id)
         try:
             sandbox.save(lasting=False)
             await self._launches.start(sandbox)
