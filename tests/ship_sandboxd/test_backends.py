@@ -468,10 +468,11 @@ async def test_memory_is_kept_once_all_that_it_goes_with_is_on_the_disk(
     async def sync_disk(folder: Path) -> None:
         note(folder / "what the sandbox has written")
 
-    backend = object.__new__(GVisor)
-    backend._program, backend._options = str(program), []
-    backend._lines = {"sandbox": SimpleNamespace(hang_up=comply, close=comply)}
-    backend._roots = SimpleNamespace(disks=SimpleNamespace(sync=sync_disk))
+    roots: Any = SimpleNamespace(disks=SimpleNamespace(sync=sync_disk))
+    forks: Any = None
+    backend = GVisor(str(program), forks, roots, tmp_path, freezes=True, redirects=False)
+    line: Any = SimpleNamespace(hang_up=comply, close=comply)
+    backend._lines["sandbox"] = line
     await backend.checkpoint(folder, "token", [])
     assert (folder / "memory" / "image").exists()
     assert synced >= {"image", "link.key", "boot_id", "what the sandbox has written"}
