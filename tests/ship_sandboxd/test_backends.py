@@ -271,7 +271,8 @@ def test_a_request_to_one_that_is_being_parked_is_served_with_its_memory(
     sandbox = host.create(lifecycle={"on_timeout": "pause", "auto_resume": True})
     counting = sandbox.commands.run(COUNT, background=True, timeout=0)
     sandbox.pause()
-    eventually((host.data / "sandboxes" / sandbox.sandbox_id / "memory.new").exists)
+    written = host.data / "sandboxes" / sandbox.sandbox_id / "memory.new"
+    eventually(lambda: written.exists() or host.record(sandbox.sandbox_id)["init"] is None)
     assert counting.pid in [process.pid for process in sandbox.commands.list()]
     assert _told(host, sandbox) == ("running", True)
 

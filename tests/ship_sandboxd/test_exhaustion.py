@@ -88,6 +88,22 @@ def test_a_command_that_memory_ended_says_so(host: Host, small: Sandbox, command
     assert small.commands.run("echo well").stdout == "well\n"
 
 
+def test_a_stream_that_a_pause_breaks_off_is_not_told_of_memory_that_ran_out_before(
+    host: Host, small: Sandbox
+) -> None:
+    if not httpx.get(f"{host.url}/health").json()["limits"]["memory"]:
+        pytest.skip("this machine cannot limit memory")
+    waiting = small.commands.run("echo begun; sleep 1000", background=True, timeout=0)
+    assert next(iter(waiting))[0] == "begun\n"
+    with pytest.raises(CommandExitException):
+        small.commands.run("exec python3 -c 'bytearray(2 << 30)'")
+    small.pause()
+    with pytest.raises(SandboxException) as broken:
+        waiting.wait()
+    assert "memory" not in str(broken.value)
+    small.connect(timeout=300)
+
+
 BUSY = """
 import time
 ends = time.monotonic() + 2

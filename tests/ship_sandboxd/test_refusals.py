@@ -163,6 +163,24 @@ async def test_a_body_that_breaks_the_rules_of_http_is_cut_and_told(tmp_path: Pa
     assert kept_lines(tmp_path) == [("PUT", "http://far.example/", "a chunk's size is malformed")]
 
 
+async def test_a_server_that_breaks_the_rules_of_http_is_no_refusal(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"nonsense\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async with asyncio.timeout(10), await asyncio.start_server(answer, "127.0.0.1", 0) as far:
+        upstream = Upstream("far.example", 80, (far.sockets[0].getsockname(),))
+        egress = Egress("s1", Gateway(), Rules((upstream,)), tmp_path)
+        async with await asyncio.start_server(Proxy(egress).serve, "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"GET http://far.example/ HTTP/1.1\r\n\r\n")
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.close()
+    assert kept_lines(tmp_path) == []
+
+
 def test_a_disk_that_is_full_does_not_stop_it(tmp_path: Path) -> None:
     counts: Counter[str] = Counter()
     Refusals("s1", tmp_path / "gone", counts).record("DNS", "a.example", Refused("no"))

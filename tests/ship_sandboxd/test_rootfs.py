@@ -19,7 +19,7 @@ from e2b import CommandExitException, Sandbox
 
 from ship_sandboxd import durable
 from ship_sandboxd.errors import Unsupported, is_full
-from ship_sandboxd.isolation import mounts, rootfs, staging
+from ship_sandboxd.isolation import layout, mounts, rootfs, staging
 from ship_sandboxd.isolation.backend import Root
 from ship_sandboxd.isolation.disks import STORAGE_UID, Disks, mount
 from ship_sandboxd.isolation.rootfs import RootPlan, Roots
@@ -248,9 +248,11 @@ def test_what_is_mounted_in_the_machines_folders_is_not_hidden_by_a_view(
     def look(data: Path, stage: str) -> None:
         tops = {path: top for top, path in rootfs._machine(stage)}
         assert (tops["/usr"], tops["/etc/ssl"]) == ("/usr", "/etc")
+        monkeypatch.setattr(layout, "HOST_ETC", ("/etc/ssl", "/usr/share/zoneinfo/UTC"))
         mounts.mount("tmpfs", "/usr/share/zoneinfo", "tmpfs")
+        Path("/usr/share/zoneinfo/UTC").touch()
         tops = {path: top for top, path in rootfs._machine(stage)}
-        assert (tops["/usr"], tops["/etc/ssl"]) == ("", "/etc")
+        assert (tops["/usr"], tops["/etc/ssl"], tops["/usr/share/zoneinfo/UTC"]) == ("", "/etc", "")
         mounts.unmount("/usr/share/zoneinfo")
         monkeypatch.setattr(rootfs, "_OVERLAY", "no_such_option")
         assert not any(top for top, _ in rootfs._machine(stage))

@@ -1,6 +1,7 @@
 """Sandboxes over E2B's protocol, by the official SDK: our own sandbox host or E2B's cloud."""
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,8 +58,9 @@ class E2BHost:
         try:
             await self._gone_is_forgotten(sandbox_id, sandbox.set_timeout(timeout_s))
         except NotFound:
-            # The SDK leaves out what the API says to this; what the sandbox's own address says it does tell.
-            await translated(sandbox.commands.list())
+            # The SDK leaves out what the API says to this; what the sandbox's own address says it does tell, if that answers.
+            with contextlib.suppress(SandboxFailed):
+                await translated(sandbox.commands.list())
             raise
 
     async def pause(self, sandbox_id: str) -> None:

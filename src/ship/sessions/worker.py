@@ -61,7 +61,7 @@ class Worker:
         self._sessions = sessions
         self._effects = effects
         self._wake = asyncio.Event()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], str] = {}
         self._idle_s = SHARED_IDLE_S if store.shared else IDLE_S
         self._clock = _Clock(sessions.now_ms())
         sessions.on_work(self._wake.set)
@@ -96,6 +96,10 @@ class Worker:
         if abs(jumped_ms) > JUMP_MS:
             if jumped_ms < 0 and not self._store.shared:  # other nodes' clocks may be right
                 await self._store.move_due(round(jumped_ms))
+                for effect_id in list(
+                    self._running.values()
+                ):  # a lease may have been renewed by the new clock before
+                    await self._store.postpone_effect(effect_id, now_ms + LEASE_MS)
             await self._store.postpone_alarms(DEADLINES, now_ms + GRACE_MS)
         _, effects, alarms = await asyncio.gather(
             self._store.forget_answers(now_ms - KEY_LIFE_MS),
@@ -121,11 +125,11 @@ class Worker:
 
     def _spawn(self, due: DueEffect) -> None:
         task = asyncio.create_task(self._perform(due))
-        self._running.add(task)
+        self._running[task] = due.effect_id
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        del self._running[task]
         self._wake.set()
         if not task.cancelled() and (error := task.exception()):
             _log.error("an effect could not be settled", exc_info=error)

@@ -130,9 +130,7 @@ def _view(folders: Iterable[str]) -> None:
     the locks of one to all others, and tell each who watches it what the others open."""
     for folder in folders:
         Path(f"{_VIEW}{folder}").mkdir(parents=True)
-        Path("nothing").mkdir(
-            exist_ok=True
-        )  # an overlay that nothing is written to is of two folders at least
+        Path("nothing").mkdir(exist_ok=True)  # one that nothing is written to is of two folders at least
         options = f"lowerdir={folder}:nothing,{_OVERLAY}"
         flags = mounts.NOSUID | mounts.NODEV | mounts.NOATIME
         mounts.mount("overlay", f"{_VIEW}{folder}", "overlay", flags, options)
@@ -386,14 +384,15 @@ class Roots:
 
 
 def _machine(stage: str) -> tuple[tuple[str, str], ...]:
-    """What of the machine lies in a root without layers, see `RootPlan.machine`. An overlay would hide what is mounted below a
-    path, so such a one is shown as it is, and so are all where there can be no overlay."""
-    points = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    """What of the machine lies in a root without layers, see `RootPlan.machine`. An overlay of a top folder would hide what is
+    mounted in it: a path that has, or is of, such a mount is shown as it is, and so are all where there can be no overlay."""
+    points = [line.split(" ")[4] + "/" for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     found = []
     for path in _machine_paths():
         real = os.path.realpath(path)
         top = "/" + real.split("/")[1]
-        hides = any(point.startswith(f"{real}/") or point == real != top for point in points)
+        mounted = [point for point in points if point.startswith(f"{top}/") and point != f"{top}/"]
+        hides = any(point.startswith(f"{real}/") or f"{real}/".startswith(point) for point in mounted)
         found.append(("" if hides else top, path))
 
     def view() -> None:

@@ -49,6 +49,7 @@ class Pauses:
         ended."""
         if sandbox.record.state != RUNNING:
             raise Conflict(f"sandbox '{sandbox.id}' is paused already", "sandbox_paused")
+        sandbox.memory_ran_out_at = float("-inf")  # what breaks off from here on does so for the pause
         if keep_memory and sandbox.backend.keeps_memory:
             await self._freeze(sandbox)
         else:

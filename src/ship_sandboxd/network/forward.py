@@ -39,7 +39,8 @@ async def forward(
     """Send `request` with the exchange's body, and bring the response back; both are streamed, and an upgrade ties the
     two connections together. `shown` makes of the response's header fields those that come back.
 
-    Raises BrokenStreamError, ProtocolError or OSError when either side fails or goes away.
+    Raises ProtocolError when the exchange's body breaks the rules; BrokenStreamError or OSError when the server's answer
+    does, or either side fails or goes away.
     """
     await server.send(request.encode())
     sent = asyncio.Event()
@@ -47,10 +48,12 @@ async def forward(
     answering = asyncio.ensure_future(_bring_back(exchange, server, sent, shown))
     try:
         await asyncio.wait([asking, answering], return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            await answering
-        else:
+        if not answering.done():
             await asking
+        try:
+            await answering
+        except ProtocolError as error:
+            raise BrokenStreamError(str(error)) from error
     finally:
         asking.cancel()
         answering.cancel()

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from ship.errors import NotFound, SandboxFailed
@@ -87,12 +88,17 @@ async def test_a_node_keeps_in_mind_the_sandboxes_that_it_used_last(monkeypatch:
     [
         ("The sandbox was not found: it ran out of memory", "the sandbox ran out of memory"),
         ("The sandbox was not found", "the sandbox host does not have it any more"),
+        (None, "the sandbox host does not have it any more"),
     ],
 )
 async def test_who_finds_it_gone_is_told_why(
-    monkeypatch: pytest.MonkeyPatch, answer: str, reason: str
+    monkeypatch: pytest.MonkeyPatch, answer: str | None, reason: str
 ) -> None:
     from e2b.exceptions import SandboxNotFoundException, format_sandbox_unavailable_exception
+
+    told = (
+        httpx.ConnectError("no such name") if answer is None else format_sandbox_unavailable_exception(answer)
+    )
 
     class Sandbox:
         def __init__(self, sandbox_id: str) -> None:
@@ -107,7 +113,7 @@ async def test_who_finds_it_gone_is_told_why(
             raise SandboxNotFoundException(f"Sandbox {self.sandbox_id} not found")
 
         async def list(self) -> None:
-            raise format_sandbox_unavailable_exception(answer)
+            raise told
 
     monkeypatch.setattr("e2b.AsyncSandbox", Sandbox)
     with pytest.raises(NotFound) as raised:

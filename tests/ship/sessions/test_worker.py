@@ -132,6 +132,12 @@ async def settled(store: SqliteStore) -> None:
             await asyncio.sleep(0.01)
 
 
+async def alarmed(store: SqliteStore) -> set[str]:
+    """Which sessions have an alarm."""
+    rows = await store._db.read(lambda c: c.execute("SELECT session_id FROM alarms").fetchall())
+    return {row["session_id"] for row in rows}
+
+
 async def test_a_session_gets_a_sandbox_with_a_runner_that_knows_its_token(
     store: SqliteStore, sessions: Sessions
 ) -> None:
@@ -574,6 +580,42 @@ async def test_a_clock_that_is_set_back_holds_up_neither_second_tries_nor_alarms
     assert {"provision_deadline", "sandbox_check"} <= {
         alarm.name for alarm in due if alarm.session_id == session_id
     }
+
+
+async def test_what_is_being_done_is_not_begun_again_when_the_clock_is_set_back(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "RENEW_S", 0.01)
+    back_ms = 0
+    sessions = Sessions(store, LocalBus(), lambda: time.time_ns() // 1_000_000 - back_ms)
+    begins: list[str] = []
+    may_end = asyncio.Event()
+
+    class Slow(PretendSandboxHost):
+        async def create(self, template: str, metadata: Mapping[str, str], timeout_s: int) -> str:
+            begins.append(template)
+            await may_end.wait()
+            return await super().create(template, metadata, timeout_s)
+
+    host = Slow()
+    async with Working(store, sessions, host):
+        await begun(sessions)
+        async with asyncio.timeout(10):
+            while not begins:
+                await asyncio.sleep(0.01)
+            back_ms = 3_600_000
+            # Until its lease is renewed by the new clock.
+            while (await store.next_due_ms() or 0) > sessions.now_ms() + worker.LEASE_MS:
+                await asyncio.sleep(0.01)
+        for _ in range(2):
+            # Wakes the worker, which lets the alarm go when it has looked at the effects.
+            await sessions.check_soon("another", 0)
+            async with asyncio.timeout(10):
+                while "another" in await alarmed(store):
+                    await asyncio.sleep(0.01)
+        may_end.set()
+        await settled(store)
+    assert len(begins) == 1
 
 
 async def test_growing_text_keeps_a_task_from_being_taken_for_stuck(

@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from importlib import import_module
 from inspect import iscoroutinefunction
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -43,10 +45,11 @@ async def test_all_of_them_on_one_database(stores: Stores) -> None:
 
 
 def test_every_check_is_listed() -> None:
-    parts = [part for part in vars(store_contract).values() if hasattr(part, "CHECKS")]
+    names = [module.name for module in iter_modules(store_contract.__path__, f"{store_contract.__name__}.")]
     written = {
         value
-        for part in parts
+        for part in map(import_module, names)
+        if hasattr(part, "CHECKS")
         for name, value in vars(part).items()
         if iscoroutinefunction(value) and value.__module__ == part.__name__ and name[0] != "_"
     }

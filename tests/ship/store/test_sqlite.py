@@ -78,6 +78,23 @@ async def test_a_damaged_file_is_named_as_that_at_the_start_and_later(tmp_path: 
     assert refused.value.code == "store_damaged"
 
 
+async def test_who_appends_hears_it_when_the_file_is_damaged_from_its_start_on(tmp_path: Path) -> None:
+    path = tmp_path / "ship.db"
+    store = SqliteStore(path)
+    await store.open()
+    await store.append(event("s"))
+    wal = path.with_name("ship.db-wal")
+    for file in (path, wal):
+        with file.open("r+b") as opened:
+            opened.write(os.urandom(file.stat().st_size))
+    store._db._write_connection.execute("PRAGMA shrink_memory")  # else it goes by what it has read already
+    async with asyncio.timeout(10):
+        with pytest.raises(Unavailable) as refused:
+            await store.append(event("s", 1))
+    assert refused.value.code == "store_damaged"
+    await store.close()
+
+
 async def test_a_file_of_a_newer_ship_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "ship.db")
     connection.execute("PRAGMA user_version = 99")

@@ -96,7 +96,8 @@ class Database:
 
     async def close(self) -> None:
         """Finish what is pending and let the file go."""
-        await self.write(lambda connection: None)
+        with contextlib.suppress(Unavailable):  # who waits for what is pending hears of it
+            await self.write(lambda connection: None)
         self._writer.shutdown()
         self._readers.shutdown()
         for connection in self._connections:
@@ -205,7 +206,7 @@ class Database:
         batch, self._pending = self._pending, []
         try:
             self._write_connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
                 self._in_thread(batch, lambda: self._patiently(batch))
             else:
