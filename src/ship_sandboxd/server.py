@@ -42,7 +42,7 @@ from .lifecycle.launches import Launches
 from .lifecycle.records import DEFAULT_TENANT
 from .lifecycle.sandboxes import Sandboxes
 from .lifecycle.snapshots import Snapshots
-from .network import netfilter
+from .network import netfilter, wire
 from .network.gateway import Gateway
 from .openapi import with_document
 from .quotas import Quotas
@@ -100,7 +100,7 @@ class Machine:
             Bubblewrap(program, forks, self.roots, daemon, filter_program, freezes, redirects)
         ]
         if default == GVisor.name or not gvisor.obstacle(self.roots):
-            wires = redirects and netfilter.can_wire()
+            wires = redirects and wire.is_available()
             found.append(GVisor(gvisor.find(self.roots), forks, self.roots, daemon, freezes, wires))
         self.backends = Backends(*sorted(found, key=lambda backend: backend.name != default))
 

@@ -20,7 +20,7 @@ import traces
 from conftest import API_KEY, Host, eventually
 from e2b import CommandExitException, Sandbox
 
-from ship_sandboxd.network import netfilter
+from ship_sandboxd.network import namespaces
 from ship_sandboxd.network.addresses import address_of, is_public
 from ship_sandboxd.network.egress import LOOKUP_TIMEOUT_S
 from ship_sandboxd.network.names import RANGE
@@ -133,7 +133,7 @@ def in_its_network(host: Host, sandbox: Sandbox, path: str) -> str:
     """What a file of the machine's kernel says of a sandbox's network namespace."""
     init = ProcessIdentity.of(host.record(sandbox.sandbox_id)["init"]["pid"])
     assert init is not None
-    return netfilter.within(init, Path(path).read_text)
+    return namespaces.within(init, Path(path).read_text)
 
 
 def remembered_flows(host: Host, sandbox: Sandbox) -> int:
@@ -453,8 +453,9 @@ def test_a_kernel_that_cannot_tell_of_packets_is_told_of_once(
     customize(
         monkeypatch,
         tmp_path,
-        "true = netfilter._expression\n"
-        "netfilter._expression = lambda name, *values: true(name.replace('log', 'nolog'), *values)\n",
+        "from ship_sandboxd.network import nftables\n"
+        "true = nftables.expression\n"
+        "nftables.expression = lambda name, *values: true(name.replace('log', 'nolog'), *values)\n",
     )
     host = Named(tmp_path / "mute" / "data", hosts_file, far, backend)
     sandboxes = [host.create() for _ in range(2)]
@@ -472,7 +473,7 @@ def test_gvisor_does_with_the_proxy_where_there_is_no_wire(
 ) -> None:
     if backend == "bubblewrap":
         pytest.skip("bubblewrap needs no wire")
-    code = "true = netfilter._text\nnetfilter._text = lambda kind, text: true(kind, text.replace('veth', 'none'))\n"
+    code = "from ship_sandboxd.network import routes\ntrue = routes.text\nroutes.text = lambda kind, text: true(kind, text.replace('veth', 'none'))\n"
     customize(monkeypatch, tmp_path, code)
     host = Named(tmp_path / "cut" / "data", hosts_file, far, backend)
     assert httpx.get(f"{host.url}/health").json()["transparent_egress"] is False
@@ -483,8 +484,8 @@ def test_gvisor_does_with_the_proxy_where_there_is_no_wire(
 
 
 def customize(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
-    """Have hosts that are started from now on run this first, which changes `netfilter`."""
-    (folder / "sitecustomize.py").write_text(f"from ship_sandboxd.network import netfilter\n{code}")
+    """Have hosts that are started from now on run this first, which changes what they ask of the kernel."""
+    (folder / "sitecustomize.py").write_text(code)
     paths = [str(folder), *os.environ.get("PYTHONPATH", "").split(":")]
     monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, paths)))
 

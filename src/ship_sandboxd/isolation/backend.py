@@ -87,7 +87,7 @@ class Backend(Protocol):
     @property
     def redirects(self) -> bool:
         """Whether what programs send that know of no proxy can be led to `Listeners`: by `netfilter.redirect`, or by
-        `redirect_wire` where the kernel is not shared."""
+        `wire.redirect` where the kernel is not shared."""
 
     async def launch(self, spec: LaunchSpec) -> Launched:
         """Start a sandbox and wait until its daemon answers.

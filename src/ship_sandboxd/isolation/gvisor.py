@@ -22,7 +22,7 @@ from pathlib import Path
 from .. import durable
 from ..envd.daemon import OPEN_FILES
 from ..errors import CheckpointFailed, LaunchFailed, SetupError
-from ..network import netfilter
+from ..network import namespaces, wire
 from ..network.listeners import PROXY_PORT, Listeners
 from ..pids import ProcessIdentity
 from . import daemon_log, layout, lines, oci
@@ -186,7 +186,7 @@ class GVisor:
 
     async def _network(self) -> contextlib.AbstractContextManager[FileIO | None]:
         """The network namespace of a sandbox that is being started; None where runsc makes an empty one."""
-        return await asyncio.to_thread(netfilter.wired) if self.redirects else contextlib.nullcontext()
+        return await asyncio.to_thread(wire.laid) if self.redirects else contextlib.nullcontext()
 
     async def checkpoint(self, folder: Path, token: str, cgroups: list[str]) -> None:
         scratch = folder / f"{_MEMORY}.new"
@@ -196,7 +196,7 @@ class GVisor:
                 # This kernel saves no connections that lead out of it: those that were open are broken by now, new ones are
                 # refused.
                 for kernel in _find(folder.name, _KERNEL) if self.redirects else ():
-                    await asyncio.to_thread(netfilter.refuse_on_wire, kernel)
+                    await asyncio.to_thread(wire.refuse, kernel)
                 await thaw(cgroups)
                 await (await self._opened(folder)).hang_up(token)
                 await self._write_memory(folder, scratch)
@@ -241,7 +241,7 @@ class GVisor:
         def opened() -> Listeners:
             return Listeners.opened(lines.listen(folder, lines.EGRESS))
 
-        return await asyncio.to_thread(netfilter.within, kernel, opened)
+        return await asyncio.to_thread(namespaces.within, kernel, opened)
 
     def abandon(self, folder: Path, monitor: ProcessIdentity) -> None:
         self._roots.disks.abandon(folder, monitor)

@@ -12,7 +12,7 @@ from ..errors import LaunchFailed
 from ..isolation import cgroups
 from ..isolation.backend import LaunchSpec, Root
 from ..isolation.cgroups import Cgroups, Limits, MemoryWatch
-from ..network import netfilter
+from ..network import netfilter, wire
 from ..network.egress import Egress, proxy_variables
 from ..network.gateway import Gateway
 from ..network.listeners import NAMES_PORT, OPENED, REDIRECTED_PORT, Listeners
@@ -140,7 +140,7 @@ class Launches:
         init, backend = sandbox.record.init, sandbox.backend
         if init is None or listeners.redirected is None or not backend.redirects:
             return None
-        way = netfilter.redirect if backend.shares_kernel else netfilter.redirect_wire
+        way = netfilter.redirect if backend.shares_kernel else wire.redirect
         redirect = partial(way, refuses=self._gateway.refuses)
         try:
             return await asyncio.to_thread(redirect, init, REDIRECTED_PORT, NAMES_PORT)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import netfilter
+from .netlink import aligned
 from .refusals import Refusals
 from .rules import Refused, shown
 
@@ -102,7 +103,7 @@ def packets(data: bytes) -> Iterator[Packet]:
             return
         if kind == _PACKET and size >= 20:
             yield _packet(data[16], dict(_attributes(data[20:size])))
-        data = data[netfilter.aligned(size) :]
+        data = data[aligned(size) :]
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -111,7 +112,7 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         if not 4 <= size <= len(data):
             return
         yield kind, data[4:size]
-        data = data[netfilter.aligned(size) :]
+        data = data[aligned(size) :]
 
 
 def _packet(family: int, attributes: dict[int, bytes]) -> Packet:
