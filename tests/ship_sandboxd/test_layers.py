@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ship_sandboxd import durable
 from ship_sandboxd.storage import layers as module
 from ship_sandboxd.storage.blobs import FolderBlobs
 from ship_sandboxd.storage.layers import LayerBroken, Layers
@@ -133,6 +134,20 @@ async def test_a_host_that_is_gone_needs_nothing(tmp_path: Path, monkeypatch: py
     (told,) = (tmp_path / "store" / "hosts").iterdir()
     os.utime(told, (long_ago, long_ago))
     assert await other.collect() == [layer.digest]
+
+
+async def test_hosts_that_a_power_cut_left_without_their_names_are_still_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    monkeypatch.setattr(durable, "sync", lambda path: synced.append(path))
+    for name in ("one", "other"):
+        layers = make(tmp_path, name)
+        (tmp_path / name / "host").touch()
+        for _ in range(2):
+            await layers.collect()
+    assert len(list((tmp_path / "store" / "hosts").glob("[0-9a-f]*.json"))) == 2
+    assert {tmp_path / name / "host" for name in ("one", "other")} <= set(synced)
 
 
 async def test_a_layer_that_comes_to_be_needed_while_others_are_collected_stays(tmp_path: Path) -> None:

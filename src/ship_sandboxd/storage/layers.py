@@ -24,6 +24,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import durable
 from ..errors import ApiError, Unsupported
 from ..moments import boot_id
 from .blobs import Blobs
@@ -235,10 +236,15 @@ class Layers:
         return found
 
     def _host_id(self) -> str:
+        """What tells this host from the others on the store, or they would overwrite what each other needs. A power cut may
+        have left it empty before it was used."""
         path = self._folder / _HOST_FILE
-        if not path.exists():
-            path.write_text(secrets.token_hex(8))
-        return path.read_text()
+        known = path.read_text() if path.exists() else ""
+        if not known:
+            known = secrets.token_hex(8)
+            path.write_text(known)
+            durable.sync(path)
+        return known
 
     def _scratch(self, suffix: str) -> Path:
         return self._folder / f"new-{secrets.token_hex(8)}{suffix}"
