@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -195,6 +196,17 @@ async def test_a_disk_that_fills_up_while_a_sandbox_is_parked_does_not_undo_it(
         disk.full = False
         assert _is_parked(sandbox.record)
         assert await sandboxes.resume(sandbox.id, 60)
+
+
+async def test_that_a_sandbox_ran_out_of_memory_is_told_to_its_own_tenant(tmp_path: Path) -> None:
+    async with hosted(tmp_path, SleepBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox(tenant="red"))
+        sandbox.memory_ran_out_at = time.monotonic()
+        _kill(sandbox)
+        await come_true(lambda: not sandboxes.all())
+        for tenant, why in {"red": ": it ran out of memory", "blue": ""}.items():
+            with pytest.raises(NotFound, match=f"not found{why}$"):
+                sandboxes.get(sandbox.id, tenant)
 
 
 async def test_one_that_is_resumed_before_its_end_is_noticed_starts_anew(tmp_path: Path) -> None:
