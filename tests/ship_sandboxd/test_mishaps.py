@@ -209,6 +209,17 @@ async def test_that_a_sandbox_ran_out_of_memory_is_told_to_its_own_tenant(tmp_pa
                 sandboxes.get(sandbox.id, tenant)
 
 
+async def test_requests_that_a_pause_overtakes_resume_the_sandbox_again(tmp_path: Path) -> None:
+    async with hosted(tmp_path, SleepBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox(auto_resume=True))
+        await sandboxes.pause(sandbox.id)
+        waking = [asyncio.create_task(sandboxes.awake(sandbox.id)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await sandboxes.pause(sandbox.id)
+        assert await asyncio.gather(*waking) == [sandbox] * 2
+        assert sandbox.record.state == RUNNING
+
+
 async def test_one_that_is_resumed_before_its_end_is_noticed_starts_anew(tmp_path: Path) -> None:
     async with hosted(tmp_path, SleepBackend()) as sandboxes:
         sandbox = await sandboxes.create(NewSandbox())
