@@ -500,7 +500,10 @@ async def test_what_does_not_thaw_is_still_paused(tmp_path: Path) -> None:
         await come_true(lambda: _is_parked(sandbox.record))
 
 
-async def test_one_end_that_fails_keeps_no_other_sandbox(tmp_path: Path) -> None:
+async def test_one_end_that_fails_keeps_no_other_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandboxes_module, "_RETRY_S", 600.0)
     async with hosted(tmp_path, TenaciousBackend()) as sandboxes:
         made = [await sandboxes.create(NewSandbox()) for _ in range(3)]
         with pytest.raises(OSError, match="Input/output error"):
