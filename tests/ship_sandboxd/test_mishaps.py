@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -196,6 +197,28 @@ async def test_a_disk_that_fills_up_while_a_sandbox_is_parked_does_not_undo_it(
         disk.full = False
         assert _is_parked(sandbox.record)
         assert await sandboxes.resume(sandbox.id, 60)
+
+
+async def test_that_a_sandbox_ran_out_of_memory_is_told_to_its_own_tenant(tmp_path: Path) -> None:
+    async with hosted(tmp_path, SleepBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox(tenant="red"))
+        sandbox.memory_ran_out_at = time.monotonic()
+        _kill(sandbox)
+        await come_true(lambda: not sandboxes.all())
+        for tenant, why in {"red": ": it ran out of memory", "blue": ""}.items():
+            with pytest.raises(NotFound, match=f"not found{why}$"):
+                sandboxes.get(sandbox.id, tenant)
+
+
+async def test_requests_that_a_pause_overtakes_resume_the_sandbox_again(tmp_path: Path) -> None:
+    async with hosted(tmp_path, SleepBackend()) as sandboxes:
+        sandbox = await sandboxes.create(NewSandbox(auto_resume=True))
+        await sandboxes.pause(sandbox.id)
+        waking = [asyncio.create_task(sandboxes.awake(sandbox.id)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await sandboxes.pause(sandbox.id)
+        assert await asyncio.gather(*waking) == [sandbox] * 2
+        assert sandbox.record.state == RUNNING
 
 
 async def test_one_that_is_resumed_before_its_end_is_noticed_starts_anew(tmp_path: Path) -> None:
@@ -490,7 +513,10 @@ async def test_what_does_not_thaw_is_still_paused(tmp_path: Path) -> None:
         await come_true(lambda: _is_parked(sandbox.record))
 
 
-async def test_one_end_that_fails_keeps_no_other_sandbox(tmp_path: Path) -> None:
+async def test_one_end_that_fails_keeps_no_other_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandboxes_module, "_RETRY_S", 600.0)
     async with hosted(tmp_path, TenaciousBackend()) as sandboxes:
         made = [await sandboxes.create(NewSandbox()) for _ in range(3)]
         with pytest.raises(OSError, match="Input/output error"):

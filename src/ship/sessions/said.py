@@ -34,7 +34,8 @@ class LastSaid:
         return tail.messages[-limit:]
 
     def learn(self, session_id: str, head: int, rows: Sequence[tuple[int, bytes]], limit: int) -> None:
-        """These are the last messages of a log that ends at ``head``; all of them when they are fewer than ``limit``."""
+        """These are the last messages of a log that ends at ``head``; all of them when they are fewer than ``limit``, but for a page
+        that ended for its size: that is more than is kept here."""
         messages = [body for _, body in rows]
         self._tails[session_id] = _bounded(_Tail(len(rows) < limit, head, messages, sum(map(len, messages))))
         if len(self._tails) > SESSIONS:

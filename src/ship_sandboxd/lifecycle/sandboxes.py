@@ -142,9 +142,8 @@ class Sandboxes:
     async def awake(self, sandbox_id: str) -> Sandbox:
         """One that runs, for a request to it: a paused one is resumed first, if it was made to be. Raises NotFound."""
         sandbox = self.get(sandbox_id)
-        record = sandbox.record
-        if sandbox.sleeps_lightly:
-            await self.resume(sandbox_id, max(record.timeout_s, _AUTO_RESUME_S))
+        while sandbox.sleeps_lightly:  # again when a pause that was asked for meanwhile has come before us
+            await self.resume(sandbox_id, max(sandbox.record.timeout_s, _AUTO_RESUME_S))
         return self.running(sandbox_id)
 
     def all(self) -> list[Sandbox]:
@@ -436,11 +435,10 @@ class Sandboxes:
         """Let a paused one run on for so many seconds, and a running one for at least so many. Answers whether it was
         paused. Raises NotFound, LaunchFailed."""
         sandbox = self.get(sandbox_id)
-        if sandbox.record.state != RUNNING and await sandbox.change(
-            lambda: self._pauses.resume(sandbox, timeout_s)
-        ):
-            self._starved.pop(sandbox_id, None)
-            return True
+        while sandbox.record.state != RUNNING:
+            if await sandbox.change(lambda: self._pauses.resume(sandbox, timeout_s)):
+                self._starved.pop(sandbox_id, None)
+                return True
         self.set_timeout(sandbox_id, timeout_s, only_extend=True)
         return False
 
