@@ -15,7 +15,7 @@ _PLACES = ("disks", "envd", "skeletons", "tls", "tls/*")
 def tidy(data: Path) -> None:
     """Delete what an earlier process, which was killed, has left half-made in the data folder. Raises OSError."""
     for place in _PLACES:
-        for folder in data.glob(f"{place}/{HALF_MADE}*"):
+        for folder in filter(Path.is_dir, data.glob(f"{place}/{HALF_MADE}*")):
             shutil.rmtree(folder)
 
 

@@ -2,6 +2,7 @@
 
 from functools import singledispatch
 
+import msgspec
 from msgspec import structs
 
 from ship.errors import Conflict
@@ -12,7 +13,7 @@ from ship.sessions.draft import Draft
 from ship.sessions.recovery import lose
 from ship.sessions.state import Sandbox
 
-OPEN_REQUESTS = 50
+OPEN_REQUESTS, REQUESTS_BYTES = 50, 4 * 1024**2
 STEPS = 16
 TEXT_CHARACTERS = 8_000
 """How much a state has room for of why something failed, or of what a step is about; an honest runner says less."""
@@ -67,6 +68,11 @@ def _shortened(fact: Fact) -> Fact:
     return fact
 
 
+def _is_endless(*names: str) -> bool:
+    """Whether one of them is longer than anything is named."""
+    return max(map(len, names)) > NAME_CHARACTERS
+
+
 def is_told(fact: Fact, sandbox: Sandbox) -> bool:
     """Whether the log says so, or says something else that came first: an effect that is done again reports again."""
     if isinstance(fact, facts.SandboxCreated):
@@ -93,6 +99,9 @@ def _(fact: facts.SandboxReady, draft: Draft, frame: Cursor | None) -> None:
     if draft.state.sandbox.status != "creating" or fact.generation != draft.state.sandbox.generation:
         lose(draft, "its runner reported that it is ready at the wrong time")
         return
+    if _is_endless(fact.base_commit, fact.work_branch):
+        lose(draft, "its runner named a commit or a branch without end")
+        return
     draft.add(fact, actor=SYSTEM, frame=frame)
     draft.alarm("provision_deadline", None)
     tasks.start_next(draft)
@@ -102,7 +111,7 @@ def _(fact: facts.SandboxReady, draft: Draft, frame: Cursor | None) -> None:
 @report.register(facts.SandboxStepFinished)
 def _(fact: facts.SandboxStepStarted | facts.SandboxStepFinished, draft: Draft, frame: Cursor | None) -> None:
     known = {step.step for step in draft.state.sandbox.steps}
-    if len(fact.step) > NAME_CHARACTERS or len(known | {fact.step}) > STEPS:
+    if _is_endless(fact.step) or len(known | {fact.step}) > STEPS:
         lose(draft, f"its runner reported more than {STEPS} steps, or one whose name has no end")
         return
     draft.add(fact, actor=AGENT if frame else SYSTEM, frame=frame)
@@ -117,8 +126,12 @@ def _(fact: facts.RequestAsked, draft: Draft, frame: Cursor | None) -> None:
     if running is None or running.id != fact.task_id:
         lose(draft, "its runner asked something for a task that does not run")
         return
-    if len(draft.state.requests) >= OPEN_REQUESTS:
-        lose(draft, f"its agent asked more than {OPEN_REQUESTS} things at once")
+    asked = (*draft.state.requests, fact)
+    if len(asked) > OPEN_REQUESTS or len(msgspec.json.encode(asked)) > REQUESTS_BYTES:
+        lose(
+            draft,
+            f"its agent asked more than {OPEN_REQUESTS} things at once, or more than {REQUESTS_BYTES} bytes of them",
+        )
         return
     draft.add(fact, actor=AGENT, frame=frame)
 
@@ -148,11 +161,8 @@ def _(fact: facts.CheckpointCreated, draft: Draft, frame: Cursor | None) -> None
     if fact.task_id and state.task(fact.task_id) is None:
         lose(draft, f"its runner kept a task {fact.task_id[:80]!r} that this session does not have")
         return
-    names = (
-        *(fact.checkpoint_id, fact.commit, fact.base_commit, fact.parent_id),
-        *(fact.diff_artifact, fact.bundle_artifact, fact.agent_artifact),
-    )
-    if max(map(len, names)) > NAME_CHARACTERS:
+    names = (fact.checkpoint_id, fact.commit, fact.base_commit, fact.parent_id)
+    if _is_endless(*names, fact.diff_artifact, fact.bundle_artifact, fact.agent_artifact):
         lose(draft, "its runner gave a checkpoint a name without end")
         return
     chain = len(state.chain(fact.parent_id)) + 1 if fact.parent_id else 1

@@ -29,7 +29,7 @@ from ship.model import (
 from ship.sessions import commands
 from ship.sessions.fold import fold
 from ship.sessions.machine import ALARMS, ARTIFACTS, decide
-from ship.sessions.reports import STEPS, TEXT_CHARACTERS
+from ship.sessions.reports import REQUESTS_BYTES, STEPS, TEXT_CHARACTERS
 from ship.sessions.state import SessionState
 
 
@@ -182,6 +182,24 @@ def test_a_runner_cannot_fill_the_state_with_steps_or_failures() -> None:
     session = ready("do it")
     session.report(facts.TaskFailed(task_id="tsk_1", failure=failure))
     assert len(encode_state(session)) < 3 * TEXT_CHARACTERS
+
+
+def test_a_runner_cannot_fill_the_state_with_names_of_its_branch_or_with_requests() -> None:
+    session = created("do it")
+    session.report(facts.SandboxReady(generation=1, base_commit="c", work_branch="b" * 1_001))
+    assert session.state.sandbox.generation == 2
+    session = ready("do it")
+    for number in range(20):
+        asked = facts.RequestAsked(
+            task_id="tsk_1",
+            request_id=f"req_{number}",
+            kind=RequestKind.PERMISSION,
+            title="t",
+            detail="x" * 250_000,
+        )
+        session.report(asked)
+        assert len(encode_state(session)) < REQUESTS_BYTES + 10_000
+    assert session.state.sandbox.generation == 2
 
 
 def encode_state(session: Session) -> bytes:
