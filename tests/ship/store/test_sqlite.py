@@ -245,16 +245,21 @@ def test_a_second_server_on_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 async def test_the_write_ahead_log_is_written_again_from_its_start_while_appends_go_on(
-    store: SqliteStore, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def append(begin: int, end: int) -> int:
-        for head in range(begin, end):
-            await store.append(event("s", head))
-        return (tmp_path / "ship.db-wal").stat().st_size
-
-    grown = await append(0, 600)
-    assert await append(600, 2_000) < grown * 1.5  # some appends come while the log is brought home
-    assert await store.head("s") == 2_000
+    """When it has so many frames, however many commits that takes."""
+    frames = 1_024
+    monkeypatch.setattr(database, "CHECKPOINT_COMMITS", 32)
+    monkeypatch.setattr(database, "CHECKPOINT_FRAMES", frames)
+    store = SqliteStore(tmp_path / "ship.db")
+    await store.open()
+    for head in range(3_000):
+        await store.append(event("s", head))
+    size = (tmp_path / "ship.db-wal").stat().st_size
+    # Some appends come while it is brought home.
+    assert frames * 4_096 * 0.7 < size < frames * 4_096 * 1.7
+    assert await store.head("s") == 3_000
+    await store.close()
 
 
 async def test_a_reader_that_stays_holds_no_append_up(
@@ -262,7 +267,8 @@ async def test_a_reader_that_stays_holds_no_append_up(
 ) -> None:
     """As an export, whose snapshot keeps the write-ahead log from being written anew."""
     monkeypatch.setattr(database, "LONGEST_LOG_FRAMES", 8)
-    monkeypatch.setattr(database, "CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr(database, "CHECKPOINT_COMMITS", 4)
+    monkeypatch.setattr(database, "CHECKPOINT_FRAMES", 8)
     store = SqliteStore(tmp_path / "ship.db")
     await store.open()
     await store.append(event("before"))

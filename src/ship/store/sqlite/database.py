@@ -45,9 +45,11 @@ SLOW_COMMIT_S = 0.002
 LOOK_EVERY = 64
 ENOUGH, GATHER_S = 256, 0.005
 """So many appends do not wait for more, and none waits longer."""
-CHECKPOINT_EVERY = 256
+CHECKPOINT_COMMITS, CHECKPOINT_FRAMES = 256, 8_192
+"""The write-ahead log is brought home after so many commits, but not before it has about so many frames (of 4 KiB): the two or three
+commits beside that are the slowest."""
 LONGEST_LOG_FRAMES = 16_384
-"""When the write-ahead log has so many frames (of 4 KiB) more and is not all home, commits wait for those who still read it, but not
+"""When it has so many frames more and is not all home, commits wait for those who still read it, but not
 for who reads on and on, as an export does."""
 READERS_WAIT_MS = 50
 
@@ -76,7 +78,8 @@ class Database:
         self._gathers_until = 0.0
         self._commits = 0
         self._commit_s = 0.0
-        self._checkpointing: asyncio.Future[int] | None = None
+        self._checkpointing: asyncio.Future[tuple[int, int]] | None = None
+        self._last_checkpoint, self._next_checkpoint = 0, CHECKPOINT_COMMITS
         self._frames = 0
         self._longest = LONGEST_LOG_FRAMES
         self._rest_is_due = False
@@ -201,7 +204,7 @@ class Database:
             mode = "RESTART" if self._frames > self._longest else "PASSIVE"
             self._checkpoint(self._writer, mode).add_done_callback(lambda done: self._start_commit())
             return
-        if self._commits % CHECKPOINT_EVERY == 0 and self._checkpointing is None:
+        if self._commits >= self._next_checkpoint and self._checkpointing is None:
             self._checkpoint(self._readers, "PASSIVE")
         batch, self._pending = self._pending, []
         try:
@@ -227,25 +230,36 @@ class Database:
         self._commit_s = took_s if was_slow else self._commit_s + (took_s - self._commit_s) / 4
         self._settle(batch, outcomes)
 
-    def _checkpoint(self, pool: ThreadPoolExecutor, mode: str) -> "asyncio.Future[int]":
+    def _checkpoint(self, pool: ThreadPoolExecutor, mode: str) -> "asyncio.Future[tuple[int, int]]":
         """Bring the write-ahead log home: beside the commits, and while they wait for what came meanwhile. Once it is all home it is
         written again from its start, and a file that does not grow is on disk in two thirds of the time."""
 
-        def checkpointed() -> int:
+        def checkpointed() -> tuple[int, int]:
+            """How many frames the log had, and how many it has if not all of them are home."""
             with contextlib.suppress(sqlite3.Error):
                 _, frames, home = self._connection().execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-                return int(frames) if home < frames else 0
-            return 0
+                return int(frames), int(frames) if home < frames else 0
+            return 0, 0
 
-        def done(future: "asyncio.Future[int]") -> None:
-            self._checkpointing, self._frames = None, future.result()
+        def done(future: "asyncio.Future[tuple[int, int]]") -> None:
+            had, self._frames = future.result()
+            self._checkpointing = None
             if mode == "RESTART" or not self._frames:
                 self._longest = self._frames + LONGEST_LOG_FRAMES
             self._rest_is_due = pool is self._readers
+            if self._rest_is_due:
+                self._plan_checkpoint(had)
 
         self._checkpointing = asyncio.get_running_loop().run_in_executor(pool, checkpointed)
         self._checkpointing.add_done_callback(done)
         return self._checkpointing
+
+    def _plan_checkpoint(self, frames: int) -> None:
+        """The next one, if commits go on to write as much as they did to let the log grow to so many frames."""
+        commits = self._commits - self._last_checkpoint
+        enough = CHECKPOINT_FRAMES * commits // frames if frames else 0
+        self._last_checkpoint = self._commits
+        self._next_checkpoint = self._commits + max(CHECKPOINT_COMMITS, enough)
 
     def _in_thread(self, batch: "Batch", write: Callable[[], "Outcomes"]) -> None:
         running = asyncio.get_running_loop().run_in_executor(self._writer, write)
