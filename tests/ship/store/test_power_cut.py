@@ -19,7 +19,7 @@ from pathlib import Path
 from ship.ports.store import Append, NewEvent
 from ship.store.sqlite import SqliteStore, database
 
-database.CHECKPOINT_EVERY = 5
+database.CHECKPOINT_COMMITS, database.CHECKPOINT_FRAMES = 5, 1
 
 async def main():
     store = SqliteStore(Path(sys.argv[1]))
