@@ -96,9 +96,8 @@ class Worker:
         if abs(jumped_ms) > JUMP_MS:
             if jumped_ms < 0 and not self._store.shared:  # other nodes' clocks may be right
                 await self._store.move_due(round(jumped_ms))
-                for effect_id in list(
-                    self._running.values()
-                ):  # a lease may have been renewed by the new clock before
+                # A lease may have been renewed by the new clock before.
+                for effect_id in list(self._running.values()):
                     await self._store.postpone_effect(effect_id, now_ms + LEASE_MS)
             await self._store.postpone_alarms(DEADLINES, now_ms + GRACE_MS)
         _, effects, alarms = await asyncio.gather(
