@@ -47,18 +47,27 @@ def redirect(
     """
 
     def work() -> socket.socket | None:
-        with contextlib.ExitStack() as undone:
-            told = undone.enter_context(log_socket()) if refuses else None
-            netlink.exchange(netlink.NETFILTER, _rules(tcp_port, dns_port, refuses=refuses))
-            netlink.exchange(netlink.ROUTE, [routes.to_loopback()])
-            if refuses:
-                with contextlib.suppress(OSError):  # a kernel without IPv6 has no packets of it either
-                    netlink.exchange(netlink.ROUTE, [routes.to_loopback(socket.AF_INET6)])
-            forget_flows_soon()
-            undone.pop_all()
+        told = install(_rules(tcp_port, dns_port, refuses=refuses), [routes.to_loopback()], refuses=refuses)
+        if refuses:
+            with contextlib.suppress(OSError):  # a kernel without IPv6 has no packets of it either
+                netlink.exchange(netlink.ROUTE, [routes.to_loopback(socket.AF_INET6)])
         return told
 
     return namespaces.within(process, work)
+
+
+def install(
+    rules: list[netlink.Message], ways: list[netlink.Message], *, refuses: bool
+) -> socket.socket | None:
+    """Rules, and the routes that they need, in this thread's network namespace. Answers what `redirect` does."""
+    with contextlib.ExitStack() as undone:
+        told = undone.enter_context(log_socket()) if refuses else None
+        netlink.exchange(netlink.NETFILTER, rules)
+        netlink.exchange(netlink.ROUTE, ways)
+        for name, seconds in TIMEOUTS_S.items():
+            (_SETTINGS / name).write_text(str(seconds))
+        undone.pop_all()
+    return told
 
 
 def listen(process: ProcessIdentity) -> socket.socket:
@@ -82,12 +91,6 @@ def refusing_obstacle() -> OSError | None:
         log_socket().close()
 
     return namespaces.obstacle(attempt)
-
-
-def forget_flows_soon() -> None:
-    """In the network namespace of this thread."""
-    for name, seconds in TIMEOUTS_S.items():
-        (_SETTINGS / name).write_text(str(seconds))
 
 
 def log_socket() -> socket.socket:

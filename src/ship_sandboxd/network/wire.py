@@ -42,16 +42,8 @@ def redirect(
     """As `netfilter.redirect`, for what comes over the wire of the namespace of `process`, which has taken its end: to ports of the
     other one."""
 
-    def work() -> socket.socket | None:
-        with contextlib.ExitStack() as undone:
-            told = undone.enter_context(netfilter.log_socket()) if refuses else None
-            netlink.exchange(netlink.NETFILTER, _rules(tcp_port, dns_port, refuses=refuses))
-            netlink.exchange(netlink.ROUTE, _joined())
-            netfilter.forget_flows_soon()
-            undone.pop_all()
-        return told
-
-    return namespaces.within(process, work)
+    rules = _rules(tcp_port, dns_port, refuses=refuses)
+    return namespaces.within(process, lambda: netfilter.install(rules, _joined(), refuses=refuses))
 
 
 def refuse(process: ProcessIdentity) -> None:
